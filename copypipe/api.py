@@ -1,0 +1,79 @@
+"""The Python face: one call copies one slice.
+
+The engine never prints, never exits and leaves signals to the caller.
+"""
+
+from __future__ import annotations
+
+from datetime import date
+
+from copypipe import attempts, requests, slices
+from copypipe.events import Listener, ignore
+from copypipe.requests import DEFAULT_WAIT_SECONDS, Clear, Connect, Endpoint, Mode, Request
+from copypipe.slices import Bound, DaysAgo
+from copypipe.transfers import Transferred
+
+
+def copy(
+    table: str,
+    *,
+    source: str | Connect,
+    dest: str | Connect,
+    into: str | None = None,
+    day: str | date | None = None,
+    month: str | None = None,
+    start: str | Bound | None = None,
+    stop: str | Bound | None = None,
+    all: bool = False,
+    by: str = "created_at",
+    timezone: str = "UTC",
+    mode: Mode = "replace",
+    clear: Clear = "delete",
+    allow_empty: bool = False,
+    fail_on_empty: bool = False,
+    wait_lock: float = DEFAULT_WAIT_SECONDS,
+    yes: bool = False,
+    listener: Listener = ignore,
+) -> Transferred:
+    """Copy one slice of `table` from source to dest, in one transaction of the dest.
+
+    `source` and `dest` are connection strings as libpq takes them (a URI, keywords, service=NAME),
+    or callables that return an open psycopg connection, which is closed in the end. The slice is
+    `day`, `month`, `start` with `stop` (half-open), or `all`; days are ISO dates, "today",
+    "yesterday", "-3d" or `datetime.date`, counted in `timezone`. `wait_lock` is in seconds.
+    With `all`, `yes` must say that rows of the dest may be replaced.
+
+    Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
+    the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
+    `listener` is called with each event in the calling thread.
+    """
+    request = Request(
+        source=Endpoint(source, "argument source"),
+        dest=Endpoint(dest, "argument dest"),
+        table=table,
+        into=into,
+        wanted=requests.wanted(
+            day=slices.day(_day(day)) if day is not None else None,
+            month=slices.month(month) if month is not None else None,
+            start=_bound(start),
+            stop=_bound(stop),
+            everything=all,
+        ),
+        by=by,
+        timezone=timezone,
+        mode=mode,
+        clear=clear,
+        allow_empty=allow_empty,
+        fail_on_empty=fail_on_empty,
+        wait_lock=wait_lock,
+        yes=yes,
+    )
+    return attempts.copy(request, listener, lambda plan: False)
+
+
+def _day(value: str | date) -> date | DaysAgo:
+    return slices.parse_day(value) if isinstance(value, str) else value
+
+
+def _bound(value: str | Bound | None) -> Bound | DaysAgo | None:
+    return slices.parse_bound(value) if isinstance(value, str) else value

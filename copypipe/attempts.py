@@ -1,0 +1,120 @@
+"""Connect, plan, transfer. The one place that will retry; today every run is one attempt."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psycopg
+
+from copypipe import plans, servers, transfers
+from copypipe.errors import CopyFailed, CopypipeError, PlanRefused, Side, UsageError, printable
+from copypipe.events import Connected, Listener, Noticed, Planned, Warned
+from copypipe.plans import Plan
+from copypipe.requests import Endpoint, Request, check
+from copypipe.servers import Session
+from copypipe.transfers import Transferred
+
+Approve = Callable[[Plan], bool]
+"""Asked before the rows of a whole table are replaced; False ends the run."""
+
+# While a plan is made nothing but catalogs and EXPLAIN is asked, so an error of these SQLSTATE
+# classes (data exception, syntax and names, unsupported, schema name) is about the request.
+_PLANNING = ("22", "42", "0A", "3F")
+
+
+def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
+    """Copy one slice; raises a CopypipeError, and then the dest is as it was.
+
+    CommitUnknown is the exception to that, it says so.
+    """
+    with _both(request, listen) as (source, dest):
+        plan = _planned(request, source, dest)
+        for warning in plan.warnings:
+            listen(Warned(warning))
+        listen(
+            Planned(
+                table=plan.dest.table.full_name,
+                slice=plan.slice,
+                estimated_rows=plan.estimated_rows,
+                estimated_bytes=plan.estimated_bytes,
+            )
+        )
+        if plan.replaces_everything and not request.yes and not approve(plan):
+            raise _not_approved(plan)
+        return transfers.transfer(plan, source, dest, listen)
+
+
+def plan(request: Request, listen: Listener) -> Plan:
+    """Return what `copy` would do; changes nothing."""
+    with _both(request, listen) as (source, dest):
+        return _planned(request, source, dest)
+
+
+@contextmanager
+def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session]]:
+    check(request)
+    run_id = secrets.token_hex(4)
+    for side, endpoint in _endpoints(request):
+        if endpoint.origin.startswith("--") and servers.has_password(endpoint, side):
+            listen(
+                Warned(
+                    f"the password in {endpoint.origin} can be read in the process list; "
+                    "use .pgpass, a service file or the environment"
+                )
+            )
+    with (
+        servers.connected("source", request.source, run_id) as source,
+        servers.connected("dest", request.dest, run_id) as dest,
+    ):
+        for session in (source, dest):
+            session.conn.add_notice_handler(_notices(session.side, listen))
+        listen(Connected(str(source.address), str(dest.address)))
+        yield source, dest
+
+
+def _endpoints(request: Request) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:
+    return ("source", request.source), ("dest", request.dest)
+
+
+def _notices(side: Side, listen: Listener) -> Callable[[psycopg.errors.Diagnostic], None]:
+    def hear(diag: psycopg.errors.Diagnostic) -> None:
+        listen(Noticed(side, printable(f"{diag.severity}: {diag.message_primary}")))
+
+    return hear
+
+
+def _planned(request: Request, source: Session, dest: Session) -> Plan:
+    try:
+        return plans.make(request, source, dest)
+    except CopyFailed as error:
+        if error.sqlstate is None or not error.sqlstate.startswith(_PLANNING):
+            raise
+        raise PlanRefused(
+            error.message,
+            detail=error.detail,
+            hint=error.hint,
+            side=error.side,
+            sqlstate=error.sqlstate,
+        ) from None
+
+
+def _not_approved(plan: Plan) -> CopypipeError:
+    return UsageError(
+        f"all rows of {plan.dest.table.full_name} would be replaced",
+        detail=describe_counts(plan),
+        hint="Give --yes (in Python yes=True) if that is meant.",
+    )
+
+
+def describe_counts(plan: Plan) -> str:
+    """Return how many rows each side has, for whoever has to say yes."""
+
+    def rows(side: plans.Side) -> str:
+        return f"{'' if side.counted else 'about '}{side.rows} rows"
+
+    return (
+        f"The source {plan.source.table.full_name} has {rows(plan.source)}, "
+        f"the dest {plan.dest.table.full_name} has {rows(plan.dest)}."
+    )

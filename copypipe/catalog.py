@@ -1,0 +1,191 @@
+"""Ask a server about itself, its tables, and what a day is in its time zones.
+
+Every function runs in the session's open transaction and changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, timedelta
+from typing import Any
+
+from copypipe import slices
+from copypipe.errors import CopypipeError, PlanRefused, UsageError
+from copypipe.servers import Session
+from copypipe.statements import Statement, copies, sessions
+from copypipe.statements import catalog as queries
+from copypipe.statements import slices as slice_queries
+from copypipe.tables import Column, Index, Reference, Rights, Table
+from copypipe.types import Surroundings
+
+# Below this many pages (80 MB) a table is counted; above, the planner's estimate is shown instead.
+PAGES_WORTH_COUNTING = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One server as far as a plan depends on it."""
+
+    major: int
+    database_oid: int
+    system_identifier: int | None
+    """None where the role may not ask."""
+    in_recovery: bool
+    lc_monetary: str
+    synchronous_commit: str
+    can_restrict: bool
+    """restrict_nonsystem_relation_kind exists (minor releases since August 2024)."""
+    timezone: str
+    """The TimeZone that the role's own sessions have."""
+
+    @property
+    def surroundings(self) -> Surroundings:
+        """Return what the meaning of values depends on."""
+        return Surroundings(self.major, self.lc_monetary)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How the planner would find the rows of a slice."""
+
+    rows: int
+    row_bytes: int
+    indexes: tuple[str, ...]
+    """Indexes it would use; empty for a scan of the whole table."""
+
+
+def server(session: Session) -> Server:
+    """Read what kind of server this is."""
+    row = session.fetch_one(sessions.surroundings())
+    return Server(*row)
+
+
+def resolve(session: Session, name: str) -> int:
+    """Return the OID of the table by the role's own search_path, then empty that path.
+
+    Raises PlanRefused where there is no such table.
+    """
+    try:
+        row = session.fetch_one(queries.resolve(name))
+    except CopypipeError as error:
+        if error.sqlstate != "42602":  # invalid_name
+            raise
+        raise UsageError(
+            f"not the name of a table: {name!r}",
+            hint='Names follow SQL: public.users, "Weird Name".',
+        ) from None
+    session.execute(sessions.empty_search_path())
+    if row[0] is None:
+        raise PlanRefused(
+            f"{session.side}: there is no table {name}",
+            detail=f"Looked for in {session.address}, in the search_path of the role "
+            f"{session.address.user}.",
+            hint="Name its schema, as in public.users; unquoted names are folded to lower case, "
+            'so write "Users" with its quotes.',
+            side=session.side,
+        )
+    return int(row[0])
+
+
+def table(session: Session, oid: int) -> Table:
+    """Read a table; raises PlanRefused where it is gone."""
+    found = session.fetch(queries.relation(oid))
+    if not found:
+        raise PlanRefused(f"{session.side}: the table is gone", side=session.side)
+    (row,) = found
+    schema, name, kind, root_oid, pages, rows, children, rules, security, *rights = row
+    columns = session.fetch(queries.columns(oid))
+    select, delete, truncate = rights
+    return Table(
+        oid=oid,
+        schema=schema,
+        name=name,
+        kind=kind,
+        root_oid=root_oid,
+        columns=tuple(Column(*column[:-1]) for column in columns),
+        pages=pages,
+        estimated_rows=rows,
+        has_children=children,
+        has_rules=rules,
+        row_security=security,
+        references=tuple(Reference(*r) for r in session.fetch(queries.references(oid))),
+        rights=Rights(
+            select=select,
+            insert=frozenset(column[0] for column in columns if column[-1]),
+            delete=delete,
+            truncate=truncate,
+        ),
+    )
+
+
+def indexes(session: Session, of: Table, column: str) -> tuple[Index, ...]:
+    """Return the indexes that can serve a range of `column`, the best first."""
+    return tuple(Index(*row) for row in session.fetch(queries.indexes(of.oid, column)))
+
+
+def estimate(session: Session, statement: Statement) -> Estimate:
+    """Return the planner's view of `statement`; raises the server's error for missing rights."""
+    row = session.fetch_one(slice_queries.cost(statement))
+    top = row[0][0]["Plan"]
+    nodes = list(_nodes(top))
+    # A DELETE is a node of its own without rows; what it deletes is its child's.
+    reading = next((node for node in nodes if node["Node Type"] != "ModifyTable"), top)
+    names = sorted({node["Index Name"] for node in nodes if "Index Name" in node})
+    return Estimate(int(reading["Plan Rows"]), int(reading["Plan Width"]), tuple(names))
+
+
+def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield plan
+    for child in plan.get("Plans", ()):
+        yield from _nodes(child)
+
+
+def rows(session: Session, of: Table) -> tuple[int, bool]:
+    """Return the number of rows and whether it was counted; large tables are only estimated."""
+    if of.estimated_rows >= 0 and of.pages > PAGES_WORTH_COUNTING:
+        return of.estimated_rows, False
+    row = session.fetch_one(copies.count(of))
+    return int(row[0]), True
+
+
+def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:
+    """Return whether there are rows whose column is NULL, and whose column is infinite."""
+    row = session.fetch_one(slice_queries.any_without_day(of, column))
+    return bool(row[0]), bool(row[1])
+
+
+@contextmanager
+def _known_zone(zone: str) -> Iterator[None]:
+    try:
+        yield
+    except CopypipeError as error:
+        if error.sqlstate != "22023":  # invalid_parameter_value
+            raise
+        raise UsageError(
+            f"the source knows no time zone {zone!r}",
+            hint="SELECT name FROM pg_timezone_names lists the zones it knows.",
+        ) from None
+
+
+def today(session: Session, zone: str) -> date:
+    """Return today's date in the zone by the server's clock; raises UsageError for no such zone."""
+    with _known_zone(zone):
+        row = session.fetch_one(slice_queries.today(zone))
+    day: date = row[0]
+    return day
+
+
+def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
+    """Return the zone's offsets around `bound` as this server knows them.
+
+    Raises UsageError where it does not know the zone.
+    """
+    start, stop = slices.window(bound)
+    with _known_zone(zone):
+        found = session.fetch(slice_queries.offsets(zone, start, stop))
+    return slices.Offsets(
+        tuple((instant.astimezone(UTC), timedelta(seconds=seconds)) for instant, seconds in found),
+        stop,
+    )

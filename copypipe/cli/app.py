@@ -1,0 +1,65 @@
+"""The commands, and what `--help` says about all of them."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from copypipe.cli import copying
+from copypipe.cli.output import log, say
+from copypipe.errors import EXIT_CODES, Interrupted
+
+
+def _exit_status() -> str:
+    lines = [f"{code:>4}  {meaning}" for code, meaning, _ in EXIT_CODES]
+    return "\b\nExit status (any other number means failure):\n" + "\n".join(lines)
+
+
+app = typer.Typer(
+    name="copypipe",
+    help="Move table data from one PostgreSQL server to another with COPY.",
+    epilog=_exit_status(),
+    no_args_is_help=True,
+    # Boxes are drawn into pipes too, and cannot be searched with grep.
+    rich_markup_mode=None,
+    # A traceback with local variables would show connection strings.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("copy", epilog=_exit_status())(copying.copy)
+
+
+def _version(wanted: bool) -> None:
+    if not wanted:
+        return
+    import psycopg
+
+    from copypipe import __version__
+
+    libpq = psycopg.pq.version()
+    say(
+        f"copypipe {__version__}, psycopg {psycopg.__version__} ({psycopg.pq.__impl__}), "
+        f"libpq {libpq // 10000}.{libpq % 10000}"
+    )
+    raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show versions and exit."),
+    ] = False,
+) -> None:
+    pass
+
+
+def run() -> None:
+    """Run the command line and exit."""
+    try:
+        app()
+    except Interrupted as interrupt:  # outside of any command's work: nothing had begun
+        log("interrupted")
+        sys.exit(interrupt.exit_code)

@@ -1,0 +1,232 @@
+"""copypipe copy: one slice of one table."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from copypipe import reporting, requests, slices
+from copypipe.cli.output import log, outcome, say
+from copypipe.cli.signals import guard
+from copypipe.errors import Side, UsageError
+from copypipe.events import Event, Listener, ignore
+
+if TYPE_CHECKING:
+    from copypipe.plans import Plan
+
+
+Close = Callable[[], None]
+
+
+def _nothing() -> None:
+    """Close nothing."""
+
+
+class Mode(StrEnum):
+    """Choices of --mode."""
+
+    REPLACE = "replace"
+
+
+class Clear(StrEnum):
+    """Choices of --clear."""
+
+    DELETE = "delete"
+    TRUNCATE = "truncate"
+
+
+class Progress(StrEnum):
+    """Choices of --progress."""
+
+    AUTO = "auto"
+    BAR = "bar"
+    LOG = "log"
+    NONE = "none"
+
+
+def copy(
+    table: Annotated[str, typer.Argument(help="Table at the source, as in SQL: public.users.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Server to read from: URI, keywords or service=NAME; else COPYPIPE_SOURCE.",
+            metavar="CONNINFO",
+            show_default=False,
+        ),
+    ] = None,
+    dest: Annotated[
+        str | None,
+        typer.Option(
+            help="Server to write to: URI, keywords or service=NAME; else COPYPIPE_DEST.",
+            metavar="CONNINFO",
+            show_default=False,
+        ),
+    ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE"),
+    ] = None,
+    by: Annotated[
+        str,
+        typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
+    ] = "created_at",
+    timezone: Annotated[
+        str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
+    ] = "UTC",
+    day: Annotated[
+        str | None,
+        typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
+    ] = None,
+    month: Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
+    ] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
+    ] = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="All rows, those without a time included.")
+    ] = False,
+    mode: Annotated[
+        Mode, typer.Option(help="replace: make the slice equal to the source's.")
+    ] = Mode.REPLACE,
+    clear: Annotated[
+        Clear,
+        typer.Option(
+            help="How the slice is removed first. truncate (--all only) is quick and hides the "
+            "table from readers for the whole load."
+        ),
+    ] = Clear.DELETE,
+    allow_empty: Annotated[
+        bool,
+        typer.Option("--allow-empty", help="Let an empty source slice remove rows of the dest."),
+    ] = False,
+    fail_on_empty: Annotated[
+        bool, typer.Option("--fail-on-empty", help="Exit 9 where the source has no row.")
+    ] = False,
+    wait_lock: Annotated[
+        str,
+        typer.Option(
+            help="How long to wait for another run on an overlapping slice; 0 gives up at once.",
+            metavar="TIME",
+        ),
+    ] = "10min",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print results (and errors) as JSON, one object a line.")
+    ] = False,
+    progress: Annotated[
+        Progress, typer.Option(help="auto: a bar on a terminal, else a line every 30 s.")
+    ] = Progress.AUTO,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and --json).")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Say more, notices of the servers included.")
+    ] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Replace all rows of a table without asking.")
+    ] = False,
+) -> None:
+    """Copy one slice of a table: a day, a month, a range, or all of it.
+
+    The slice at the dest becomes what the source has, in one transaction: after any failure it is
+    exactly what it was, and running the same command again is always safe.
+
+    Example: copypipe copy public.users --day yesterday --source service=shop --dest service=dwh
+    """
+    with outcome(as_json=as_json):
+        request = requests.Request(
+            source=_endpoint("source", source),
+            dest=_endpoint("dest", dest),
+            table=table,
+            into=into,
+            wanted=requests.wanted(
+                day=slices.day(slices.parse_day(day)) if day is not None else None,
+                month=slices.month(month) if month is not None else None,
+                start=slices.parse_bound(start) if start is not None else None,
+                stop=slices.parse_bound(stop) if stop is not None else None,
+                everything=everything,
+            ),
+            by=by,
+            timezone=timezone,
+            mode=mode.value,
+            clear=clear.value,
+            allow_empty=allow_empty,
+            fail_on_empty=fail_on_empty,
+            wait_lock=requests.duration(wait_lock),
+            yes=yes,
+        )
+        requests.check(request)
+        from copypipe import attempts  # psycopg, which --help need not pay for
+
+        if dry_run:
+            plan = attempts.plan(request, ignore)
+            say(reporting.plan_json(plan) if as_json else reporting.plan_text(plan))
+            return
+        listener, close = _listener(progress, quiet=quiet, verbose=verbose)
+        try:
+            done = attempts.copy(request, _both(listener), _ask)
+        finally:
+            close()
+        if as_json:
+            say(reporting.result_json(done))
+        elif not quiet:
+            say(reporting.result_line(done))
+
+
+def _endpoint(side: Side, given: str | None) -> requests.Endpoint:
+    """Return where a side is; raises UsageError where nothing names it.
+
+    Never libpq's own default: a side that was forgotten would silently be a local server.
+    """
+    variable = f"COPYPIPE_{side.upper()}"
+    if given is not None:
+        return requests.Endpoint(given, f"--{side}")
+    if os.environ.get(variable):
+        return requests.Endpoint(os.environ[variable], variable)
+    raise UsageError(
+        f"the {side} is not named",
+        hint=f"Give --{side} or set {variable}: a URI, keywords, or service=NAME.",
+        side=side,
+    )
+
+
+def _listener(progress: Progress, *, quiet: bool, verbose: bool) -> tuple[Listener, Close]:
+    if quiet:
+        return ignore, _nothing
+    wants_bar = progress is Progress.BAR or (
+        progress is Progress.AUTO and sys.stderr is not None and sys.stderr.isatty()
+    )
+    if wants_bar:
+        bar = reporting.Bar(sys.stderr, verbose=verbose)
+        return bar, bar.close
+    lines = reporting.Lines(log, verbose=verbose, progress=progress is not Progress.NONE)
+    return lines, _nothing
+
+
+def _both(listener: Listener) -> Listener:
+    def hear(event: Event, /) -> None:
+        guard(event)
+        listener(event)
+
+    return hear
+
+
+def _ask(plan: Plan) -> bool:
+    """Ask on a terminal whether all rows may be replaced; without one the answer is no."""
+    from copypipe.attempts import describe_counts
+
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+        return False
+    log(describe_counts(plan))
+    return typer.confirm(f"Replace all rows of {plan.dest.table.full_name}?", err=True)

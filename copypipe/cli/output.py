@@ -1,0 +1,47 @@
+"""Writing to stdout and stderr; errors become text and exit codes here and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import typer
+
+from copypipe import reporting
+from copypipe.errors import CopypipeError, Interrupted
+
+
+def say(line: str) -> None:
+    """Write a result to stdout; a reader that has gone away changes nothing about the outcome."""
+    try:
+        print(line, flush=True)  # noqa: T201 - results belong on stdout
+    except OSError:
+        _silence()
+
+
+def log(line: str) -> None:
+    """Write a line to stderr; one that is closed is no reason to fail."""
+    with suppress(OSError, ValueError):
+        print(line, file=sys.stderr, flush=True)  # noqa: T201 - logs belong on stderr
+
+
+def _silence() -> None:
+    """Send stdout nowhere, or the interpreter would fail when it flushes at exit."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextmanager
+def outcome(*, as_json: bool) -> Iterator[None]:
+    """Turn an error of the block into its text on stderr and its exit code."""
+    try:
+        yield
+    except CopypipeError as error:
+        log(reporting.error_json(error) if as_json else str(error))
+        raise typer.Exit(error.exit_code) from None
+    except (Interrupted, KeyboardInterrupt) as interrupt:
+        code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
+        log("interrupted: rolled back, the dest is as it was")
+        raise typer.Exit(code) from None

@@ -1,0 +1,176 @@
+"""What can go wrong, and what a script may conclude from it.
+
+The tree (each class has an exit code and says whether the same call may succeed later)::
+
+    CopypipeError              1    the copy failed: SQL or data error
+    |-- UsageError             2    options, connection strings, days
+    |   |-- LoginRefused       2    wrong password, unknown role or database
+    |   `-- LauncherError      2    no throw-away server could be started
+    |-- CopyFailed             1    a server refused the data or a statement
+    |-- TransientError         5    retryable: deadlock, timeout, too many connections
+    |   `-- ConnectionLost     5    retryable: unreachable, dropped
+    |-- PlanRefused            6    the two sides do not fit
+    |-- NothingToCopy          9    no row in the slice, and --fail-on-empty
+    |-- SliceBusy             11    retryable: another run holds an overlapping slice
+    `-- CommitUnknown         75    the answer to COMMIT was lost
+
+    Interrupted (BaseException)     SIGHUP 129, SIGINT 130, SIGTERM 143
+
+Whatever is raised, the dest holds what it held before; `CommitUnknown` alone cannot promise that.
+The three parts of an error follow PostgreSQL's error style guide (message, detail, hint).
+"""
+
+from __future__ import annotations
+
+import signal
+from typing import Any, Literal
+
+Side = Literal["source", "dest"]
+
+# A message of a server is shown up to this many characters. PostgreSQL's own primary messages are
+# one short line; a hostile server or a RAISE with a whole document must not flood a log.
+MESSAGE_CHARACTERS = 500
+
+
+class CopypipeError(Exception):
+    """What failed, in three parts, on which side, and the server's SQLSTATE where it has one."""
+
+    exit_code = 1
+    retryable = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        side: Side | None = None,
+        sqlstate: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+        self.side = side
+        self.sqlstate = sqlstate
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the keyword arguments: errors cross processes (workers, Airflow tasks)."""
+        return _rebuild, (type(self), self.message, self._parts())
+
+    def _parts(self) -> dict[str, Any]:
+        return {
+            "detail": self.detail,
+            "hint": self.hint,
+            "side": self.side,
+            "sqlstate": self.sqlstate,
+        }
+
+    def __str__(self) -> str:
+        """Return the three parts on lines of their own, as psql prints them."""
+        lines = [f"ERROR:  {self.message}"]
+        if self.detail:
+            lines.append(f"DETAIL:  {self.detail}")
+        if self.hint:
+            lines.append(f"HINT:  {self.hint}")
+        return "\n".join(lines)
+
+
+def _rebuild(cls: type[CopypipeError], message: str, parts: dict[str, Any]) -> CopypipeError:
+    return cls(message, **parts)
+
+
+class UsageError(CopypipeError):
+    """The request itself is wrong; no server was changed, usually none was asked."""
+
+    exit_code = 2
+
+
+class LoginRefused(UsageError):
+    """The server answered and did not let this role, password or database in."""
+
+
+class LauncherError(UsageError):
+    """No throw-away PostgreSQL could be started on this machine."""
+
+
+class CopyFailed(CopypipeError):
+    """A server refused a statement or a value; the same run would fail again."""
+
+
+class TransientError(CopypipeError):
+    """A server gave up for a reason that passes: deadlock, timeout, too many connections."""
+
+    exit_code = 5
+    retryable = True
+
+
+class ConnectionLost(TransientError):
+    """A server could not be reached, or the connection ended before its work did."""
+
+
+class PlanRefused(CopypipeError):
+    """The two sides do not fit, or the plan would lose something; nothing was changed."""
+
+    exit_code = 6
+
+
+class NothingToCopy(CopypipeError):
+    """The source has no row in the slice and the request calls that a failure."""
+
+    exit_code = 9
+
+
+class SliceBusy(CopypipeError):
+    """Another run holds a slice that overlaps this one."""
+
+    exit_code = 11
+    retryable = True
+
+
+class CommitUnknown(CopypipeError):
+    """The dest could not be asked whether the COMMIT happened."""
+
+    exit_code = 75
+
+
+class Interrupted(BaseException):
+    """A signal asked the run to end. Not an Exception: no handler of errors may swallow it."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signal.Signals(signum).name)
+        self.signum = signum
+
+    @property
+    def exit_code(self) -> int:
+        """Return 128 + the signal's number, as shells do."""
+        return 128 + self.signum
+
+
+# The contract with scripts: `--help`, the README and docs/design.md are tested against this table.
+EXIT_CODES: tuple[tuple[int, str, str], ...] = (
+    (0, "done, also with 0 rows", "no"),
+    (1, "the copy failed: SQL or data error; nothing changed", "no"),
+    (2, "usage: options, connection string, password, database, day", "no"),
+    (5, "connection or transient error; nothing changed", "yes"),
+    (6, "the plan refuses: the two sides do not fit; nothing changed", "no"),
+    (9, "no row in the slice, with --fail-on-empty; nothing changed", "-"),
+    (11, "another run holds an overlapping slice; nothing changed", "later"),
+    (75, "the answer to COMMIT was lost: committed or not", "yes"),
+    (129, "SIGHUP; rolled back", "as you wish"),
+    (130, "SIGINT; rolled back", "as you wish"),
+    (143, "SIGTERM; rolled back", "as you wish"),
+)
+
+
+def printable(text: str) -> str:
+    """Return one line of `text` that is safe on a terminal and in a log.
+
+    Servers are not trusted with escape sequences or line breaks: names and messages come from
+    them. The result has at most MESSAGE_CHARACTERS characters.
+    """
+    line = " ".join(text.split())
+    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
+    if len(line) > MESSAGE_CHARACTERS:
+        line = line[:MESSAGE_CHARACTERS] + "..."
+    return line

@@ -1,0 +1,96 @@
+"""What happened: frozen values that the engine emits and faces turn into bars, lines and JSON.
+
+Units stand in the names of fields; every number is a total since the run began, not a difference.
+A listener is one call with one event. It runs in the engine's thread, so it must be quick.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from copypipe.errors import Side
+from copypipe.slices import Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """Both sides answered; each address is USER@HOST/DB."""
+
+    source: str
+    dest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Warned:
+    """Something the user should know that does not stop the run."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What will be copied, before anything is changed."""
+
+    table: str
+    slice: Slice
+    estimated_rows: int | None
+    estimated_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """Another run holds an overlapping slice; this one waits up to `seconds`."""
+
+    pids: tuple[int, ...]
+    """Backends at the dest that hold the locks, as far as they can be seen."""
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The slice is empty at the dest, in its transaction; None where nobody counted (TRUNCATE)."""
+
+    rows: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Bytes and rows handed to the dest so far."""
+
+    bytes: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Noticed:
+    """A NOTICE or WARNING of a server."""
+
+    side: Side
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Committing:
+    """COMMIT is about to be sent: from here on the outcome is the dest's to say."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """The outcome of COMMIT is known."""
+
+    committed: bool
+
+
+Event = Connected | Warned | Planned | Waiting | Cleared | Progress | Noticed | Committing | Decided
+
+
+class Listener(Protocol):
+    """Anything that can be called with an event."""
+
+    def __call__(self, event: Event, /) -> None:
+        """Take note of `event`; must neither block nor raise."""
+
+
+def ignore(event: Event, /) -> None:
+    """Listen to nothing."""

@@ -1,0 +1,117 @@
+"""What stands in the way: facts of the two tables in, refusals out, before anything is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from copypipe.catalog import Server
+from copypipe.errors import PlanRefused
+from copypipe.tables import READABLE, WRITABLE, Matching, Table
+from copypipe.types import obstacle
+
+
+def check_kinds(source: Table, dest: Table) -> None:
+    """Refuse relations that cannot be read or written as a table."""
+    if source.kind not in READABLE:
+        raise PlanRefused(
+            f"source: {source.full_name} is a {source.kind_name}",
+            hint="A table, a view or a materialized view can be copied.",
+            side="source",
+        )
+    if dest.kind not in WRITABLE:
+        raise PlanRefused(
+            f"dest: {dest.full_name} is a {dest.kind_name}",
+            detail="What is written there cannot be rolled back or counted as rows of a table.",
+            hint="Name a table with --into.",
+            side="dest",
+        )
+
+
+def check_dest(server: Server, table: Table) -> None:
+    """Refuse a dest that would take other rows than it is sent, or change other tables."""
+
+    def refuse(message: str, detail: str, hint: str | None = None) -> PlanRefused:
+        return PlanRefused(f"dest: {message}", detail=detail, hint=hint, side="dest")
+
+    name = table.full_name
+    if server.in_recovery:
+        raise refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
+    if table.has_children:
+        raise refuse(
+            f"{name} has inheritance children",
+            "Clearing it would clear them too, and COPY would fill the parent alone.",
+            "Copy into the children, or use declarative partitions.",
+        )
+    if table.has_rules:
+        raise refuse(f"{name} has rules", "DELETE obeys rules and COPY ignores them.")
+    acting = [r for r in table.references if r.on_delete not in ("no action", "restrict")]
+    if acting:
+        listed = ", ".join(f"{r.constraint} of {r.table} (ON DELETE {r.on_delete})" for r in acting)
+        raise refuse(f"clearing {name} would change other tables", f"Foreign keys: {listed}.")
+
+
+def check_row_security(source: Table, dest: Table) -> None:
+    """Refuse tables whose rows are filtered for this role."""
+    for side, table in (("source", source), ("dest", dest)):
+        if table.row_security:
+            raise PlanRefused(
+                f"{side}: row security of {table.full_name} applies to this role",
+                detail="It would hide rows without a word.",
+                hint="Connect as a role with BYPASSRLS, or as the owner.",
+                side="source" if side == "source" else "dest",
+            )
+
+
+def check_columns(
+    source: Table, dest: Table, matching: Matching, source_is: Server, dest_is: Server
+) -> None:
+    """Refuse columns that are missing, extra or of another type, all in one message."""
+    problems = [f"{c.name} is missing at the dest" for c in matching.without_home]
+    problems += [f"{c.name} is missing at the source" for c in matching.without_source]
+    for at_source, at_dest in matching.columns:
+        reason = obstacle(at_source, at_dest, source_is.surroundings, dest_is.surroundings)
+        if reason:
+            problems.append(f"{at_source.name}: {reason}")
+    if problems:
+        raise PlanRefused(
+            f"the columns of {source.full_name} and {dest.full_name} do not fit",
+            detail="; ".join(problems) + ".",
+            hint="Both tables need the same columns, in any order, of the same built-in types.",
+        )
+    if not matching.columns:
+        raise PlanRefused(
+            f"{dest.full_name} has no column to copy into",
+            hint="Columns that the dest generates itself are left out.",
+        )
+
+
+def check_rights(dest: Table, columns: Sequence[str], *, truncate: bool) -> None:
+    """Refuse a role that lacks a right at the dest, naming the GRANT that gives it."""
+    lacking = []
+    refused = [name for name in columns if name not in dest.rights.insert]
+    if refused:
+        of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"
+        lacking.append(f"INSERT{of}")
+    if truncate and not dest.rights.truncate:
+        lacking.append("TRUNCATE")
+    if not truncate and not dest.rights.delete:
+        lacking.append("DELETE")
+    if lacking:
+        raise PlanRefused(
+            f"dest: the role may not write {dest.full_name}",
+            detail=f"It lacks {', '.join(lacking)}.",
+            hint=f"GRANT {', '.join(lacking)} ON {dest.full_name} TO the role.",
+            side="dest",
+        )
+
+
+def check_truncate(dest: Table) -> None:
+    """Refuse --clear truncate where a foreign key points at the table."""
+    if dest.references:
+        listed = ", ".join(f"{r.constraint} of {r.table}" for r in dest.references)
+        raise PlanRefused(
+            f"dest: {dest.full_name} cannot be truncated, foreign keys point at it",
+            detail=f"Foreign keys: {listed}.",
+            hint="Use --clear delete.",
+            side="dest",
+        )

@@ -1,0 +1,318 @@
+"""Results, plans and errors as text and JSON; events as a bar or as lines.
+
+JSON objects carry `schema_version`; fields may be added under the same number, none changes its
+meaning. Sizes are in bytes and durations in seconds there; text uses PostgreSQL's units.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import TYPE_CHECKING, Any, TextIO
+
+from copypipe import events
+from copypipe.errors import CopypipeError
+from copypipe.slices import Range, Slice
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+    from copypipe.plans import Plan, Side
+    from copypipe.transfers import Transferred
+
+SCHEMA_VERSION = 1
+
+# Without a terminal, a sign of life this often: enough for a log that a person reads afterwards.
+LOG_SECONDS = 30.0
+
+
+def size(count: int) -> str:
+    """Return a number of bytes in PostgreSQL's units, whose kB is 1024 bytes."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1024:
+            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
+# ------------------------------------------------------------------------------------ results
+
+
+def result_line(done: Transferred) -> str:
+    """Return the one line of a finished slice."""
+    deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
+    return (
+        f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
+        f"{deleted}, copied {done.rows}"
+    )
+
+
+def result_json(done: Transferred) -> str:
+    """Return the one JSON object of a finished slice."""
+    return _json(
+        "slice",
+        {
+            "source_table": done.table,
+            "dest_table": done.into,
+            "slice": _slice(done.slice),
+            "mode": done.mode,
+            "rows": done.rows,
+            "bytes": done.bytes,
+            "deleted": done.deleted,
+            "seconds": round(done.seconds, 3),
+            "transport": done.transport,
+        },
+    )
+
+
+def error_json(error: CopypipeError) -> str:
+    """Return an error as one JSON object."""
+    return _json(
+        "error",
+        {
+            "exit_code": error.exit_code,
+            "retryable": error.retryable,
+            "message": error.message,
+            "detail": error.detail,
+            "hint": error.hint,
+            "side": error.side,
+            "sqlstate": error.sqlstate,
+        },
+    )
+
+
+def _json(kind: str, fields: dict[str, Any]) -> str:
+    return json.dumps(
+        {"schema_version": SCHEMA_VERSION, "type": kind, **fields}, default=date.isoformat
+    )
+
+
+def _slice(slice_: Slice) -> dict[str, Any]:
+    if not isinstance(slice_, Range):
+        return {"all": True}
+    first, after = slice_.days or (None, None)
+    return {
+        "all": False,
+        "by": slice_.column,
+        "start": slice_.start,
+        "stop": slice_.stop,
+        "timezone": slice_.zone,
+        "first_day": first,
+        "day_after": after,
+        "holes": [list(hole) for hole in slice_.holes],
+    }
+
+
+# -------------------------------------------------------------------------------------- plans
+
+
+def plan_text(plan: Plan) -> str:
+    """Return the plan for a person: what will be done, how, and what to know about it."""
+    lines = [
+        f"copy {plan.source.table.full_name} into {plan.dest.table.full_name}",
+        f"  slice    {plan.slice}",
+        *(f"           {note}" for note in plan.notes),
+        *_side("source", plan.source),
+        *_side("dest", plan.dest),
+        f"  columns  {len(plan.columns)}, the same built-in types on both sides: binary",
+    ]
+    lines += [f"           {source.name}  {source.type_name}" for source, _ in plan.columns]
+    lines += [f"           {c.name}  left out: the dest generates it" for c in plan.left_out]
+    lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
+    lines += [f"  warning  {warning}" for warning in plan.warnings]
+    if plan.replaces_everything and not plan.request.yes:
+        lines.append("  asks     all rows of the dest will be replaced: needs --yes")
+    lines += ["  dest     " + line for line in _statement(plan.clear)]
+    lines += ["  dest     " + line for line in _statement(plan.copy_in())]
+    lines += ["  source   " + line for line in _statement(plan.copy_out)]
+    lines.append("nothing was changed")
+    return "\n".join(lines)
+
+
+def _side(name: str, side: Side) -> list[str]:
+    parts = ", ".join(f"{part.name} {part.value} ({part.origin})" for part in side.address.parts)
+    return [
+        f"  {name:<8} {side.address}  PostgreSQL {side.server.major}, "
+        f"{side.table.kind_name} {side.table.full_name}",
+        f"           {parts}",
+        f"           {side.access}",
+    ]
+
+
+def _statement(composed: Any) -> list[str]:
+    return str(composed.as_string(None)).splitlines()
+
+
+def plan_json(plan: Plan) -> str:
+    """Return the plan as one JSON object."""
+    return _json(
+        "plan",
+        {
+            "source": _side_json(plan.source),
+            "dest": _side_json(plan.dest),
+            "slice": _slice(plan.slice),
+            "mode": plan.request.mode,
+            "format": "binary",
+            "columns": [
+                {"name": dest.name, "source_type": source.type_name, "dest_type": dest.type_name}
+                for source, dest in plan.columns
+            ],
+            "left_out": [column.name for column in plan.left_out],
+            "estimated_rows": plan.estimated_rows,
+            "estimated_bytes": plan.estimated_bytes,
+            "statements": {
+                "clear": plan.clear.as_string(None),
+                "copy_in": plan.copy_in().as_string(None),
+                "copy_out": plan.copy_out.as_string(None),
+            },
+            "needs_yes": plan.replaces_everything and not plan.request.yes,
+            "notes": list(plan.notes),
+            "warnings": list(plan.warnings),
+        },
+    )
+
+
+def _side_json(side: Side) -> dict[str, Any]:
+    return {
+        "user": side.address.user,
+        "host": side.address.host,
+        "port": side.address.port,
+        "dbname": side.address.dbname,
+        "origin": {part.name: part.origin for part in side.address.parts},
+        "major": side.server.major,
+        "table": side.table.full_name,
+        "kind": side.table.kind_name,
+        "access": side.access,
+    }
+
+
+# ------------------------------------------------------------------------------------- events
+
+
+class Lines:
+    """Writes events as lines of a log; progress every LOG_SECONDS."""
+
+    def __init__(
+        self,
+        write: Callable[[str], None],
+        *,
+        verbose: bool = False,
+        progress: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._write = write
+        self._verbose = verbose
+        self._progress = progress
+        self._clock = clock
+        self._label = ""
+        self._estimated: int | None = None
+        self._began = self._logged = clock()
+
+    def __call__(self, event: events.Event, /) -> None:
+        """Write what the event says, if it is worth a line."""
+        match event:
+            case events.Connected(source, dest):
+                self._write(f"from {source} into {dest}")
+            case events.Warned(text):
+                self._write(f"warning: {text}")
+            case events.Planned():
+                self._planned(event)
+            case events.Waiting(pids, seconds):
+                held = f" (backends {', '.join(map(str, pids))})" if pids else ""
+                self._write(
+                    f"waiting up to {seconds:g} s for another run on an overlapping slice{held}"
+                )
+            case events.Cleared(rows) if self._verbose:
+                self._write(f"cleared the slice: {'truncated' if rows is None else rows}")
+            case events.Noticed(side, text) if self._verbose:
+                self._write(f"{side}: {text}")
+            case events.Progress(count, rows):
+                self._advanced(count, rows)
+            case events.Committing() if self._verbose:
+                self._write("committing")
+            case _:
+                pass
+
+    def _planned(self, event: events.Planned) -> None:
+        self._label = f"{event.table} {event.slice}"
+        self._estimated = event.estimated_bytes
+        self._began = self._logged = self._clock()
+        if self._verbose:
+            self._write(
+                f"{self._label}: about {event.estimated_rows} rows, "
+                f"{size(event.estimated_bytes or 0)} by the source's statistics"
+            )
+
+    def _advanced(self, count: int, rows: int) -> None:
+        now = self._clock()
+        if not self._progress or now - self._logged < LOG_SECONDS:
+            return
+        self._logged = now
+        rate = size(round(count / (now - self._began)))
+        of = f" of about {size(self._estimated)}" if self._estimated else ""
+        self._write(f"{self._label}: {size(count)}{of}, {rows} rows, {rate}/s")
+
+
+class Bar:
+    """Draws the progress in bytes on a terminal; the other events are lines above the bar."""
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False) -> None:
+        self._stream = stream
+        self._bar: tqdm[Any] | None = None
+        self._lines = Lines(self._above, verbose=verbose, progress=False)
+        self._label = ""
+        self._estimated: int | None = None
+
+    def __call__(self, event: events.Event, /) -> None:
+        """Draw what the event says."""
+        match event:
+            case events.Planned():
+                self._label = f"{event.table} {event.slice}"
+                self._estimated = event.estimated_bytes or None
+                self._lines(event)
+            case events.Cleared():
+                self._open()
+                self._lines(event)
+            case events.Progress(count, rows):
+                self._advance(count, rows)
+            case events.Committing() | events.Decided():
+                self.close()
+            case _:
+                self._lines(event)
+
+    def _open(self) -> None:
+        from tqdm import tqdm  # here, because only a terminal pays for it
+
+        self._bar = tqdm(
+            total=self._estimated,
+            desc=self._label,
+            unit="B",
+            unit_scale=True,
+            unit_divisor=1024,
+            file=self._stream,
+            dynamic_ncols=True,
+            leave=False,
+        )
+
+    def _advance(self, count: int, rows: int) -> None:
+        if self._bar is None:
+            return
+        if self._bar.total is not None and count > self._bar.total:
+            self._bar.total = None  # the statistics were wrong: a bar beyond 100 % says nothing
+        self._bar.set_postfix_str(f"{rows} rows", refresh=False)
+        self._bar.update(count - self._bar.n)
+
+    def _above(self, line: str) -> None:
+        if self._bar is None:
+            self._stream.write(line + "\n")
+        else:
+            self._bar.write(line, file=self._stream)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None

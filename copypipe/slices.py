@@ -1,0 +1,463 @@
+"""Which rows of a table one copy moves: the words people use, the bounds they mean, the locks.
+
+Every range is half-open, ``[start, stop)``. A day of a ``timestamptz`` column is the set of
+instants whose local date in the slice's zone is that day. It is found from the zone's offsets as
+the source itself knows them (`Offsets`), and sent to both sides as absolute literals, so that the
+two servers need not agree on the zone's rules. Pure: no clock, no server, no zone database.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
+
+from copypipe.errors import PlanRefused, UsageError
+
+# OIDs of the types on which a slice can be a range of days (pg_type.dat).
+DATE = 1082
+TIMESTAMP = 1114
+TIMESTAMPTZ = 1184
+
+# PostgreSQL allows displacements up to 15:59:59 (MAX_TZDISP_HOUR in timestamp.h), so every instant
+# whose local time is X lies within 16 hours of X read as UTC.
+WIDEST_OFFSET = timedelta(hours=16)
+
+# Python's calendar ends at the years 1 and 9999; a year less leaves room for any offset.
+FIRST_DAY = date(2, 1, 1)
+LAST_DAY = date(9998, 12, 31)
+
+# A slice longer than this locks the whole table instead of each of its days: 1,000 keys fit in the
+# lock table of a server with default settings (max_locks_per_transaction 64 x 100 connections).
+LONGEST_KEYED = timedelta(days=1000)
+
+_RELATIVE = re.compile(r"-(\d{1,6})d")
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_MONTH = re.compile(r"(\d{4})-(\d{2})")
+_ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
+
+Bound = date | datetime
+"""A local day, a local time without offset, or an instant with one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DaysAgo:
+    """A day counted back from today in the slice's zone, by the source's clock."""
+
+    days: int
+
+
+@dataclass(frozen=True, slots=True)
+class Everything:
+    """All rows of the table, those without a time included."""
+
+
+@dataclass(frozen=True, slots=True)
+class Between:
+    """A range as it was asked: ``[start, stop)`` of the slice column."""
+
+    start: Bound | DaysAgo
+    stop: Bound | DaysAgo
+
+
+Wanted = Everything | Between
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """A range whose relative days are settled: ``[start, stop)`` of local days or times."""
+
+    start: Bound
+    stop: Bound
+
+
+def parse_day(text: str) -> date | DaysAgo:
+    """Return the day that `text` names: an ISO date, today, yesterday or -3d.
+
+    Raises UsageError for anything else, and for days outside FIRST_DAY to LAST_DAY.
+    """
+    word = text.strip().lower()
+    if word == "today":
+        return DaysAgo(0)
+    if word == "yesterday":
+        return DaysAgo(1)
+    if relative := _RELATIVE.fullmatch(word):
+        return DaysAgo(int(relative[1]))
+    day = None
+    if _DAY.fullmatch(word):
+        with suppress(ValueError):
+            day = date.fromisoformat(word)
+    if day is None:
+        raise UsageError(
+            f"not a day: {text!r}",
+            hint="Days are written 2018-04-29, today, yesterday or -3d.",
+        )
+    return _within_calendar(day)
+
+
+def parse_bound(text: str) -> Bound | DaysAgo:
+    """Return the day or time that `text` names; times are ISO 8601, with or without an offset.
+
+    Raises UsageError for anything else.
+    """
+    if "T" not in text and " " not in text.strip():
+        return parse_day(text)
+    try:
+        moment = datetime.fromisoformat(text.strip())
+    except ValueError:
+        raise UsageError(
+            f"neither a day nor a time: {text!r}",
+            hint="Write 2018-04-29, 2018-04-29T10:00 or 2018-04-29T10:00+02:00.",
+        ) from None
+    _within_calendar(moment.date())
+    return moment
+
+
+def day(value: date | DaysAgo) -> Between:
+    """Return the range of one day."""
+    if isinstance(value, DaysAgo):
+        return Between(value, DaysAgo(value.days - 1))
+    return Between(value, value + timedelta(days=1))
+
+
+def month(text: str) -> Between:
+    """Return the range of a month written 2018-04; raises UsageError for anything else."""
+    found = _MONTH.fullmatch(text.strip())
+    try:
+        first = date(int(found[1]), int(found[2]), 1) if found else None
+    except ValueError:
+        first = None
+    if first is None:
+        raise UsageError(f"not a month: {text!r}", hint="Months are written 2018-04.")
+    _within_calendar(first)
+    following = (first + timedelta(days=32)).replace(day=1)
+    return Between(first, following)
+
+
+def zone_name(text: str) -> str:
+    """Return `text` if it can be the name of a time zone; raises UsageError.
+
+    PostgreSQL would also take POSIX specifications such as +02, whose sign means the opposite of
+    what ISO 8601 means by it; those are refused. Whether the name exists is the source's to say.
+    """
+    if not _ZONE.fullmatch(text):
+        raise UsageError(
+            f"not the name of a time zone: {text!r}",
+            hint="Use a name such as UTC, Europe/Vienna or Etc/GMT-2.",
+        )
+    return text
+
+
+def _within_calendar(value: date) -> date:
+    if not FIRST_DAY <= value <= LAST_DAY:
+        raise UsageError(
+            f"day out of range: {value}", detail=f"Days lie between {FIRST_DAY} and {LAST_DAY}."
+        )
+    return value
+
+
+def settle(wanted: Between, today: date) -> Period:
+    """Replace days counted from today by dates; raises UsageError for an empty range."""
+
+    def fixed(bound: Bound | DaysAgo) -> Bound:
+        if isinstance(bound, DaysAgo):
+            return _within_calendar(today - timedelta(days=bound.days))
+        return bound
+
+    check_order(Between(fixed(wanted.start), fixed(wanted.stop)))
+    return Period(fixed(wanted.start), fixed(wanted.stop))
+
+
+def is_relative(wanted: Wanted) -> bool:
+    """Return whether the source must be asked for today's date."""
+    return isinstance(wanted, Between) and (
+        isinstance(wanted.start, DaysAgo) or isinstance(wanted.stop, DaysAgo)
+    )
+
+
+def check_order(wanted: Wanted) -> None:
+    """Raise UsageError where the range is empty or reversed, as far as its words can tell."""
+    if not isinstance(wanted, Between):
+        return
+    start, stop = wanted.start, wanted.stop
+    if isinstance(start, DaysAgo) and isinstance(stop, DaysAgo):
+        empty = start.days <= stop.days
+    elif isinstance(start, DaysAgo) or isinstance(stop, DaysAgo):
+        return
+    elif _is_aware(start) != _is_aware(stop):
+        return  # only the zone can tell
+    else:
+        empty = _as_datetime(start) >= _as_datetime(stop)
+    if empty:
+        raise _empty(start, stop)
+
+
+def _empty(start: object, stop: object) -> UsageError:
+    return UsageError(
+        f"the range is empty: from {_written(start)} to {_written(stop)}",
+        hint="The end is exclusive: --from 2018-04-01 --to 2018-05-01 is all of April.",
+    )
+
+
+def _written(bound: object) -> str:
+    if isinstance(bound, DaysAgo):
+        return {0: "today", 1: "yesterday"}.get(bound.days, f"-{bound.days}d")
+    return str(bound)
+
+
+def _is_aware(bound: Bound) -> bool:
+    return isinstance(bound, datetime) and bound.tzinfo is not None
+
+
+def _as_datetime(bound: Bound) -> datetime:
+    if isinstance(bound, datetime):
+        return bound
+    return datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - a local midnight
+
+
+# ---------------------------------------------------------------------------------- the slice
+
+
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """Every row."""
+
+    def __str__(self) -> str:
+        return "all rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """The rows whose `column` lies in ``[start, stop)`` and in none of `holes`.
+
+    `start` and `stop` are dates for a date column, datetimes without a zone for timestamp and in
+    UTC for timestamptz.
+    """
+
+    column: str
+    type_oid: int
+    start: date
+    stop: date
+    zone: str | None
+    """The zone the days were counted in; None where the column's type has no zone."""
+    days: tuple[date, date] | None = None
+    """The local days that were asked for, ``[first, after the last)``; None for times."""
+    holes: tuple[tuple[datetime, datetime], ...] = ()
+    """Instants of a neighbouring day inside: the clock went back across midnight."""
+
+    def __str__(self) -> str:
+        if self.days is None:
+            return f"[{self.start}, {self.stop})"
+        first, after = self.days
+        return f"[{first}, {after})" + (f" {self.zone}" if self.zone else "")
+
+
+Slice = Whole | Range
+
+
+# ---------------------------------------------------------------------- days of a time zone
+
+
+@dataclass(frozen=True, slots=True)
+class Offsets:
+    """A zone's offsets from UTC within ``[start, stop)``: instants in UTC, each with the offset
+    that holds from it on. The first instant is `start`.
+    """
+
+    changes: tuple[tuple[datetime, timedelta], ...]
+    stop: datetime
+
+    def stretches(self) -> list[tuple[datetime, datetime, timedelta]]:
+        """Return (from, until, offset) of each stretch with one offset."""
+        ends = [instant for instant, _ in self.changes[1:]] + [self.stop]
+        return [
+            (instant, end, offset)
+            for (instant, offset), end in zip(self.changes, ends, strict=True)
+        ]
+
+
+def window(bound: Bound) -> tuple[datetime, datetime]:
+    """Return the stretch of UTC whose offsets decide at which instant `bound` is."""
+    local = _as_datetime(bound).replace(tzinfo=UTC)
+    return local - WIDEST_OFFSET, local + WIDEST_OFFSET
+
+
+def of_date(period: Period, column: str) -> Range:
+    """Return the slice of a date column; raises PlanRefused for bounds that are times."""
+    for bound in (period.start, period.stop):
+        if isinstance(bound, datetime):
+            raise PlanRefused(
+                f'the slice column "{column}" is a date and {bound} is a time',
+                hint="Give days, such as 2018-04-29.",
+            )
+    days = (period.start, period.stop)
+    return Range(column, DATE, *days, zone=None, days=days)
+
+
+def of_timestamp(period: Period, column: str) -> Range:
+    """Return the slice of a timestamp without time zone; raises PlanRefused for instants."""
+    start, stop = period.start, period.stop
+    for bound in (start, stop):
+        if _is_aware(bound):
+            raise PlanRefused(
+                f'the slice column "{column}" is a timestamp without time zone '
+                f"and {bound} has an offset",
+                hint="Leave the offset out.",
+            )
+    return Range(
+        column, TIMESTAMP, _as_datetime(start), _as_datetime(stop), None, _days(start, stop)
+    )
+
+
+def of_timestamptz(
+    period: Period, column: str, zone: str, at_start: Offsets, at_stop: Offsets
+) -> Range:
+    """Return the slice of a timestamptz column.
+
+    `at_start` and `at_stop` are the zone's offsets in the `window` of each bound. Raises
+    UsageError for a local time that the zone skips or has twice, and for an empty range; a day
+    that the zone skips as a whole (Apia, 2011-12-30) gives a range without an instant.
+    """
+    start, stop = period.start, period.stop
+    from_start = _from(start, zone, at_start)
+    until_stop = _until(stop, zone, at_stop)
+    pieces = [
+        (max(a, c), min(b, d))
+        for a, b in from_start
+        for c, d in until_stop
+        if max(a, c) < min(b, d)
+    ]
+    days = _days(start, stop)
+    if not pieces:
+        if days is None:
+            raise _empty(start, stop)
+        # The zone skipped the day (Apia, 2011-12-30): nothing lies between its two ends.
+        nowhere = from_start[0][0]
+        return Range(column, TIMESTAMPTZ, nowhere, nowhere, zone, days)
+    holes = tuple((left[1], right[0]) for left, right in pairwise(pieces))
+    return Range(column, TIMESTAMPTZ, pieces[0][0], pieces[-1][1], zone, days, holes)
+
+
+_Intervals = list[tuple[datetime, datetime]]
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+_END = datetime.max.replace(tzinfo=UTC)
+
+
+def _from(bound: Bound, zone: str, offsets: Offsets) -> _Intervals:
+    """Return the instants at or after `bound`, as disjoint intervals in order."""
+    if isinstance(bound, datetime):
+        return [(_instant(bound, zone, offsets), _END)]
+    midnight = _as_datetime(bound).replace(tzinfo=UTC)
+    pieces = [
+        (max(begin, midnight - offset), end)
+        for begin, end, offset in offsets.stretches()
+        if max(begin, midnight - offset) < end
+    ]
+    return _joined([*pieces, (offsets.stop, _END)])
+
+
+def _until(bound: Bound, zone: str, offsets: Offsets) -> _Intervals:
+    """Return the instants before `bound`, as disjoint intervals in order."""
+    if isinstance(bound, datetime):
+        return [(_BEGINNING, _instant(bound, zone, offsets))]
+    midnight = _as_datetime(bound).replace(tzinfo=UTC)
+    pieces = [
+        (begin, min(end, midnight - offset))
+        for begin, end, offset in offsets.stretches()
+        if begin < min(end, midnight - offset)
+    ]
+    return _joined([(_BEGINNING, offsets.changes[0][0]), *pieces])
+
+
+def _joined(intervals: _Intervals) -> _Intervals:
+    joined: _Intervals = []
+    for begin, end in intervals:
+        if joined and joined[-1][1] == begin:
+            joined[-1] = (joined[-1][0], end)
+        else:
+            joined.append((begin, end))
+    return joined
+
+
+def _instant(moment: datetime, zone: str, offsets: Offsets) -> datetime:
+    if moment.tzinfo is not None:
+        return moment.astimezone(UTC)
+    local = moment.replace(tzinfo=UTC)
+    found = [
+        local - offset
+        for begin, end, offset in offsets.stretches()
+        if begin <= local - offset < end
+    ]
+    if len(found) == 1:
+        return found[0]
+    happened = "twice" if found else "never"
+    raise UsageError(
+        f"the local time {moment} happened {happened} in {zone}",
+        detail="It is " + " and ".join(str(instant) for instant in found) + "." if found else None,
+        hint="Give it with its offset, such as 2018-10-28T02:30+01:00.",
+    )
+
+
+def _days(start: Bound, stop: Bound) -> tuple[date, date] | None:
+    if isinstance(start, datetime) or isinstance(stop, datetime):
+        return None
+    return start, stop
+
+
+# ------------------------------------------------------------------------------------- locks
+
+
+@dataclass(frozen=True, slots=True)
+class Lock:
+    """One advisory lock; locks are taken in the order of `locks`, which is the same for all."""
+
+    name: str
+    exclusive: bool
+
+    def key(self, table_oid: int) -> int:
+        """Return the signed 64-bit key for pg_advisory_xact_lock."""
+        text = f"copypipe slice 1 {table_oid} {self.name}"
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
+def locks(slice_: Slice) -> tuple[Lock, ...]:
+    """Return the locks that keep this slice apart from every slice that overlaps it.
+
+    The table's key shared; then for each UTC day that the slice touches, ascending: exclusive
+    where it covers the day, else shared with the touched hours exclusive. So neighbouring days of
+    a zone that is not UTC run side by side although they share a UTC day. Times without a zone
+    are read as UTC, which is the same for all slices of one column. What is not a range, or is
+    longer than LONGEST_KEYED, takes the table's key exclusively.
+    """
+    if isinstance(slice_, Whole):
+        return (Lock("table", exclusive=True),)
+    start, stop = _utc(slice_.start), _utc(slice_.stop)
+    if stop - start > LONGEST_KEYED:
+        return (Lock("table", exclusive=True),)
+    keys = [Lock("table", exclusive=False)]
+    day_start = start.replace(hour=0, minute=0, second=0, microsecond=0)
+    while day_start < stop:
+        day_stop = day_start + timedelta(days=1)
+        covered = start <= day_start and day_stop <= stop
+        keys.append(Lock(f"day {day_start:%Y-%m-%d}", exclusive=covered))
+        if not covered:
+            keys += _hours(max(start, day_start), min(stop, day_stop))
+        day_start = day_stop
+    return tuple(keys)
+
+
+def _hours(start: datetime, stop: datetime) -> Sequence[Lock]:
+    hours = []
+    hour = start.replace(minute=0, second=0, microsecond=0)
+    while hour < stop:
+        hours.append(Lock(f"hour {hour:%Y-%m-%dT%H}", exclusive=True))
+        hour += timedelta(hours=1)
+    return hours
+
+
+def _utc(value: date) -> datetime:
+    return _as_datetime(value).replace(tzinfo=UTC)

@@ -1,0 +1,96 @@
+"""What the catalog knows about a table."""
+
+from __future__ import annotations
+
+from psycopg.sql import SQL, Composed, Literal
+
+
+def resolve(name: str) -> Composed:
+    """Find the OID of a relation by the role's own search_path; NULL where there is none."""
+    return SQL("SELECT pg_catalog.to_regclass({})::pg_catalog.oid::pg_catalog.int8").format(
+        Literal(name)
+    )
+
+
+def relation(oid: int) -> Composed:
+    """Read one relation: kind, size, row security, and the rights of this role."""
+    return SQL(
+        """
+        SELECT n.nspname, c.relname, c.relkind,
+               coalesce(pg_catalog.pg_partition_root(c.oid)::oid, c.oid)::int8 AS root_oid,
+               size.pages, size.estimated_rows,
+               c.relkind <> 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
+                                             WHERE i.inhparent = c.oid) AS has_children,
+               c.relhasrules AND c.relkind <> 'v' AS has_rules,
+               pg_catalog.row_security_active(c.oid) AS row_security,
+               pg_catalog.has_table_privilege(c.oid, 'SELECT') AS can_select,
+               pg_catalog.has_table_privilege(c.oid, 'DELETE') AS can_delete,
+               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS can_truncate
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL (
+               SELECT coalesce(sum(l.relpages), 0)::int8 AS pages,
+                      coalesce(sum(l.reltuples) FILTER (WHERE l.reltuples >= 0), -1)::int8
+                          AS estimated_rows
+                 FROM pg_catalog.pg_class l
+                WHERE l.oid = c.oid AND c.relkind <> 'p'
+                   OR l.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p
+                                 WHERE p.isleaf AND c.relkind = 'p')) AS size
+         WHERE c.oid = {oid}
+        """
+    ).format(oid=Literal(oid))
+
+
+def columns(oid: int) -> Composed:
+    """Read the columns of a relation in their order, dropped ones left out."""
+    return SQL(
+        """
+        SELECT a.attname, a.atttypid::int8, a.atttypmod,
+               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
+               y.typtype,
+               (CASE WHEN y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
+                     THEN y.typelem ELSE 0 END)::int8 AS element_oid,
+               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary",
+               a.attnotnull, a.attgenerated <> '' AS generated,
+               pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
+          FROM pg_catalog.pg_attribute a
+          JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+         WHERE a.attrelid = {} AND a.attnum > 0 AND NOT a.attisdropped
+         ORDER BY a.attnum
+        """
+    ).format(Literal(oid))
+
+
+def indexes(oid: int, column: str) -> Composed:
+    """Find usable indexes whose first key is that column and that hold every row."""
+    return SQL(
+        """
+        SELECT c.relname, m.amname
+          FROM pg_catalog.pg_index i
+          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+          JOIN pg_catalog.pg_am m ON m.oid = c.relam
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+         WHERE i.indrelid = {} AND a.attname = {} AND m.amname IN ('btree', 'brin')
+           AND i.indisvalid AND i.indisready AND i.indpred IS NULL
+         ORDER BY m.amname DESC, i.indnatts, c.relname
+        """
+    ).format(Literal(oid), Literal(column))
+
+
+def references(oid: int) -> Composed:
+    """Find the foreign keys of other tables that point at this one, or at its partitions' root."""
+    return SQL(
+        """
+        SELECT k.conname, n.nspname || '.' || c.relname,
+               CASE k.confdeltype WHEN 'c' THEN 'cascade' WHEN 'n' THEN 'set null'
+                    WHEN 'd' THEN 'set default' WHEN 'r' THEN 'restrict' ELSE 'no action' END
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.contype = 'f' AND k.conparentid = 0
+           AND k.confrelid IN (SELECT {oid}::oid
+                               UNION ALL
+                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a)
+         ORDER BY 2, 1
+        """
+    ).format(oid=Literal(oid))

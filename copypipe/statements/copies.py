@@ -1,0 +1,91 @@
+"""The statements that move rows, and those that make room for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+from copypipe.slices import Slice
+from copypipe.statements.slices import predicate
+from copypipe.tables import Table
+
+
+def _names(columns: Sequence[str]) -> Composed:
+    return SQL(", ").join(map(Identifier, columns))
+
+
+def _table(table: Table) -> Identifier:
+    return Identifier(table.schema, table.name)
+
+
+def select(table: Table, columns: Sequence[str], slice_: Slice) -> Composed:
+    """Read the slice: the columns in the dest's order."""
+    return SQL("SELECT {} FROM {} WHERE {}").format(
+        _names(columns), _table(table), predicate(slice_)
+    )
+
+
+def copy_out(query: Composable) -> Composed:
+    """Send the rows of `query` in binary. The SELECT form reads whole partition trees and views."""
+    return SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+
+
+def copy_in(table: Table, columns: Sequence[str], *, freeze: bool) -> Composed:
+    """Receive rows in binary."""
+    options = SQL("FORMAT binary, FREEZE true") if freeze else SQL("FORMAT binary")
+    return SQL("COPY {} ({}) FROM STDIN ({})").format(_table(table), _names(columns), options)
+
+
+def delete(table: Table, slice_: Slice) -> Composed:
+    """Delete the slice."""
+    return SQL("DELETE FROM {} WHERE {}").format(_table(table), predicate(slice_))
+
+
+def truncate(table: Table) -> Composed:
+    """Empty the table; a foreign key that points at it makes this fail, CASCADE is never said."""
+    return SQL("TRUNCATE TABLE {}").format(_table(table))
+
+
+def any_row(table: Table) -> Composed:
+    """Ask whether the table has a row."""
+    return SQL("SELECT EXISTS (SELECT 1 FROM {})").format(_table(table))
+
+
+def count(table: Table) -> Composed:
+    """Count the rows of the table."""
+    return SQL("SELECT count(*) FROM {}").format(_table(table))
+
+
+def lock_for_reading(table: Table) -> Composed:
+    """Keep the table's definition as it is while it is read.
+
+    LOCK takes no snapshot, so one that had to wait for a TRUNCATE does not leave the transaction
+    with a snapshot from before it (pg_dump locks first for the same reason).
+    """
+    return SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_table(table))
+
+
+def lock_for_writing(table: Table) -> Composed:
+    """Keep the table's definition as it is while it is written; readers and writers go on."""
+    return SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(_table(table))
+
+
+def lock_alone_now(table: Table) -> Composed:
+    """Lock everybody out of the table, or fail at once: waiting here could deadlock."""
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(_table(table))
+
+
+def savepoint() -> Composed:
+    """Mark a point to come back to."""
+    return SQL("SAVEPOINT copypipe").format()
+
+
+def back_to_savepoint() -> Composed:
+    """Undo what came after the savepoint."""
+    return SQL("ROLLBACK TO SAVEPOINT copypipe").format()
+
+
+def nothing(table: Table, columns: Sequence[str]) -> Composed:
+    """Read no row, for the ACCESS SHARE lock that reading takes."""
+    return SQL("SELECT {} FROM {} LIMIT 0").format(_names(columns), _table(table))

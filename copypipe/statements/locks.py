@@ -1,0 +1,50 @@
+"""Advisory locks: those of slices, and one that tells whether two connections share a database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composed, Literal
+
+from copypipe.slices import Lock
+
+
+def take(locks: Sequence[Lock], table_oid: int) -> Composed:
+    """Take the locks of a slice one after the other, in the order given.
+
+    They belong to the transaction: PostgreSQL frees them when it ends, however it ends.
+    """
+    keys = [lock.key(table_oid) for lock in locks]
+    exclusive = [lock.exclusive for lock in locks]
+    return SQL(
+        """
+        SELECT CASE WHEN l.exclusive THEN pg_catalog.pg_advisory_xact_lock(l.key)
+                    ELSE pg_catalog.pg_advisory_xact_lock_shared(l.key) END
+          FROM unnest({keys}::int8[], {exclusive}::bool[]) AS l (key, exclusive)
+        """
+    ).format(keys=Literal(keys), exclusive=Literal(exclusive))
+
+
+def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
+    """Find the backends that hold one of these locks in this database.
+
+    pg_locks shows a 64-bit key in two halves: classid the high one, objid the low one, objsubid 1.
+    """
+    keys = [lock.key(table_oid) for lock in locks]
+    return SQL(
+        """
+        SELECT DISTINCT l.pid
+          FROM pg_catalog.pg_locks l
+          JOIN pg_catalog.pg_database d ON d.oid = l.database
+         WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+           AND d.datname = pg_catalog.current_database()
+           AND l.pid <> pg_catalog.pg_backend_pid()
+           AND ((l.classid::int8 << 32) | l.objid::int8) = ANY ({keys}::int8[])
+         ORDER BY 1
+        """
+    ).format(keys=Literal(keys))
+
+
+def try_key(key: int) -> Composed:
+    """Take a lock of that key unless another session has it."""
+    return SQL("SELECT pg_catalog.pg_try_advisory_xact_lock({})").format(Literal(key))

@@ -1,0 +1,102 @@
+"""Transactions and the settings in which they run.
+
+All settings are SET LOCAL in each transaction: a session setting would leak to the next client of
+a transaction pooler, and `SELECT set_config()` would take the transaction's snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from psycopg.sql import SQL, Composed, Identifier
+from psycopg.sql import Literal as Value
+
+Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
+
+# What makes a session of ours behave the same on every server. Names and values are PostgreSQL's
+# (runtime-config-client); pg_dump and postgres_fdw pin the same ones for the same reason.
+PINNED: Mapping[str, str] = {
+    "client_encoding": "UTF8",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, YMD",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "3",
+    "bytea_output": "hex",
+    "xmloption": "content",
+    # Row security must raise an error instead of silently hiding rows, as in pg_dump.
+    "row_security": "off",
+    # A nightly load may take longer than an interactive role is allowed to.
+    "statement_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+    # A peer that vanished is noticed by the server after about a minute. Without effect on unix
+    # sockets.
+    "tcp_keepalives_idle": "30",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "3",
+}
+
+# transaction_timeout came with PostgreSQL 17.
+TRANSACTION_TIMEOUT_SINCE = 17
+
+
+def settings(major: int, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the settings of a transaction on a server of that major version."""
+    chosen = dict(PINNED)
+    if major >= TRANSACTION_TIMEOUT_SINCE:
+        chosen["transaction_timeout"] = "0"
+    chosen.update(extra)
+    return chosen
+
+
+def begin(isolation: Isolation, *, read_only: bool, local: Mapping[str, str]) -> Composed:
+    """Begin a transaction and its settings, in one message to the server."""
+    access = SQL("READ ONLY") if read_only else SQL("READ WRITE")
+    lines = [SQL("BEGIN ISOLATION LEVEL {} {}").format(SQL(isolation), access)]
+    lines += [set_local(name, value) for name, value in local.items()]
+    return SQL("; ").join(lines)
+
+
+def set_local(name: str, value: str) -> Composed:
+    """Set one parameter until the end of the transaction."""
+    return SQL("SET LOCAL {} = {}").format(Identifier(name), Value(value))
+
+
+def empty_search_path() -> Composed:
+    """Leave pg_catalog alone in the search path, as pg_dump does."""
+    return SQL("SET LOCAL search_path = ''").format()
+
+
+def commit() -> Composed:
+    """Commit; the answer's tag must be read, an aborted transaction answers ROLLBACK."""
+    return SQL("COMMIT").format()
+
+
+def rollback() -> Composed:
+    """Roll back."""
+    return SQL("ROLLBACK").format()
+
+
+def surroundings() -> Composed:
+    """Ask what a server is: version, database, cluster, settings that change meanings, now.
+
+    pg_control_system() may be forbidden (managed services revoke it); then the identifier is NULL.
+    """
+    return SQL(
+        """
+        SELECT pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
+               (SELECT d.oid::int8 FROM pg_catalog.pg_database d
+                 WHERE d.datname = pg_catalog.current_database()) AS database_oid,
+               CASE WHEN pg_catalog.has_function_privilege(
+                             'pg_catalog.pg_control_system()', 'EXECUTE')
+                    THEN (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)
+               END AS system_identifier,
+               pg_catalog.pg_is_in_recovery() AS in_recovery,
+               pg_catalog.current_setting('lc_monetary') AS lc_monetary,
+               pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,
+               pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL
+                   AS can_restrict,
+               (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone')
+                   AS timezone
+        """
+    ).format()

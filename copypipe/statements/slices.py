@@ -1,0 +1,78 @@
+"""The slice in SQL: its predicate, its zone's offsets, its cost, the rows that belong to no day."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from copypipe.slices import Slice, Whole
+from copypipe.tables import Table
+
+# Offsets are sampled this many seconds apart and each change between two samples is then found to
+# the second. No zone has ever changed twice within a quarter of an hour.
+_SAMPLE_SECONDS = 900
+
+
+def predicate(slice_: Slice) -> Composable:
+    """Return the condition for WHERE: plain comparisons that an index on the column serves."""
+    if isinstance(slice_, Whole):
+        return SQL("true")
+    column = Identifier(slice_.column)
+    condition = SQL("{0} >= {1} AND {0} < {2}").format(
+        column, Literal(slice_.start), Literal(slice_.stop)
+    )
+    for start, stop in slice_.holes:
+        condition += SQL(" AND NOT ({0} >= {1} AND {0} < {2})").format(
+            column, Literal(start), Literal(stop)
+        )
+    return condition
+
+
+def today(zone: str) -> Composed:
+    """Ask for today's date in the zone, by the server's clock."""
+    return SQL("SELECT (pg_catalog.clock_timestamp() AT TIME ZONE {})::date").format(Literal(zone))
+
+
+def offsets(zone: str, start: datetime, stop: datetime) -> Composed:
+    """Ask for the zone's offsets in ``[start, stop)``.
+
+    Rows: the instant from which an offset holds, and the offset in seconds; the first is `start`.
+    """
+    return SQL(
+        """
+        WITH sample AS (
+            SELECT t,
+                   extract(epoch FROM (t AT TIME ZONE {zone}) - (t AT TIME ZONE 'UTC'))::int4 AS o
+              FROM pg_catalog.generate_series({start}, {stop}, {step} * interval '1 second') AS t),
+        step AS (
+            SELECT t, o, pg_catalog.lag(o) OVER (ORDER BY t) AS before FROM sample)
+        SELECT CASE WHEN before IS NULL THEN t ELSE
+                 (SELECT pg_catalog.min(s)
+                    FROM pg_catalog.generate_series(t - {step} * interval '1 second', t,
+                                                    interval '1 second') AS s
+                   WHERE extract(epoch FROM (s AT TIME ZONE {zone}) - (s AT TIME ZONE 'UTC'))::int4
+                         = o)
+               END AS instant, o AS seconds
+          FROM step
+         WHERE before IS NULL OR o <> before
+         ORDER BY t
+        """
+    ).format(
+        zone=Literal(zone), start=Literal(start), stop=Literal(stop), step=Literal(_SAMPLE_SECONDS)
+    )
+
+
+def cost(statement: Composable) -> Composed:
+    """Ask the planner how it would run `statement`; nothing is run."""
+    return SQL("EXPLAIN (FORMAT JSON) {}").format(statement)
+
+
+def any_without_day(table: Table, column: str) -> Composed:
+    """Ask whether rows have no day: a column that is NULL, or infinite. An index serves both."""
+    return SQL(
+        """
+        SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NULL),
+               EXISTS (SELECT 1 FROM {table} WHERE {column} IN ('infinity', '-infinity'))
+        """
+    ).format(table=Identifier(table.schema, table.name), column=Identifier(column))
