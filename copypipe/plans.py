@@ -261,12 +261,15 @@ def _access(
     session: Session, table: Table, slice_: slices.Slice, estimate: catalog.Estimate
 ) -> str:
     """Say how the rows are found: the index that serves, or the scan that is paid each time."""
+    if table.kind in "vf":
+        return f"a {table.kind_name}: what reading it costs is its own matter"
     size = f"{_megabytes(table.pages)}, about {max(table.estimated_rows, 0)} rows"
     if isinstance(slice_, slices.Whole):
-        return f"reads the whole table: {size}"
-    if estimate.indexes:
-        return f"by index {', '.join(estimate.indexes)}"
+        return f"the whole table: {size}"
     serving = catalog.indexes(session, table, slice_.column)
+    if estimate.indexes:
+        # A partitioned table names an index of each partition; its own says the same.
+        return f"by index {serving[0].name if serving else estimate.indexes[0]}"
     if serving:
         return f"index {serving[0].name} can serve; the planner prefers to scan ({size})"
     return f"no index on {slice_.column}: scans the whole table ({size})"
@@ -281,7 +284,10 @@ def _remarks(
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about a slice."""
     if isinstance(slice_, slices.Whole):
-        return ["the whole table is locked against other runs of copypipe"], []
+        return [
+            "no other run of copypipe works on the table meanwhile",
+            "where the dest has no row it is truncated and filled with frozen rows",
+        ], []
     notes = [*_bounds(slice_), *_without_day(source, table, slice_)]
     notes.append(
         f"slices of this table by another column than {slice_.column} are not kept apart from it"

@@ -400,7 +400,10 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
 def _dial(side: Side, given: Mapping[str, str], run_id: str) -> psycopg.Connection[Any]:
     settings: dict[str, Any] = {**KEEPALIVES, **given}
     settings["application_name"] = f"copypipe/{run_id}"
-    if "connect_timeout" not in given and "PGCONNECT_TIMEOUT" not in os.environ:
+    # A service file may set it, and what stands here would win over that.
+    if not {"connect_timeout", "service"} & given.keys() and not any(
+        name in os.environ for name in ("PGCONNECT_TIMEOUT", "PGSERVICE")
+    ):
         settings["connect_timeout"] = CONNECT_SECONDS
     try:
         return psycopg.connect(make_conninfo("", **settings), autocommit=True)

@@ -77,25 +77,18 @@ def relay(
 
 def _pump(stream: Stream, sink: Sink, report: Callable[[int, int], None]) -> int:
     """Hand every message of the source to the dest; returns the bytes."""
-    gathered: list[memoryview] = []
-    waiting = size = rows = 0
-    while True:
-        message = stream.read()
-        if message is not None:
-            gathered.append(message)
-            waiting += len(message)
-            if waiting < GATHERED_BYTES:
-                continue
-        if gathered:
-            sink.send(b"".join(gathered))
-            rows += len(gathered)
-            size += waiting
-            gathered, waiting = [], 0
+    size = rows = 0
+    while not stream.ended:
+        messages, length = stream.read()
+        if messages:
+            # One large row is not copied once more.
+            sink.send(messages[0] if len(messages) == 1 else b"".join(messages))
+            size += length
+            rows += len(messages)
             report(size, rows)
-        if stream.ended:
-            return size
-        if message is None:
+        if length < GATHERED_BYTES and not stream.ended:
             stream.wait(sink)
+    return size
 
 
 class Stream:
@@ -113,15 +106,22 @@ class Stream:
             self.pgconn.send_query(copy_out.as_bytes(self.session.conn))
             _begun(self.session, pq.ExecStatus.COPY_OUT, self.pgconn.consume_input)
 
-    def read(self) -> memoryview | None:
-        """Return the next message, None where none has come yet or the stream has ended."""
+    def read(self) -> tuple[list[memoryview], int]:
+        """Return the messages that have come, up to GATHERED_BYTES or one more, and their size."""
+        messages: list[memoryview] = []
+        length = 0
+        next_message = self.pgconn.get_copy_data
         with self.session.speaking():
-            size, data = self.pgconn.get_copy_data(1)  # 1: never block
-        if size > 0:
-            self._last = data
-            return data
-        self.ended = size < 0
-        return None
+            while length < GATHERED_BYTES:
+                size, data = next_message(1)  # 1: never block
+                if size <= 0:
+                    self.ended = size < 0
+                    break
+                messages.append(data)
+                length += size
+        if messages:
+            self._last = messages[-1]
+        return messages, length
 
     def wait(self, sink: Sink) -> None:
         """Wait for more of the source, with an ear to the dest."""
@@ -196,7 +196,7 @@ class Sink:
         if self._failed:  # a trigger BEFORE STATEMENT: its error came with the CopyInResponse
             raise self._failure()
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes | memoryview) -> None:
         """Hand data to the server and wait until the kernel has taken it; raises its error."""
         try:
             for start in range(0, len(data), GATHERED_BYTES):
