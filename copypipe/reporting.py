@@ -85,9 +85,11 @@ def error_json(error: CopypipeError) -> str:
 
 
 def _json(kind: str, fields: dict[str, Any]) -> str:
-    return json.dumps(
-        {"schema_version": SCHEMA_VERSION, "type": kind, **fields}, default=date.isoformat
-    )
+    return json.dumps({"schema_version": SCHEMA_VERSION, "type": kind, **fields}, default=_iso)
+
+
+def _iso(value: date) -> str:
+    return value.isoformat()  # of a datetime: with its time
 
 
 def _slice(slice_: Slice) -> dict[str, Any]:

@@ -408,16 +408,22 @@ def _dial(side: Side, given: Mapping[str, str], run_id: str) -> psycopg.Connecti
     try:
         return psycopg.connect(make_conninfo("", **settings), autocommit=True)
     except psycopg.Error as error:
-        problem = _unreachable(side, str(error), given)
+        problem = _unreachable(side, error, given.get("password"))
     except UnicodeError:
         problem = UsageError(f"the connection string of the {side} cannot be used", side=side)
     raise problem
 
 
-def _unreachable(side: Side, text: str, given: Mapping[str, str]) -> CopypipeError:
-    password = given.get("password")
+def _unreachable(side: Side, error: psycopg.Error, password: str | None) -> CopypipeError:
+    """Tell a server that says no from one that cannot be reached.
+
+    libpq keeps no SQLSTATE of a failed login, so the server's English text has to do. A server
+    that speaks another language is reported as unreachable, with its words as the detail.
+    """
+    text = str(error)
     shown = printable(text.replace(password, "***") if password else text)
-    if _LOGIN.search(text):
+    asked = error.pgconn is not None and error.pgconn.needs_password
+    if asked or _LOGIN.search(text):
         return LoginRefused(
             f"{side}: the server does not let this role in",
             detail=shown,
@@ -438,7 +444,7 @@ def _called(side: Side, connect: Callable[[], object]) -> psycopg.Connection[Any
     try:
         conn = connect()
     except psycopg.Error as error:
-        problem = _unreachable(side, str(error), {})
+        problem = _unreachable(side, error, None)
     else:
         if isinstance(conn, psycopg.Connection) and not conn.closed:
             if conn.info.transaction_status != pq.TransactionStatus.IDLE:

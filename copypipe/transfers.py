@@ -98,7 +98,8 @@ def _lock(plan: Plan, dest: Session, listen: Listener) -> None:
         _begin_locked(plan, dest, AT_ONCE_MS)
         return
     except SliceBusy:
-        holders = tuple(row[0] for row in dest.fetch(lock_statements.holders(wanted, root)))
+        with dest.reading():
+            holders = tuple(row[0] for row in dest.fetch(lock_statements.holders(wanted, root)))
         if wait_ms <= AT_ONCE_MS:
             raise _busy(plan, holders) from None
     listen(Waiting(holders, plan.request.wait_lock))

@@ -21,7 +21,8 @@ def relation(oid: int) -> Composed:
                size.pages, size.estimated_rows,
                c.relkind <> 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
                                              WHERE i.inhparent = c.oid) AS has_children,
-               c.relhasrules AND c.relkind <> 'v' AS has_rules,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w
+                        WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN') AS has_rules,
                pg_catalog.row_security_active(c.oid) AS row_security,
                pg_catalog.has_table_privilege(c.oid, 'SELECT') AS can_select,
                pg_catalog.has_table_privilege(c.oid, 'DELETE') AS can_delete,
@@ -78,7 +79,10 @@ def indexes(oid: int, column: str) -> Composed:
 
 
 def references(oid: int) -> Composed:
-    """Find the foreign keys of other tables that point at this one, or at its partitions' root."""
+    """Find the foreign keys that point at this table or at any of its partition tree.
+
+    A key that points at a partitioned table has a row for each partition; the first one counts.
+    """
     return SQL(
         """
         SELECT k.conname, n.nspname || '.' || c.relname,
@@ -90,7 +94,9 @@ def references(oid: int) -> Composed:
          WHERE k.contype = 'f' AND k.conparentid = 0
            AND k.confrelid IN (SELECT {oid}::oid
                                UNION ALL
-                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a)
+                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a
+                               UNION ALL
+                               SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) p)
          ORDER BY 2, 1
         """
     ).format(oid=Literal(oid))

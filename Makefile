@@ -1,0 +1,53 @@
+# `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
+# again when pyproject.toml or constraints.txt change.
+.DEFAULT_GOAL := help
+.PHONY: help demo test unit sweep check fmt clean install
+MAKEFLAGS += --no-builtin-rules
+BIN := .venv/bin
+STAMP := .venv/.installed
+PYTHON ?= python3
+
+help:
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+
+demo: install ## a day copied between two throw-away servers
+	@$(BIN)/python scripts/demo.py
+
+test: install ## the whole suite, on real servers of two majors
+	@$(BIN)/python -m pytest
+
+unit: install ## the tests that need no server
+	@$(BIN)/python -m pytest tests/unit
+
+sweep: install ## the whole sweeps, of which the suite takes samples
+	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
+
+check: install ## lint, format, types, levels; writes nothing
+	@$(BIN)/ruff check --quiet && $(BIN)/ruff format --check --quiet && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/unit/test_levels.py
+
+fmt: install ## format, and fix what can be fixed
+	@$(BIN)/ruff check --quiet --fix; $(BIN)/ruff format --quiet
+
+clean: ## remove .venv and every cache
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+install: $(STAMP)
+
+# uv where it is installed, else venv and pip. Without a home to write to there is no cache.
+$(STAMP): pyproject.toml constraints.txt
+	@set -e; rm -rf .venv; cache=; \
+	if command -v uv >/dev/null 2>&1; then \
+	  [ -w "$$HOME" ] || cache=--no-cache; \
+	  uv venv $$cache --quiet --python '>=3.11' .venv; \
+	  uv pip install $$cache --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,dev]'; \
+	else \
+	  [ -w "$$HOME" ] || cache=--no-cache-dir; \
+	  python=; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+	    if $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then python=$$p; break; fi; \
+	  done; \
+	  [ "$$python" ] || { echo 'missing: Python 3.11 or newer, or uv' >&2; exit 1; }; \
+	  $$python -c 'import ensurepip, venv' 2>/dev/null || { echo 'missing: python3-venv (apt-get install python3-venv), or uv' >&2; exit 1; }; \
+	  $$python -m venv .venv; \
+	  $(BIN)/python -m pip install $$cache --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'; \
+	fi; touch $@

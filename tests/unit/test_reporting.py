@@ -1,0 +1,170 @@
+"""Events become lines and a bar; results become text and JSON."""
+
+import io
+import json
+from datetime import UTC, date, datetime
+
+import pytest
+
+from copypipe import events, reporting
+from copypipe.errors import PlanRefused
+from copypipe.slices import DATE, TIMESTAMPTZ, Range, Whole
+from copypipe.transfers import Transferred
+
+DAY = Range(
+    "created_at",
+    TIMESTAMPTZ,
+    datetime(2018, 4, 28, 22, tzinfo=UTC),
+    datetime(2018, 4, 29, 22, tzinfo=UTC),
+    "Europe/Vienna",
+    (date(2018, 4, 29), date(2018, 4, 30)),
+)
+
+
+def done(**changes: object) -> Transferred:
+    facts = {
+        "table": "public.users",
+        "into": "dwh.users",
+        "slice": DAY,
+        "mode": "replace",
+        "rows": 50000,
+        "bytes": 13_736_346,
+        "deleted": 49999,
+        "seconds": 0.4321,
+        "transport": "libpq",
+    }
+    return Transferred(**{**facts, **changes})
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 bytes"),
+        (1023, "1023 bytes"),
+        (1024, "1.0 kB"),
+        (13_736_346, "13.1 MB"),
+        (3 * 1024**4, "3.0 TB"),
+    ],
+)
+def test_sizes_are_in_postgresqls_units(count: int, text: str) -> None:
+    assert reporting.size(count) == text
+
+
+def test_a_result_is_one_line() -> None:
+    assert reporting.result_line(done()) == (
+        "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna  50000 rows  13.1 MB  0.4 s  "
+        "deleted 49999, copied 50000"
+    )
+
+
+def test_rows_that_truncate_removed_are_not_given_a_number() -> None:
+    assert reporting.result_line(done(slice=Whole(), deleted=None)).endswith(
+        "truncated, copied 50000"
+    )
+
+
+def test_a_result_as_json_has_absolute_bounds_and_the_days() -> None:
+    result = json.loads(reporting.result_json(done()))
+
+    assert (result["schema_version"], result["type"]) == (1, "slice")
+    assert result["slice"] == {
+        "all": False,
+        "by": "created_at",
+        "start": "2018-04-28T22:00:00+00:00",
+        "stop": "2018-04-29T22:00:00+00:00",
+        "timezone": "Europe/Vienna",
+        "first_day": "2018-04-29",
+        "day_after": "2018-04-30",
+        "holes": [],
+    }
+    assert (result["rows"], result["deleted"], result["seconds"]) == (50000, 49999, 0.432)
+
+
+def test_dates_stay_dates_in_json() -> None:
+    day = (date(2018, 4, 29), date(2018, 4, 30))
+    result = json.loads(reporting.result_json(done(slice=Range("d", DATE, *day, None, day))))
+
+    assert (result["slice"]["start"], result["slice"]["timezone"]) == ("2018-04-29", None)
+
+
+def test_an_error_as_json_names_its_exit_code() -> None:
+    error = PlanRefused("no", detail="because", hint="do", side="dest", sqlstate="42501")
+
+    assert json.loads(reporting.error_json(error)) == {
+        "schema_version": 1,
+        "type": "error",
+        "exit_code": 6,
+        "retryable": False,
+        "message": "no",
+        "detail": "because",
+        "hint": "do",
+        "side": "dest",
+        "sqlstate": "42501",
+    }
+
+
+def test_without_a_terminal_progress_is_a_line_every_thirty_seconds() -> None:
+    clock, lines = Clock(), []
+    listen = reporting.Lines(lines.append, clock=clock)
+    listen(events.Planned("dwh.users", DAY, 1000, 4 * 1024**2))
+    for second in range(1, 91):
+        clock.now += 1
+        listen(events.Progress(bytes=second * 1024**2, rows=second))
+
+    label = "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna"
+    assert lines == [
+        f"{label}: 30.0 MB of about 4.0 MB, 30 rows, 1.0 MB/s",
+        f"{label}: 60.0 MB of about 4.0 MB, 60 rows, 1.0 MB/s",
+        f"{label}: 90.0 MB of about 4.0 MB, 90 rows, 1.0 MB/s",
+    ]
+
+
+def test_progress_none_keeps_warnings() -> None:
+    clock, lines = Clock(), []
+    listen = reporting.Lines(lines.append, progress=False, clock=clock)
+    clock.now += 100
+    listen(events.Progress(bytes=1, rows=1))
+    listen(events.Warned("careful"))
+
+    assert lines == ["warning: careful"]
+
+
+def test_notices_of_servers_are_for_those_who_ask() -> None:
+    lines: list[str] = []
+    reporting.Lines(lines.append)(events.Noticed("dest", "NOTICE: hello"))
+    assert lines == []
+
+    reporting.Lines(lines.append, verbose=True)(events.Noticed("dest", "NOTICE: hello"))
+    assert lines == ["dest: NOTICE: hello"]
+
+
+def test_a_run_that_waits_says_for_whom() -> None:
+    lines: list[str] = []
+    reporting.Lines(lines.append)(events.Waiting((17, 4), 600.0))
+
+    assert lines == ["waiting up to 600 s for another run on an overlapping slice (backends 17, 4)"]
+
+
+def test_the_bar_counts_bytes_and_gives_up_a_total_that_was_wrong() -> None:
+    screen = io.StringIO()
+    bar = reporting.Bar(screen)
+    bar(events.Connected("a@b/c", "d@e/f"))
+    bar(events.Planned("dwh.users", DAY, 10, 1024))
+    bar(events.Cleared(0))
+    bar(events.Progress(bytes=512, rows=5))
+    bar(events.Progress(bytes=4096, rows=50))
+    bar(events.Warned("above"))
+    bar(events.Decided(committed=True))
+
+    text = screen.getvalue()
+    assert text.startswith("from a@b/c into d@e/f\n")
+    assert "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna" in text
+    assert "warning: above" in text
