@@ -45,7 +45,8 @@ def copy(
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
-    `listener` is called with each event in the calling thread.
+    `listener` is called with each event in the calling thread. `source` and `dest` are never
+    libpq's default by being empty.
     """
     request = Request(
         source=Endpoint(source, "argument source"),

@@ -8,8 +8,17 @@ from contextlib import contextmanager
 
 import psycopg
 
-from copypipe import plans, servers, transfers
-from copypipe.errors import CopyFailed, CopypipeError, PlanRefused, Side, UsageError, printable
+from copypipe import addresses, plans, servers, transfers
+from copypipe.errors import (
+    CopyFailed,
+    CopypipeError,
+    PlanRefused,
+    Side,
+    SliceBusy,
+    TransientError,
+    UsageError,
+    printable,
+)
 from copypipe.events import Connected, Listener, Noticed, Planned, Warned
 from copypipe.plans import Plan
 from copypipe.requests import Endpoint, Request, check
@@ -41,7 +50,7 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
                 estimated_bytes=plan.estimated_bytes,
             )
         )
-        if plan.replaces_everything and not request.yes and not approve(plan):
+        if plan.needs_yes and not approve(plan):
             raise _not_approved(plan)
         return transfers.transfer(plan, source, dest, listen)
 
@@ -57,7 +66,7 @@ def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session
     check(request)
     run_id = secrets.token_hex(4)
     for side, endpoint in _endpoints(request):
-        if endpoint.origin.startswith("--") and servers.has_password(endpoint, side):
+        if endpoint.origin.startswith("--") and addresses.has_password(endpoint, side):
             listen(
                 Warned(
                     f"the password in {endpoint.origin} can be read in the process list; "
@@ -80,7 +89,8 @@ def _endpoints(request: Request) -> tuple[tuple[Side, Endpoint], tuple[Side, End
 
 def _notices(side: Side, listen: Listener) -> Callable[[psycopg.errors.Diagnostic], None]:
     def hear(diag: psycopg.errors.Diagnostic) -> None:
-        listen(Noticed(side, printable(f"{diag.severity}: {diag.message_primary}")))
+        severity = diag.severity_nonlocalized or "NOTICE"
+        listen(Noticed(side, severity, printable(diag.message_primary or "")))
 
     return hear
 
@@ -88,10 +98,14 @@ def _notices(side: Side, listen: Listener) -> Callable[[psycopg.errors.Diagnosti
 def _planned(request: Request, source: Session, dest: Session) -> Plan:
     try:
         return plans.make(request, source, dest)
-    except CopyFailed as error:
-        if error.sqlstate is None or not error.sqlstate.startswith(_PLANNING):
+    except (CopyFailed, TransientError) as error:
+        if error.sqlstate == "55P03" and error.side == "dest":  # lock_not_available
+            problem: type[CopypipeError] = SliceBusy
+        elif error.sqlstate and error.sqlstate.startswith(_PLANNING):
+            problem = PlanRefused
+        else:
             raise
-        raise PlanRefused(
+        raise problem(
             error.message,
             detail=error.detail,
             hint=error.hint,
@@ -111,10 +125,7 @@ def _not_approved(plan: Plan) -> CopypipeError:
 def describe_counts(plan: Plan) -> str:
     """Return how many rows each side has, for whoever has to say yes."""
 
-    def rows(side: plans.Side) -> str:
-        return f"{'' if side.counted else 'about '}{side.rows} rows"
-
     return (
-        f"The source {plan.source.table.full_name} has {rows(plan.source)}, "
-        f"the dest {plan.dest.table.full_name} has {rows(plan.dest)}."
+        f"The source {plan.source.table.full_name} has {plan.source.rows}, "
+        f"the dest {plan.dest.table.full_name} has {plan.dest.rows}."
     )

@@ -20,8 +20,8 @@ from copypipe.statements import slices as slice_queries
 from copypipe.tables import Column, Index, Reference, Rights, Table
 from copypipe.types import Surroundings
 
-# Below this many pages (80 MB) a table is counted; above, the planner's estimate is shown instead.
-PAGES_WORTH_COUNTING = 10_000
+# A table up to this size is counted before a person is asked; that takes a fraction of a second.
+BYTES_WORTH_COUNTING = 80 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Server:
     synchronous_commit: str
     can_restrict: bool
     """restrict_nonsystem_relation_kind exists (minor releases since August 2024)."""
+    on_linux: bool
+    """Where client_connection_check_interval is known to work."""
     timezone: str
     """The TimeZone that the role's own sessions have."""
 
@@ -95,24 +97,28 @@ def table(session: Session, oid: int) -> Table:
     if not found:
         raise PlanRefused(f"{session.side}: the table is gone", side=session.side)
     (row,) = found
-    schema, name, kind, root_oid, pages, rows, children, rules, security, *rights = row
+    schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate = row
+    children, foreign, rules, triggers, truncate_triggers, security = hazards
     columns = session.fetch(queries.columns(oid))
-    select, delete, truncate = rights
     return Table(
         oid=oid,
         schema=schema,
         name=name,
         kind=kind,
         root_oid=root_oid,
-        columns=tuple(Column(*column[:-1]) for column in columns),
+        columns=tuple(Column(*column[:-2]) for column in columns),
         pages=pages,
         estimated_rows=rows,
         has_children=children,
+        foreign_partitions=foreign,
         has_rules=rules,
+        has_triggers=triggers,
+        has_truncate_triggers=truncate_triggers,
         row_security=security,
         references=tuple(Reference(*r) for r in session.fetch(queries.references(oid))),
         rights=Rights(
             select=select,
+            readable=frozenset(column[0] for column in columns if column[-2]),
             insert=frozenset(column[0] for column in columns if column[-1]),
             delete=delete,
             truncate=truncate,
@@ -142,18 +148,35 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def rows(session: Session, of: Table) -> tuple[int, bool]:
-    """Return the number of rows and whether it was counted; large tables are only estimated."""
-    if of.estimated_rows >= 0 and of.pages > PAGES_WORTH_COUNTING:
-        return of.estimated_rows, False
-    row = session.fetch_one(copies.count(of))
-    return int(row[0]), True
+def rows(session: Session, of: Table) -> str:
+    """Say how many rows a table has: counted where that is quick, else the planner's estimate."""
+    size = int(session.fetch_one(copies.size(of))[0])
+    if of.kind in "rpm" and size <= BYTES_WORTH_COUNTING:
+        return f"{session.fetch_one(copies.count(of, slices.Whole()))[0]} rows"
+    if of.estimated_rows >= 0 and of.kind in "rpm":
+        return f"about {of.estimated_rows} rows"
+    return "an unknown number of rows"
+
+
+def has_rows(session: Session, of: Table) -> bool:
+    """Return whether the table has a row."""
+    return bool(session.fetch_one(copies.any_row(of))[0])
 
 
 def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:
-    """Return whether there are rows whose column is NULL, and whose column is infinite."""
-    row = session.fetch_one(slice_queries.any_without_day(of, column))
-    return bool(row[0]), bool(row[1])
+    """Return whether there are rows whose column is NULL, and whose column is infinite.
+
+    Leaves enable_seqscan off for the rest of the transaction.
+    """
+    session.execute(sessions.set_local("enable_seqscan", "off"))
+    null, infinite = session.fetch_one(slice_queries.any_without_day(of, column))
+    return bool(null), bool(infinite)
+
+
+def check_zone(session: Session, zone: str) -> None:
+    """Raise UsageError where the server knows no time zone of that name."""
+    if slices.needs_listing(zone) and not session.fetch_one(slice_queries.zone_is_listed(zone))[0]:
+        raise _no_zone(zone)
 
 
 @contextmanager
@@ -163,10 +186,14 @@ def _known_zone(zone: str) -> Iterator[None]:
     except CopypipeError as error:
         if error.sqlstate != "22023":  # invalid_parameter_value
             raise
-        raise UsageError(
-            f"the source knows no time zone {zone!r}",
-            hint="SELECT name FROM pg_timezone_names lists the zones it knows.",
-        ) from None
+        raise _no_zone(zone) from None
+
+
+def _no_zone(zone: str) -> UsageError:
+    return UsageError(
+        f"the source knows no time zone {zone!r}",
+        hint="SELECT name FROM pg_timezone_names lists the zones it knows.",
+    )
 
 
 def today(session: Session, zone: str) -> date:

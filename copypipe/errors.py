@@ -48,9 +48,9 @@ class CopypipeError(Exception):
         sqlstate: str | None = None,
     ) -> None:
         super().__init__(message)
-        self.message = message
-        self.detail = detail
-        self.hint = hint
+        self.message = one_line(message)
+        self.detail = one_line(detail) if detail else None
+        self.hint = one_line(hint) if hint else None
         self.side = side
         self.sqlstate = sqlstate
 
@@ -163,14 +163,16 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
 )
 
 
-def printable(text: str) -> str:
-    """Return one line of `text` that is safe on a terminal and in a log.
+def one_line(text: str) -> str:
+    """Return `text` without anything that a terminal or a log could take for more than text.
 
     Servers are not trusted with escape sequences or line breaks: names and messages come from
-    them. The result has at most MESSAGE_CHARACTERS characters.
+    them, and a column may be named like a second error message.
     """
-    line = " ".join(text.split())
-    line = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
-    if len(line) > MESSAGE_CHARACTERS:
-        line = line[:MESSAGE_CHARACTERS] + "..."
-    return line
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def printable(text: str) -> str:
+    """Return one line of `text`, white space folded, of at most MESSAGE_CHARACTERS characters."""
+    line = one_line(" ".join(text.split()))
+    return line if len(line) <= MESSAGE_CHARACTERS else line[:MESSAGE_CHARACTERS] + "..."

@@ -64,9 +64,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Noticed:
-    """A NOTICE or WARNING of a server."""
+    """A WARNING of a server, or less than that where the request asks for notices."""
 
     side: Side
+    severity: str
     text: str
 
 

@@ -36,6 +36,8 @@ def check_dest(server: Server, table: Table) -> None:
     name = table.full_name
     if server.in_recovery:
         raise refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
+    if table.foreign_partitions:
+        raise refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
     if table.has_children:
         raise refuse(
             f"{name} has inheritance children",
@@ -85,9 +87,16 @@ def check_columns(
         )
 
 
-def check_rights(dest: Table, columns: Sequence[str], *, truncate: bool) -> None:
+def check_rights(
+    dest: Table, columns: Sequence[str], slice_column: str | None, *, truncate: bool
+) -> None:
     """Refuse a role that lacks a right at the dest, naming the GRANT that gives it."""
     lacking = []
+    if slice_column is None:
+        if not dest.rights.readable:
+            lacking.append("SELECT")
+    elif slice_column not in dest.rights.readable:
+        lacking.append(f"SELECT ({slice_column})")
     refused = [name for name in columns if name not in dest.rights.insert]
     if refused:
         of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"

@@ -32,7 +32,7 @@ def replace(session: Session, table: Table, slice_: Slice, clear: Clear) -> Clea
     if isinstance(slice_, Whole):
         if clear == "truncate":
             return _truncated(session, table)
-        if _could_freeze(table) and _emptied(session, table):
+        if freezable(table) and _emptied(session, table):
             return Cleared(had_rows=False, rows=0, freeze=True)
     rows = session.count(copies.delete(table, slice_))
     return Cleared(had_rows=rows > 0, rows=rows, freeze=False)
@@ -44,9 +44,18 @@ def _truncated(session: Session, table: Table) -> Cleared:
     return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
 
 
-def _could_freeze(table: Table) -> bool:
-    # COPY FREEZE is refused for partitioned tables, TRUNCATE for tables that are pointed at.
-    return table.kind == "r" and table.rights.truncate and not table.references
+def freezable(table: Table) -> bool:
+    """Return whether an empty table may be truncated, so that COPY may write frozen rows.
+
+    COPY FREEZE is refused for partitioned tables, TRUNCATE for tables that are pointed at; a
+    trigger on TRUNCATE is somebody's word against it.
+    """
+    return (
+        table.kind == "r"
+        and table.rights.truncate
+        and not table.references
+        and not table.has_truncate_triggers
+    )
 
 
 def _emptied(session: Session, table: Table) -> bool:

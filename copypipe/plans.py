@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from copypipe import catalog, hazards, slices, tables
+from copypipe.addresses import Address
 from copypipe.errors import PlanRefused
+from copypipe.modes import freezable
 from copypipe.requests import Request
-from copypipe.servers import Address, Session
+from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks
 from copypipe.tables import Column, Table
 
@@ -24,6 +26,10 @@ ROW_BYTES = 2
 FIELD_BYTES = 4
 
 PAGE_BYTES = 8192
+
+# How long a run waits for locks of others than copypipe (ALTER TABLE, a row that somebody is
+# changing): as long as for another run by default, so that nothing hangs for ever.
+OTHER_LOCKS = "10min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +41,8 @@ class Side:
     table: Table
     access: str
     """How the rows of the slice are found there."""
-    rows: int | None = None
-    """Rows of the whole table, for --all: counted, or the planner's estimate."""
-    counted: bool = False
+    rows: str | None = None
+    """How many rows the whole table has, in words; None where nobody will be asked about them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,8 @@ class Plan:
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
     warnings: tuple[str, ...]
+    needs_yes: bool
+    """The rows of a whole table would be replaced, and nobody has agreed to that yet."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -83,98 +90,110 @@ class Plan:
             return copies.truncate(self.dest.table)
         return copies.delete(self.dest.table, self.slice)
 
-    @property
-    def replaces_everything(self) -> bool:
-        """Return whether rows of the whole table will be removed, which asks for a yes."""
-        return isinstance(self.slice, slices.Whole) and bool(self.dest.rows)
-
 
 def make(request: Request, source: Session, dest: Session) -> Plan:
-    """Read both sides and decide; raises PlanRefused and UsageError, changes nothing."""
-    with source.reading(own_search_path=True), dest.reading(own_search_path=True):
+    """Read both sides and decide; raises PlanRefused and UsageError, changes nothing.
+
+    Of the dest's table nothing but its catalog is read, so that another run that has locked the
+    table (TRUNCATE) is waited for where locks are waited for. Only --all without a yes looks at
+    its rows.
+    """
+    patience = milliseconds(request.wait_lock)
+    with (
+        source.reading(own_search_path=True, lock_timeout=OTHER_LOCKS),
+        dest.reading(own_search_path=True, lock_timeout=patience),
+    ):
         source_table = catalog.table(source, catalog.resolve(source, request.table))
         dest_table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
         source_is, dest_is = catalog.server(source), catalog.server(dest)
-        matching = _fitting(source_table, dest_table, source_is, dest_is)
-        names = [column.name for _, column in matching.columns]
-        whole = isinstance(request.wanted, slices.Everything)
-        hazards.check_rights(dest_table, names, truncate=request.clear == "truncate")
-        if request.clear == "truncate":
-            hazards.check_truncate(dest_table)
+        hazards.check_kinds(source_table, dest_table)
+        _check_tables(request, source_table, dest_table, dest_is)
+        matching = tables.match(source_table.columns, dest_table.columns)
+        hazards.check_columns(source_table, dest_table, matching, source_is, dest_is)
         _refuse_same_table(source, dest, source_is, dest_is, source_table, dest_table)
-        slice_ = _slice(request, source, source_table, dest_table)
+        slice_ = _slice(request, source, source_table, matching)
+        names = [column.name for _, column in matching.columns]
+        by = slice_.column if isinstance(slice_, slices.Range) else None
+        hazards.check_rights(dest_table, names, by, truncate=request.clear == "truncate")
         reading = catalog.estimate(source, copies.select(source_table, names, slice_))
-        clearing = catalog.estimate(dest, copies.delete(dest_table, slice_))
-        source_rows, source_counted = catalog.rows(source, source_table) if whole else (None, False)
-        dest_rows, dest_counted = catalog.rows(dest, dest_table) if whole else (None, False)
-        notes, warnings = _remarks(request, source, source_table, source_is, slice_)
+        asks = by is None and not request.yes
+        row_bytes = reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(names)
+        notes, warnings = _remarks(request, source, source_table, dest_table, source_is, slice_)
         return Plan(
             source=Side(
                 source.address,
                 source_is,
                 source_table,
-                _access(source, source_table, slice_, reading),
-                source_rows,
-                source_counted,
+                _source_access(source, source_table, slice_, reading),
+                catalog.rows(source, source_table) if asks else None,
             ),
             dest=Side(
                 dest.address,
                 dest_is,
                 dest_table,
-                _access(dest, dest_table, slice_, clearing),
-                dest_rows,
-                dest_counted,
+                _access(dest, dest_table, slice_),
+                catalog.rows(dest, dest_table) if asks else None,
             ),
             slice=slice_,
             columns=matching.columns,
             left_out=matching.left_out,
             request=request,
             estimated_rows=reading.rows,
-            estimated_bytes=reading.rows
-            * (reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(matching.columns)),
+            estimated_bytes=reading.rows * row_bytes,
             notes=tuple(notes),
             warnings=tuple(warnings),
+            needs_yes=asks and catalog.has_rows(dest, dest_table),
         )
 
 
-def _fitting(
-    source: Table, dest: Table, source_is: catalog.Server, dest_is: catalog.Server
-) -> tables.Matching:
-    hazards.check_kinds(source, dest)
+def milliseconds(seconds: float) -> str:
+    """Return a lock_timeout; 0 becomes the shortest, since to PostgreSQL it means for ever."""
+    return f"{max(1, round(seconds * 1000))}ms"
+
+
+def _check_tables(request: Request, source: Table, dest: Table, dest_is: catalog.Server) -> None:
     hazards.check_dest(dest_is, dest)
     hazards.check_row_security(source, dest)
-    matching = tables.match(source.columns, dest.columns)
-    hazards.check_columns(source, dest, matching, source_is, dest_is)
-    return matching
+    if request.clear == "truncate":
+        hazards.check_truncate(dest)
 
 
-def reread(plan: Plan, session: Session) -> None:
-    """Compare a table with what the plan read; raises PlanRefused where it has changed since.
+def reread(plan: Plan, session: Session) -> Table:
+    """Read a table again and return it; raises PlanRefused where it does not fit the plan now.
 
-    Runs in the transaction of the copy, under the table's lock: nothing can change any more.
+    Runs in the transaction of the copy, under the table's lock: its columns cannot change any
+    more. Time may have passed since the plan was made, waiting for a lock or for a yes.
     """
     side = plan.source if session.side == "source" else plan.dest
     now = catalog.table(session, side.table.oid)
-    definition = (side.table.full_name, side.table.kind, side.table.columns)
-    if (now.full_name, now.kind, now.columns) != definition:
+    planned, found = ((t.full_name, t.kind, t.root_oid, t.columns) for t in (side.table, now))
+    if planned != found:
         raise PlanRefused(
             f"{session.side}: {side.table.full_name} was altered while the copy was prepared",
             hint="Run it again.",
             side=session.side,
         )
+    if session.side == "source":
+        hazards.check_row_security(now, plan.dest.table)
+    else:
+        _check_tables(plan.request, plan.source.table, now, side.server)
+    return now
 
 
 # --------------------------------------------------------------------------------- the slice
 
 
-def _slice(request: Request, source: Session, of: Table, into: Table) -> slices.Slice:
+def _slice(request: Request, source: Session, of: Table, matching: tables.Matching) -> slices.Slice:
     if isinstance(request.wanted, slices.Everything):
         return slices.Whole()
     column = _slice_column(request.by, of)
-    if column.name not in {c.name for c in into.columns}:
+    if column.name not in {at_dest.name for _, at_dest in matching.columns}:
         raise PlanRefused(
-            f'dest: {into.full_name} has no column "{column.name}" to slice by', side="dest"
+            f'dest: the slice column "{column.name}" is generated there',
+            detail="What would be cleared is not what would be copied.",
+            side="dest",
         )
+    catalog.check_zone(source, request.timezone)
     if slices.is_relative(request.wanted):
         today = catalog.today(source, request.timezone)
     else:
@@ -257,42 +276,55 @@ def _refuse_same_table(
 # ------------------------------------------------------------------------------- remarks
 
 
-def _access(
+def _source_access(
     session: Session, table: Table, slice_: slices.Slice, estimate: catalog.Estimate
 ) -> str:
-    """Say how the rows are found: the index that serves, or the scan that is paid each time."""
+    """Say how the planner would find the rows: by index, or by a scan that is paid each time."""
     if table.kind in "vf":
         return f"a {table.kind_name}: what reading it costs is its own matter"
-    size = f"{_megabytes(table.pages)}, about {max(table.estimated_rows, 0)} rows"
+    if isinstance(slice_, slices.Range) and estimate.indexes:
+        # A partitioned table names an index of each partition; its own says the same.
+        serving = catalog.indexes(session, table, slice_.column)
+        return f"by index {serving[0].name if serving else estimate.indexes[0]}"
+    return _access(session, table, slice_)
+
+
+def _access(session: Session, table: Table, slice_: slices.Slice) -> str:
+    """Say which index can serve the slice, or what a scan reads."""
+    size = f"{table.pages * PAGE_BYTES / 1024 / 1024:.1f} MB"
+    if table.estimated_rows >= 0:
+        size += f", about {table.estimated_rows} rows"
     if isinstance(slice_, slices.Whole):
         return f"the whole table: {size}"
     serving = catalog.indexes(session, table, slice_.column)
-    if estimate.indexes:
-        # A partitioned table names an index of each partition; its own says the same.
-        return f"by index {serving[0].name if serving else estimate.indexes[0]}"
     if serving:
-        return f"index {serving[0].name} can serve; the planner prefers to scan ({size})"
+        return f"index {serving[0].name} can serve; a scan would read {size}"
     return f"no index on {slice_.column}: scans the whole table ({size})"
 
 
-def _megabytes(pages: int) -> str:
-    return f"{pages * PAGE_BYTES / 1024 / 1024:.1f} MB"
-
-
 def _remarks(
-    request: Request, source: Session, table: Table, server: catalog.Server, slice_: slices.Slice
+    request: Request,
+    source: Session,
+    table: Table,
+    dest: Table,
+    server: catalog.Server,
+    slice_: slices.Slice,
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about a slice."""
+    warnings = []
+    if dest.has_triggers:
+        warnings.append(
+            f"triggers of {dest.full_name} will run, and may change other tables or what is copied"
+        )
     if isinstance(slice_, slices.Whole):
-        return [
-            "no other run of copypipe works on the table meanwhile",
-            "where the dest has no row it is truncated and filled with frozen rows",
-        ], []
+        notes = ["no other run of copypipe works on the table meanwhile"]
+        if request.clear == "delete" and freezable(dest):
+            notes.append("where the dest has no row it is truncated and filled with frozen rows")
+        return notes, warnings
     notes = [*_bounds(slice_), *_without_day(source, table, slice_)]
     notes.append(
         f"slices of this table by another column than {slice_.column} are not kept apart from it"
     )
-    warnings = []
     if slice_.zone and slice_.days and request.timezone.lower() != server.timezone.lower():
         warnings.append(
             f"days are counted in {request.timezone}, the source's own TimeZone is "
@@ -319,8 +351,7 @@ def _bounds(slice_: slices.Range) -> list[str]:
 
 def _without_day(source: Session, table: Table, slice_: slices.Range) -> Sequence[str]:
     """Tell of rows that belong to no day, where an index makes asking cheap."""
-    column = table.column(slice_.column)
-    if column is None or not catalog.indexes(source, table, slice_.column):
+    if not catalog.indexes(source, table, slice_.column):
         return [f"rows whose {slice_.column} is NULL or infinite: not checked (no index)"]
     empty, infinite = catalog.without_day(source, table, slice_.column)
     found = [what for what, there in (("NULL", empty), ("infinite", infinite)) if there]

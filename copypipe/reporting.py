@@ -13,7 +13,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
 
 from copypipe import events
-from copypipe.errors import CopypipeError
+from copypipe.errors import CopypipeError, one_line
 from copypipe.slices import Range, Slice
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def size(count: int) -> str:
 def result_line(done: Transferred) -> str:
     """Return the one line of a finished slice."""
     deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
-    return (
+    return one_line(
         f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
         f"{deleted}, copied {done.rows}"
     )
@@ -125,13 +125,13 @@ def plan_text(plan: Plan) -> str:
     lines += [f"           {c.name}  left out: the dest generates it" for c in plan.left_out]
     lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
     lines += [f"  warning  {warning}" for warning in plan.warnings]
-    if plan.replaces_everything and not plan.request.yes:
+    if plan.needs_yes:
         lines.append("  asks     all rows of the dest will be replaced: needs --yes")
-    lines += ["  dest     " + line for line in _statement(plan.clear)]
-    lines += ["  dest     " + line for line in _statement(plan.copy_in())]
-    lines += ["  source   " + line for line in _statement(plan.copy_out)]
+    lines.append(f"  dest     {plan.clear.as_string(None)}")
+    lines.append(f"  dest     {plan.copy_in().as_string(None)}")
+    lines.append(f"  source   {plan.copy_out.as_string(None)}")
     lines.append("nothing was changed")
-    return "\n".join(lines)
+    return "\n".join(one_line(line) for line in lines)
 
 
 def _side(name: str, side: Side) -> list[str]:
@@ -142,10 +142,6 @@ def _side(name: str, side: Side) -> list[str]:
         f"           {parts}",
         f"           {side.access}",
     ]
-
-
-def _statement(composed: Any) -> list[str]:
-    return str(composed.as_string(None)).splitlines()
 
 
 def plan_json(plan: Plan) -> str:
@@ -170,7 +166,7 @@ def plan_json(plan: Plan) -> str:
                 "copy_in": plan.copy_in().as_string(None),
                 "copy_out": plan.copy_out.as_string(None),
             },
-            "needs_yes": plan.replaces_everything and not plan.request.yes,
+            "needs_yes": plan.needs_yes,
             "notes": list(plan.notes),
             "warnings": list(plan.warnings),
         },
@@ -205,7 +201,7 @@ class Lines:
         progress: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._write = write
+        self._output = write
         self._verbose = verbose
         self._progress = progress
         self._clock = clock
@@ -229,14 +225,17 @@ class Lines:
                 )
             case events.Cleared(rows) if self._verbose:
                 self._write(f"cleared the slice: {'truncated' if rows is None else rows}")
-            case events.Noticed(side, text) if self._verbose:
-                self._write(f"{side}: {text}")
+            case events.Noticed(side, severity, text) if self._verbose or severity == "WARNING":
+                self._write(f"{side}: {severity}: {text}")
             case events.Progress(count, rows):
                 self._advanced(count, rows)
             case events.Committing() if self._verbose:
                 self._write("committing")
             case _:
                 pass
+
+    def _write(self, line: str) -> None:
+        self._output(one_line(line))
 
     def _planned(self, event: events.Planned) -> None:
         self._label = f"{event.table} {event.slice}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from copypipe import slices
 from copypipe.errors import UsageError
@@ -24,9 +24,12 @@ Connect = Callable[[], "psycopg.Connection[Any]"]
 # How long a run waits for another one that holds an overlapping slice: a large day takes minutes.
 DEFAULT_WAIT_SECONDS = 600.0
 
+# lock_timeout is an int4 of milliseconds: nearly 25 days.
+LONGEST_WAIT_SECONDS = 24 * 86400
+
 # PostgreSQL's units of time (config.sgml, "Parameter Names and Values").
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
+_DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(us|ms|s|min|h|d)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +63,29 @@ class Request:
     """Seconds to wait for another run on an overlapping slice; 0 to give up at once."""
     yes: bool = False
     """Replace all rows of a table that has some, without asking."""
+    notices: bool = False
+    """Pass on what the servers say below WARNING; a user's RAISE NOTICE may quote rows."""
 
 
 def check(request: Request) -> None:
     """Raise UsageError for what the words alone show to be wrong."""
+    for side, endpoint in (("source", request.source), ("dest", request.dest)):
+        if isinstance(endpoint.target, str) and not endpoint.target.strip():
+            # An unset variable in a script must not mean libpq's default, a local server.
+            raise UsageError(
+                f"the {side} is not named: {endpoint.origin} is empty",
+                hint="Give a URI, keywords, or service=NAME.",
+            )
+    if request.mode not in get_args(Mode) or request.clear not in get_args(Clear):
+        raise UsageError(
+            f"no such way to copy: mode {request.mode!r}, clear {request.clear!r}",
+            hint=f"Modes: {', '.join(get_args(Mode))}; clear: {', '.join(get_args(Clear))}.",
+        )
+    if not 0 <= request.wait_lock <= LONGEST_WAIT_SECONDS:
+        raise UsageError(
+            f"cannot wait {request.wait_lock} seconds for a lock",
+            hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
+        )
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
     if not request.table.strip() or (request.into is not None and not request.into.strip()):

@@ -35,7 +35,8 @@ LAST_DAY = date(9998, 12, 31)
 # lock table of a server with default settings (max_locks_per_transaction 64 x 100 connections).
 LONGEST_KEYED = timedelta(days=1000)
 
-_RELATIVE = re.compile(r"-(\d{1,6})d")
+# Up to 99,999 days, some 270 years.
+_RELATIVE = re.compile(r"-(\d{1,5})d")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
@@ -118,10 +119,14 @@ def parse_bound(text: str) -> Bound | DaysAgo:
 
 
 def day(value: date | DaysAgo) -> Between:
-    """Return the range of one day."""
+    """Return the range of one day; raises UsageError for a time, which is no day."""
     if isinstance(value, DaysAgo):
         return Between(value, DaysAgo(value.days - 1))
-    return Between(value, value + timedelta(days=1))
+    if isinstance(value, datetime):
+        raise UsageError(
+            f"a day was expected and {value} is a time", hint="Give a date, or a range of times."
+        )
+    return Between(_within_calendar(value), value + timedelta(days=1))
 
 
 def month(text: str) -> Between:
@@ -139,10 +144,9 @@ def month(text: str) -> Between:
 
 
 def zone_name(text: str) -> str:
-    """Return `text` if it can be the name of a time zone; raises UsageError.
+    """Return `text` if it has the form of a time zone's name; raises UsageError.
 
-    PostgreSQL would also take POSIX specifications such as +02, whose sign means the opposite of
-    what ISO 8601 means by it; those are refused. Whether the name exists is the source's to say.
+    Whether there is such a zone is the source's to say (`needs_listing`).
     """
     if not _ZONE.fullmatch(text):
         raise UsageError(
@@ -152,10 +156,23 @@ def zone_name(text: str) -> str:
     return text
 
 
+def needs_listing(zone: str) -> bool:
+    """Return whether the zone must be looked up in the server's list of names.
+
+    PostgreSQL also takes POSIX specifications (UTC+2, Foo5), whose sign means the opposite of what
+    ISO 8601 means by it, and abbreviations of one offset (IST, which is that of three countries).
+    Neither has both a slash and no digit, as most zones have; reading the list takes the server
+    a tenth of a second.
+    """
+    plain = "/" in zone and not any(c.isdigit() for c in zone)
+    return not plain and zone.upper() != "UTC"
+
+
 def _within_calendar(value: date) -> date:
-    if not FIRST_DAY <= value <= LAST_DAY:
+    day = value.date() if isinstance(value, datetime) else value
+    if not FIRST_DAY <= day <= LAST_DAY:
         raise UsageError(
-            f"day out of range: {value}", detail=f"Days lie between {FIRST_DAY} and {LAST_DAY}."
+            f"day out of range: {day}", detail=f"Days lie between {FIRST_DAY} and {LAST_DAY}."
         )
     return value
 
@@ -166,6 +183,7 @@ def settle(wanted: Between, today: date) -> Period:
     def fixed(bound: Bound | DaysAgo) -> Bound:
         if isinstance(bound, DaysAgo):
             return _within_calendar(today - timedelta(days=bound.days))
+        _within_calendar(bound)
         return bound
 
     check_order(Between(fixed(wanted.start), fixed(wanted.stop)))

@@ -70,6 +70,8 @@ class Rights:
 
     select: bool
     """SELECT on the table as a whole, which LOCK TABLE asks for; columns may be granted singly."""
+    readable: frozenset[str]
+    """The columns that it may read."""
     insert: frozenset[str]
     """The columns into which it may insert."""
     delete: bool
@@ -94,7 +96,11 @@ class Table:
     """The planner's number, -1 where the table was never analysed."""
     has_children: bool
     """Old-style inheritance children (partitions do not count)."""
+    foreign_partitions: bool
     has_rules: bool
+    has_triggers: bool
+    """Enabled ones of users, for INSERT or DELETE, on it or on a partition."""
+    has_truncate_triggers: bool
     row_security: bool
     """Row security would filter what this role sees."""
     references: tuple[Reference, ...]

@@ -8,32 +8,27 @@ what was cleared. READ COMMITTED at the dest: a snapshot taken while waiting wou
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from copypipe import modes, plans
+from copypipe.catalog import Server
 from copypipe.errors import (
     CommitUnknown,
+    CopyFailed,
     CopypipeError,
     NothingToCopy,
     PlanRefused,
     SliceBusy,
-    TransientError,
+    UsageError,
 )
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
 from copypipe.plans import Plan
 from copypipe.relay import relay
 from copypipe.servers import Session
-from copypipe.slices import Slice, locks
+from copypipe.slices import Slice, Whole, locks
 from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
-
-# "At once" for --wait-lock 0, and how long the first try waits before it says that it waits:
-# PostgreSQL takes lock_timeout 0 for "for ever".
-AT_ONCE_MS = 1
-
-# How long the transfer waits for locks of others than copypipe (ALTER TABLE, a row that somebody
-# is changing): as long as for another run by default, so that nothing hangs for ever.
-OTHER_LOCKS = "10min"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +50,19 @@ class Transferred:
 def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Transferred:
     """Carry out the plan and commit; raises a CopypipeError, and then the dest is unchanged.
 
-    CommitUnknown alone says that the COMMIT may have happened.
+    CommitUnknown alone says that the COMMIT may have happened. The caller has asked whoever must
+    agree to a plan that `needs_yes`.
     """
     began = time.monotonic()
     request = plan.request
     _lock(plan, dest, listen)
     dest.execute(copies.lock_for_writing(plan.dest.table))
-    plans.reread(plan, dest)
-    strategy = modes.STRATEGIES[request.mode]
-    cleared = strategy(dest, plan.dest.table, plan.slice, request.clear)
+    table = plans.reread(plan, dest)
+    cleared = modes.STRATEGIES[request.mode](dest, table, plan.slice, request.clear)
+    _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
+    if table.has_triggers:
+        _count(plan, dest, 0)
     _begin_reading(plan, source)
     relayed = relay(
         source,
@@ -74,6 +72,8 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         lambda size, rows: listen(Progress(bytes=size, rows=rows)),
     )
     source.rollback()
+    if table.has_triggers:
+        _count(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
     _commit(dest, listen)
     return Transferred(
@@ -91,40 +91,36 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
 
 def _lock(plan: Plan, dest: Session, listen: Listener) -> None:
     """Begin the dest's transaction and take the slice's locks; raises SliceBusy."""
-    wanted = locks(plan.slice)
-    root = plan.dest.table.root_oid
-    wait_ms = max(AT_ONCE_MS, round(plan.request.wait_lock * 1000))
+    seconds = plan.request.wait_lock
     try:
-        _begin_locked(plan, dest, AT_ONCE_MS)
-        return
+        _begin_locked(plan, dest, 0)
     except SliceBusy:
-        with dest.reading():
-            holders = tuple(row[0] for row in dest.fetch(lock_statements.holders(wanted, root)))
-        if wait_ms <= AT_ONCE_MS:
-            raise _busy(plan, holders) from None
-    listen(Waiting(holders, plan.request.wait_lock))
-    try:
-        _begin_locked(plan, dest, wait_ms)
-    except SliceBusy:
-        raise _busy(plan, holders) from None
-
-
-def _begin_locked(plan: Plan, dest: Session, wait_ms: int) -> None:
-    """Take all locks, waiting up to `wait_ms` for each; on SliceBusy no transaction is open."""
-    _begin_writing(plan, dest, lock_timeout=f"{wait_ms}ms")
-    try:
-        dest.fetch(lock_statements.take(locks(plan.slice), plan.dest.table.root_oid))
-    except TransientError as error:
-        if error.sqlstate != "55P03":  # lock_not_available
+        if seconds == 0:
             raise
-        dest.rollback()
-        raise _busy(plan, ()) from None
-    dest.execute(sessions.set_local("lock_timeout", OTHER_LOCKS))
+        listen(Waiting(_holders(plan, dest), seconds))
+        _begin_locked(plan, dest, seconds)
 
 
-def _busy(plan: Plan, holders: tuple[int, ...]) -> SliceBusy:
-    pids = ", ".join(map(str, holders))
-    return SliceBusy(
+def _begin_locked(plan: Plan, dest: Session, seconds: float) -> None:
+    """Begin and take all locks within `seconds`; on SliceBusy no transaction is open.
+
+    lock_timeout counts for each lock and statement_timeout for all of them together.
+    """
+    patience = plans.milliseconds(seconds)
+    _begin_writing(plan, dest, {"lock_timeout": patience, "statement_timeout": _all(seconds)})
+    wanted = locks(plan.slice)
+    try:
+        dest.fetch(lock_statements.take(wanted, plan.dest.table.root_oid))
+    except CopypipeError as error:
+        if error.sqlstate not in ("55P03", "57014"):  # lock_not_available, query_canceled
+            raise
+    else:
+        dest.execute(sessions.set_local("lock_timeout", plans.OTHER_LOCKS))
+        dest.execute(sessions.set_local("statement_timeout", "0"))
+        return
+    dest.rollback()
+    pids = ", ".join(map(str, _holders(plan, dest)))
+    raise SliceBusy(
         f"another run holds a slice that overlaps {plan.slice} of {plan.dest.table.full_name}",
         detail=f"Backends at the dest that hold it: {pids}." if pids else None,
         hint="Run it again later, or wait longer with --wait-lock.",
@@ -132,12 +128,34 @@ def _busy(plan: Plan, holders: tuple[int, ...]) -> SliceBusy:
     )
 
 
-def _begin_writing(plan: Plan, dest: Session, lock_timeout: str) -> None:
-    local = {"lock_timeout": lock_timeout}
+def _all(seconds: float) -> str:
+    # A second more, so that a single lock is answered by lock_timeout, which names the reason.
+    return plans.milliseconds(seconds + 1)
+
+
+def _holders(plan: Plan, dest: Session) -> tuple[int, ...]:
+    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+        wanted, root = locks(plan.slice), plan.dest.table.root_oid
+        return tuple(row[0] for row in dest.fetch(lock_statements.holders(wanted, root)))
+
+
+def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> None:
+    local = {**timeouts, **_common(plan, plan.dest.server)}
     if plan.dest.server.synchronous_commit == "off":
         # The success that is reported must survive a crash of the server.
         local["synchronous_commit"] = "on"
     dest.begin("READ COMMITTED", read_only=False, local=local)
+
+
+def _common(plan: Plan, server: Server) -> dict[str, str]:
+    local = {}
+    if server.on_linux:
+        # A DELETE or a sort whose client was killed ends, and frees its locks. Elsewhere some
+        # servers refuse the setting.
+        local["client_connection_check_interval"] = "10s"
+    if plan.request.notices:
+        local["client_min_messages"] = "notice"
+    return local
 
 
 def _begin_reading(plan: Plan, source: Session) -> None:
@@ -149,19 +167,41 @@ def _begin_reading(plan: Plan, source: Session) -> None:
     """
     table = plan.source.table
     lockable = table.rights.select and table.kind in "rpv"
-    local = {"lock_timeout": OTHER_LOCKS}
+    local = {"lock_timeout": plans.OTHER_LOCKS, **_common(plan, plan.source.server)}
     if plan.source.server.can_restrict and table.kind in "rp":
         # The owner may have put a view in the table's place, whose functions would run with our
-        # rights (CVE-2024-7348). A partition may rightly be a foreign table.
-        local["restrict_nonsystem_relation_kind"] = (
-            "view, foreign-table" if table.kind == "r" else "view"
-        )
+        # rights (CVE-2024-7348). A partition or a child may rightly be a foreign table.
+        alone = table.kind == "r" and not table.has_children
+        local["restrict_nonsystem_relation_kind"] = "view, foreign-table" if alone else "view"
     source.begin("REPEATABLE READ" if lockable else "READ COMMITTED", read_only=True, local=local)
     if lockable:
         source.execute(copies.lock_for_reading(table))
     else:
         source.fetch(copies.nothing(table, plan.names))
     plans.reread(plan, source)
+
+
+def _refuse_unasked(plan: Plan, *, had_rows: bool) -> None:
+    """Refuse to remove rows that came while the run waited and that nobody was asked about."""
+    if isinstance(plan.slice, Whole) and had_rows and not (plan.request.yes or plan.needs_yes):
+        raise UsageError(
+            f"{plan.dest.table.full_name} had no row when the copy was planned, and now it has",
+            detail="Nothing was changed.",
+            hint="Give --yes (in Python yes=True) if all rows shall be replaced.",
+            side="dest",
+        )
+
+
+def _count(plan: Plan, dest: Session, rows: int) -> None:
+    """Count what the slice holds now; a trigger may have kept, moved, dropped or added rows."""
+    found = dest.fetch_one(copies.count(plan.dest.table, plan.slice))[0]
+    if found != rows:
+        raise CopyFailed(
+            f"dest: {plan.slice} holds {found} rows where it should hold {rows}",
+            detail=f"Triggers of {plan.dest.table.full_name} change what is deleted or copied. "
+            "Nothing was changed.",
+            side="dest",
+        )
 
 
 def _refuse_empty(plan: Plan, rows: int, *, had_rows: bool) -> None:

@@ -16,7 +16,7 @@ LEVELS = {
     0: ("errors",),
     1: ("tables", "slices", "workers"),
     2: ("types", "requests"),
-    3: ("events", "statements"),
+    3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "ledger", "relay", "snapshots", "schemas"),
     6: ("hazards", "digests", "modes"),

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 from copypipe.cli.signals import guard
+from copypipe.errors import Interrupted
 
 
 def main() -> None:
     """Run copypipe and exit with one of the documented codes."""
+    _open_standard_streams()
     guard.install()
-    from copypipe.cli.app import run  # signals are answered also while modules are imported
+    try:
+        from copypipe.cli.app import app  # the signals are answered while this takes its time
 
-    run()
+        app()
+    except (Interrupted, KeyboardInterrupt) as interrupt:  # no command had begun its work
+        sys.exit(interrupt.exit_code if isinstance(interrupt, Interrupted) else 130)
+
+
+def _open_standard_streams() -> None:
+    """Give 0, 1 and 2 back their meaning where the caller closed them.
+
+    A connection would get the free number, and a message to stderr would go into it.
+    """
+    for number, mode in ((0, os.O_RDONLY), (1, os.O_WRONLY), (2, os.O_WRONLY)):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, mode)  # the lowest free number, which is this one
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+        # A name that the locale cannot spell must not turn a success into a failure.
+        getattr(sys, name).reconfigure(errors="backslashreplace")

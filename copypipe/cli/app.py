@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
 
 from copypipe.cli import copying
-from copypipe.cli.output import log, say
-from copypipe.errors import EXIT_CODES, Interrupted
+from copypipe.cli.output import say
+from copypipe.errors import EXIT_CODES
 
 
 def _exit_status() -> str:
@@ -54,12 +53,3 @@ def _every_command(
     ] = False,
 ) -> None:
     pass
-
-
-def run() -> None:
-    """Run the command line and exit."""
-    try:
-        app()
-    except Interrupted as interrupt:  # outside of any command's work: nothing had begun
-        log("interrupted")
-        sys.exit(interrupt.exit_code)

@@ -165,6 +165,7 @@ def copy(
             fail_on_empty=fail_on_empty,
             wait_lock=requests.duration(wait_lock),
             yes=yes,
+            notices=verbose,
         )
         requests.check(request)
         from copypipe import attempts  # psycopg, which --help need not pay for
@@ -229,4 +230,7 @@ def _ask(plan: Plan) -> bool:
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
         return False
     log(describe_counts(plan))
-    return typer.confirm(f"Replace all rows of {plan.dest.table.full_name}?", err=True)
+    try:
+        return typer.confirm(f"Replace all rows of {plan.dest.table.full_name}?", err=True)
+    except typer.Abort:  # end of input is no yes
+        return False

@@ -17,7 +17,7 @@ def say(line: str) -> None:
     """Write a result to stdout; a reader that has gone away changes nothing about the outcome."""
     try:
         print(line, flush=True)  # noqa: T201 - results belong on stdout
-    except OSError:
+    except (OSError, ValueError):
         _silence()
 
 
@@ -39,7 +39,8 @@ def outcome(*, as_json: bool) -> Iterator[None]:
     try:
         yield
     except CopypipeError as error:
-        log(reporting.error_json(error) if as_json else str(error))
+        for line in (reporting.error_json(error) if as_json else str(error)).splitlines():
+            log(line)
         raise typer.Exit(error.exit_code) from None
     except (Interrupted, KeyboardInterrupt) as interrupt:
         code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from contextlib import suppress
 from types import FrameType
 from typing import Literal
 
@@ -17,13 +18,15 @@ class Guard:
     """Turns signals into `Interrupted`; a listener, because COMMIT's outcome must be awaited.
 
     While COMMIT is in flight the first signal waits for the outcome, which the exit code then
-    tells; a second one leaves at once. While the run rolls back a second signal leaves at once
-    too: the servers roll back by themselves when the connection closes.
+    tells; a second one leaves at once. A second one leaves at once also while the run rolls back,
+    since the servers do that by themselves when the connection closes, and when it only has to
+    tell what happened.
     """
 
     def __init__(self) -> None:
-        self._phase: Literal["running", "committing", "decided", "stopping"] = "running"
-        self._pressed = False
+        self._phase: Literal["running", "stopping", "committing", "decided"] = "running"
+        self._signum = 0
+        self._committed = False
 
     def install(self) -> None:
         """Answer the signals from now on; one that is ignored (nohup) stays ignored."""
@@ -32,24 +35,41 @@ class Guard:
                 signal.signal(number, self._answer)
 
     def __call__(self, event: events.Event, /) -> None:
-        """Take note of COMMIT."""
+        """Take note of COMMIT; raises Interrupted where an earlier one was lost.
+
+        Python cannot raise out of a callback from C (a notice of the server) and drops the
+        exception there. The run must not go on to COMMIT after that.
+        """
+        if isinstance(event, events.Noticed):
+            return
+        if self._phase == "stopping":
+            raise Interrupted(self._signum)
         if isinstance(event, events.Committing):
             self._phase = "committing"
         elif isinstance(event, events.Decided):
             self._phase = "decided"
+            self._committed = event.committed
 
     def _answer(self, signum: int, frame: FrameType | None) -> None:
+        first = self._signum == 0
+        self._signum = signum
         if self._phase == "running":
             self._phase = "stopping"
             raise Interrupted(signum)
-        if self._phase == "stopping":
+        if self._phase == "committing" and first:
+            _tell("waiting for the outcome of COMMIT; a second signal leaves at once")
+        elif self._phase == "committing":
+            _tell("left while COMMIT was under way: run the same command again")
+            os._exit(CommitUnknown.exit_code)
+        elif self._phase == "stopping":
             os._exit(128 + signum)
-        if self._phase == "committing":
-            if self._pressed:
-                os.write(2, b"\nleft while COMMIT was under way: run the same command again\n")
-                os._exit(CommitUnknown.exit_code)
-            self._pressed = True
-            os.write(2, b"\nwaiting for the outcome of COMMIT; a second signal leaves at once\n")
+        elif not first:
+            os._exit(0 if self._committed else 1)
+
+
+def _tell(text: str) -> None:
+    with suppress(OSError):  # a terminal that hung up, a pipe that nobody reads
+        os.write(2, f"\n{text}\n".encode())
 
 
 guard = Guard()

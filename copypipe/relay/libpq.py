@@ -13,12 +13,14 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from enum import Enum
 
 import psycopg
 from psycopg import pq
 
 from copypipe.errors import CopyFailed, CopypipeError, TransientError
-from copypipe.servers import Session, await_result, failure, lost, wait
+from copypipe.failures import failure, lost
+from copypipe.servers import Answer, Session, wait
 from copypipe.statements import Statement
 
 # Rows are gathered up to this size before a write. 128 KiB is also the most that psycopg hands to
@@ -42,6 +44,7 @@ EMPTY_BYTES = len(SIGNATURE) + 4 + 4 + len(TRAILER)
 # What a server may send while it receives data: ErrorResponse, NoticeResponse, ParameterStatus,
 # NotificationResponse; CopyInResponse before ("Message Formats" in the protocol's documentation).
 _SPOKEN = b"ENSAG"
+_ERROR = ord("E")
 _HEADER = struct.Struct("!cI")
 _PEEKED_BYTES = 64 * 1024
 
@@ -79,13 +82,13 @@ def _pump(stream: Stream, sink: Sink, report: Callable[[int, int], None]) -> int
     """Hand every message of the source to the dest; returns the bytes."""
     size = rows = 0
     while not stream.ended:
-        messages, length = stream.read()
+        messages, length = stream.session.speak(stream.read)
         if messages:
             # One large row is not copied once more.
             sink.send(messages[0] if len(messages) == 1 else b"".join(messages))
             size += length
             rows += len(messages)
-            report(size, rows)
+            report(size, rows - stream.whole)  # the last message is the trailer
         if length < GATHERED_BYTES and not stream.ended:
             stream.wait(sink)
     return size
@@ -102,23 +105,20 @@ class Stream:
 
     def start(self, copy_out: Statement) -> None:
         """Begin COPY TO STDOUT; raises the server's error."""
-        with self.session.speaking():
-            self.pgconn.send_query(copy_out.as_bytes(self.session.conn))
-            _begun(self.session, pq.ExecStatus.COPY_OUT, self.pgconn.consume_input)
+        _begin(self.session, copy_out, pq.ExecStatus.COPY_OUT, self.pgconn.consume_input)
 
     def read(self) -> tuple[list[memoryview], int]:
         """Return the messages that have come, up to GATHERED_BYTES or one more, and their size."""
         messages: list[memoryview] = []
         length = 0
         next_message = self.pgconn.get_copy_data
-        with self.session.speaking():
-            while length < GATHERED_BYTES:
-                size, data = next_message(1)  # 1: never block
-                if size <= 0:
-                    self.ended = size < 0
-                    break
-                messages.append(data)
-                length += size
+        while length < GATHERED_BYTES:
+            size, data = next_message(1)  # 1: never block
+            if size <= 0:
+                self.ended = size < 0
+                break
+            messages.append(data)
+            length += size
         if messages:
             self._last = messages[-1]
         return messages, length
@@ -129,8 +129,7 @@ class Stream:
         if sink.pgconn.socket in ready:
             sink.listen()
         if self.pgconn.socket in ready:
-            with self.session.speaking():
-                self.pgconn.consume_input()
+            self.session.speak(self.pgconn.consume_input)
 
     def finish(self) -> int:
         """Return the row count of the source's command tag.
@@ -140,15 +139,22 @@ class Stream:
         data for the end of the rows).
         """
         rows = _finished(self.session)
-        last = bytes(self._last or b"")
-        empty = len(last) == EMPTY_BYTES and last.startswith(SIGNATURE) and last.endswith(TRAILER)
-        if last != TRAILER and not empty:
+        if not self.whole:
             raise CopyFailed(
                 "the source's stream ended without its trailer",
                 detail="Part of the rows may be missing. Nothing was changed.",
                 side="source",
             )
         return rows
+
+    @property
+    def whole(self) -> bool:
+        """Return whether the last message was the trailer."""
+        if self._last is None or len(self._last) > EMPTY_BYTES:
+            return False
+        last = bytes(self._last)
+        empty = len(last) == EMPTY_BYTES and last.startswith(SIGNATURE) and last.endswith(TRAILER)
+        return last == TRAILER or empty
 
     def stop(self) -> None:
         """Stop a source that still sends, without reading what is under way; raises nothing."""
@@ -160,9 +166,9 @@ class Sink:
     """The dest's side of the relay: COPY FROM STDIN.
 
     While data flows libpq looks at nothing that the dest sends but notices: an error would lie
-    unread until CopyDone, hours later. So the socket is watched, and a dest that speaks without
-    a notice is taken for one that failed. On a plain socket the waiting messages are also peeked
-    at, because an error may come right behind a notice.
+    unread until CopyDone, hours later. So the socket is watched. On a plain socket the messages
+    that wait are looked at before libpq takes them; where that is not possible (TLS), a dest that
+    speaks and gives no notice is taken for one that failed.
     """
 
     def __init__(self, session: Session) -> None:
@@ -190,9 +196,7 @@ class Sink:
 
     def start(self, copy_in: Statement) -> None:
         """Begin COPY FROM STDIN; raises the server's error."""
-        with self.session.speaking():
-            self.pgconn.send_query(copy_in.as_bytes(self.session.conn))
-            _begun(self.session, pq.ExecStatus.COPY_IN, self._consume)
+        _begin(self.session, copy_in, pq.ExecStatus.COPY_IN, self._consume)
         if self._failed:  # a trigger BEFORE STATEMENT: its error came with the CopyInResponse
             raise self._failure()
 
@@ -200,35 +204,35 @@ class Sink:
         """Hand data to the server and wait until the kernel has taken it; raises its error."""
         try:
             for start in range(0, len(data), GATHERED_BYTES):
+                # Before every write, because libpq reads on its own when the kernel takes no more.
+                if self._poller.poll(0):
+                    self.listen()
                 self.pgconn.put_copy_data(data[start : start + GATHERED_BYTES])
                 while self.pgconn.flush():
                     if wait(self.pgconn, writing=True):
                         self.listen()
+            return
         except psycopg.Error:
             problem = self._failure()
-        else:
-            if self._poller.poll(0):
-                self.listen()
-            return
         raise problem
 
     def listen(self) -> None:
         """Read what the server said while data flows; raises its error."""
         heard = self._heard
+        harmless = False
         try:
-            self._consume()
+            harmless = self._consume()
             self.pgconn.is_busy()  # delivers notices
             while self.pgconn.notifies():
                 self._heard += 1
         except psycopg.Error:
             self._failed = True
-        if self._failed or self._heard == heard:
+        if self._failed or not (harmless or self._heard > heard):
             raise self._failure()
 
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""
-        with self.session.speaking():
-            self.pgconn.put_copy_end()
+        self.session.speak(self.pgconn.put_copy_end)
         return _finished(self.session)
 
     def stop(self) -> None:
@@ -238,92 +242,118 @@ class Sink:
         if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             self.session.abandon()
 
-    def _consume(self) -> None:
-        if self._peek is not None and self._peek.finds_error():
-            self._failed = True
+    def _consume(self) -> bool:
+        """Let libpq read; returns whether all that it reads was seen and is no error."""
+        seen = self._peek.look() if self._peek is not None else Seen.UNKNOWN
+        self._failed |= seen is Seen.ERROR
         self.pgconn.consume_input()
+        return seen is Seen.HARMLESS
 
     def _failure(self) -> CopypipeError:
         """Return the error that the server has sent."""
-        result = self._farewell()
-        if result is not None and result.status == pq.ExecStatus.FATAL_ERROR:
-            error = failure("dest", psycopg.errors.Diagnostic(result, "utf-8"))
+        answer = self._farewell()
+        if answer.error is not None:
+            error = failure("dest", answer.error)
             if error.sqlstate != "57014":  # query_canceled: the answer to our own CopyFail
                 return error
         elif self.pgconn.status == pq.ConnStatus.BAD:
             return lost("dest")
         return TransientError("dest: the server said something unexpected", side="dest")
 
-    def _farewell(self) -> pq.abc.PGresult | None:
-        """Send CopyFail and return the server's answer, None where none comes in time."""
+    def _farewell(self) -> Answer:
+        """Send CopyFail and return what the server says within FAREWELL_SECONDS."""
+        answer = Answer(self.pgconn)
         with suppress(psycopg.Error):
             self.pgconn.put_copy_end(FAREWELL)
         with suppress(psycopg.Error, TimeoutError):
-            return await_result(self.pgconn, until=time.monotonic() + FAREWELL_SECONDS)
-        return None
+            answer.wait(until=time.monotonic() + FAREWELL_SECONDS)
+        return answer
+
+
+class Seen(Enum):
+    """What waits to be read from the dest."""
+
+    ERROR = "an ErrorResponse"
+    HARMLESS = "notices and the like, maybe not whole yet"
+    UNKNOWN = "nothing that could be made out"
 
 
 class _Peek:
     """Looks at the messages that wait in a plain socket without taking them.
 
     Keeps count of where a message begins. When that is lost (libpq may read more than was seen),
-    it finds nothing any more, and an error is noticed only when it does not follow a notice.
+    everything is UNKNOWN from then on.
     """
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=os.dup(descriptor))
         self._begun = 0
-        """Bytes of a message that were taken with the last read and the rest is still to come."""
+        """Bytes still to come of a message whose beginning was taken with the last read."""
         self._lost = False
 
-    def finds_error(self) -> bool:
-        """Return whether an ErrorResponse is among what waits to be read."""
+    def look(self) -> Seen:
+        """Return what waits; to be called right before libpq reads."""
         try:
             data = self._socket.recv(_PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
-            return False  # nothing there, or closed: reading tells
+            return Seen.UNKNOWN  # nothing there, or closed: reading tells
+        if not data or self._lost:
+            return Seen.UNKNOWN
         position = self._begun
-        while not self._lost and position + _HEADER.size <= len(data):
-            kind, length = _HEADER.unpack_from(data, position)
-            if kind == b"E":
-                return True
-            self._lost = kind not in _SPOKEN
+        while position < len(data):
+            if data[position] not in _SPOKEN:
+                self._lost = True
+                return Seen.UNKNOWN
+            if data[position] == _ERROR:
+                return Seen.ERROR
+            if position + _HEADER.size > len(data):
+                self._lost = True  # the rest of the header comes with another read
+                return Seen.HARMLESS
+            _, length = _HEADER.unpack_from(data, position)
             position += 1 + length
-        if position < len(data):  # within a header: its first byte says enough, then sync is lost
-            self._lost = True
-            return data[position : position + 1] == b"E"
         self._begun = position - len(data)
-        return False
+        self._lost = len(data) == _PEEKED_BYTES
+        return Seen.HARMLESS
 
     def close(self) -> None:
         """Give up this view of the socket; the connection keeps its own."""
         self._socket.close()
 
 
-def _begun(session: Session, expected: pq.ExecStatus, consume: Callable[[], None]) -> None:
-    """Wait until COPY has begun; raises the server's error."""
+def _begin(
+    session: Session,
+    statement: Statement,
+    expected: pq.ExecStatus,
+    consume: Callable[[], object],
+) -> None:
+    """Send a COPY statement and wait until the copying has begun; raises the server's error."""
     pgconn = session.conn.pgconn
-    while pgconn.flush():
-        wait(pgconn, writing=True)
-    while pgconn.is_busy():
-        wait(pgconn)
-        consume()
-    result = pgconn.get_result()
-    if result is None or result.status != expected:
-        await_result(pgconn)
-        raise _error(session, result)
+    answer = Answer(pgconn)
+
+    def send() -> None:
+        pgconn.send_query(statement.as_bytes(session.conn))
+        while pgconn.flush():
+            wait(pgconn, writing=True)
+        while pgconn.is_busy():
+            wait(pgconn)
+            consume()
+        answer.wait()
+
+    session.speak(send)
+    if answer.error is not None:
+        raise failure(session.side, answer.error)
+    if answer.result is None or answer.result.status != expected:
+        session.abandon()
+        raise CopyFailed(f"{session.side}: the server did not begin to copy", side=session.side)
 
 
 def _finished(session: Session) -> int:
     """Wait for the end of COPY and return the row count of the command tag."""
-    with session.speaking():
-        result = await_result(session.conn.pgconn)
-    if result is None or result.status != pq.ExecStatus.COMMAND_OK:
-        raise _error(session, result)
-    return int(result.command_tuples or 0)
-
-
-def _error(session: Session, result: pq.abc.PGresult | None) -> CopypipeError:
-    if result is None:
-        return lost(session.side)
-    return failure(session.side, psycopg.errors.Diagnostic(result, "utf-8"))
+    answer = Answer(session.conn.pgconn)
+    session.speak(answer.wait)
+    if answer.error is not None:
+        raise failure(session.side, answer.error)
+    if answer.result is None or answer.result.status != pq.ExecStatus.COMMAND_OK:
+        session.abandon()
+        raise lost(session.side)
+    return int(answer.result.command_tuples or 0)

@@ -13,16 +13,32 @@ def resolve(name: str) -> Composed:
 
 
 def relation(oid: int) -> Composed:
-    """Read one relation: kind, size, row security, and the rights of this role."""
+    """Read one relation with its partitions: kind, size, what runs on it, rights of this role.
+
+    pg_trigger.tgtype has a bit each for INSERT (4), DELETE (8) and TRUNCATE (32).
+    """
     return SQL(
         """
         SELECT n.nspname, c.relname, c.relkind,
                coalesce(pg_catalog.pg_partition_root(c.oid)::oid, c.oid)::int8 AS root_oid,
-               size.pages, size.estimated_rows,
+               (SELECT coalesce(sum(l.relpages), 0)::int8
+                  FROM pg_catalog.pg_class l WHERE l.oid = ANY (tree.oids)) AS pages,
+               (SELECT coalesce(sum(l.reltuples) FILTER (WHERE l.reltuples >= 0), -1)::int8
+                  FROM pg_catalog.pg_class l
+                 WHERE l.oid = ANY (tree.oids) AND l.relkind <> 'p') AS estimated_rows,
                c.relkind <> 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
                                              WHERE i.inhparent = c.oid) AS has_children,
+               c.relkind = 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_class l
+                                            WHERE l.oid = ANY (tree.oids) AND l.relkind = 'f')
+                   AS foreign_partitions,
                EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w
                         WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN') AS has_rules,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t
+                        WHERE t.tgrelid = ANY (tree.oids) AND NOT t.tgisinternal
+                          AND t.tgenabled <> 'D' AND t.tgtype & 12 <> 0) AS has_triggers,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t
+                        WHERE t.tgrelid = ANY (tree.oids) AND NOT t.tgisinternal
+                          AND t.tgenabled <> 'D' AND t.tgtype & 32 <> 0) AS has_truncate_triggers,
                pg_catalog.row_security_active(c.oid) AS row_security,
                pg_catalog.has_table_privilege(c.oid, 'SELECT') AS can_select,
                pg_catalog.has_table_privilege(c.oid, 'DELETE') AS can_delete,
@@ -30,16 +46,13 @@ def relation(oid: int) -> Composed:
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (
-               SELECT coalesce(sum(l.relpages), 0)::int8 AS pages,
-                      coalesce(sum(l.reltuples) FILTER (WHERE l.reltuples >= 0), -1)::int8
-                          AS estimated_rows
-                 FROM pg_catalog.pg_class l
-                WHERE l.oid = c.oid AND c.relkind <> 'p'
-                   OR l.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree(c.oid) p
-                                 WHERE p.isleaf AND c.relkind = 'p')) AS size
-         WHERE c.oid = {oid}
+               SELECT ARRAY (SELECT c.oid
+                              UNION
+                             SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p
+                              WHERE c.relkind = 'p') AS oids) AS tree
+         WHERE c.oid = {}
         """
-    ).format(oid=Literal(oid))
+    ).format(Literal(oid))
 
 
 def columns(oid: int) -> Composed:
@@ -53,6 +66,7 @@ def columns(oid: int) -> Composed:
                      THEN y.typelem ELSE 0 END)::int8 AS element_oid,
                y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary",
                a.attnotnull, a.attgenerated <> '' AS generated,
+               pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_type y ON y.oid = a.atttypid

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from psycopg.sql import SQL, Composable, Composed, Identifier
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.slices import Slice
 from copypipe.statements.slices import predicate
@@ -52,9 +52,21 @@ def any_row(table: Table) -> Composed:
     return SQL("SELECT EXISTS (SELECT 1 FROM {})").format(_table(table))
 
 
-def count(table: Table) -> Composed:
-    """Count the rows of the table."""
-    return SQL("SELECT count(*) FROM {}").format(_table(table))
+def count(table: Table, slice_: Slice) -> Composed:
+    """Count the rows of the slice."""
+    return SQL("SELECT count(*) FROM {} WHERE {}").format(_table(table), predicate(slice_))
+
+
+def size(table: Table) -> Composed:
+    """Ask for the size of the table on disk with its partitions, in bytes."""
+    return SQL(
+        """
+        SELECT coalesce(sum(pg_catalog.pg_relation_size(t.oid)), 0)::int8
+          FROM (SELECT {oid}::oid AS oid
+                 UNION
+                SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) p) AS t
+        """
+    ).format(oid=Literal(table.oid))
 
 
 def lock_for_reading(table: Table) -> Composed:

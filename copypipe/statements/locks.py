@@ -26,11 +26,12 @@ def take(locks: Sequence[Lock], table_oid: int) -> Composed:
 
 
 def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
-    """Find the backends that hold one of these locks in this database.
+    """Find the backends whose locks stand in the way of these.
 
     pg_locks shows a 64-bit key in two halves: classid the high one, objid the low one, objsubid 1.
     """
     keys = [lock.key(table_oid) for lock in locks]
+    exclusive = [lock.exclusive for lock in locks]
     return SQL(
         """
         SELECT DISTINCT l.pid
@@ -39,10 +40,12 @@ def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
            AND d.datname = pg_catalog.current_database()
            AND l.pid <> pg_catalog.pg_backend_pid()
-           AND ((l.classid::int8 << 32) | l.objid::int8) = ANY ({keys}::int8[])
+           AND EXISTS (SELECT 1 FROM unnest({keys}::int8[], {exclusive}::bool[]) AS w (key, alone)
+                        WHERE w.key = ((l.classid::int8 << 32) | l.objid::int8)
+                          AND (w.alone OR l.mode = 'ExclusiveLock'))
          ORDER BY 1
         """
-    ).format(keys=Literal(keys))
+    ).format(keys=Literal(keys), exclusive=Literal(exclusive))
 
 
 def try_key(key: int) -> Composed:

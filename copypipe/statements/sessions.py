@@ -24,6 +24,8 @@ PINNED: Mapping[str, str] = {
     "extra_float_digits": "3",
     "bytea_output": "hex",
     "xmloption": "content",
+    # A NOTICE for each row would cost more than the row, and may quote it.
+    "client_min_messages": "warning",
     # Row security must raise an error instead of silently hiding rows, as in pg_dump.
     "row_security": "off",
     # A nightly load may take longer than an interactive role is allowed to.
@@ -96,6 +98,7 @@ def surroundings() -> Composed:
                pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,
                pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL
                    AS can_restrict,
+               pg_catalog.version() LIKE '%linux%' AS on_linux,
                (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone')
                    AS timezone
         """

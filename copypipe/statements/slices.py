@@ -29,6 +29,16 @@ def predicate(slice_: Slice) -> Composable:
     return condition
 
 
+def zone_is_listed(zone: str) -> Composed:
+    """Ask whether the server lists a zone of that name; letter case does not matter to it."""
+    return SQL(
+        """
+        SELECT EXISTS (SELECT 1 FROM pg_catalog.pg_timezone_names z
+                        WHERE pg_catalog.lower(z.name) = pg_catalog.lower({}))
+        """
+    ).format(Literal(zone))
+
+
 def today(zone: str) -> Composed:
     """Ask for today's date in the zone, by the server's clock."""
     return SQL("SELECT (pg_catalog.clock_timestamp() AT TIME ZONE {})::date").format(Literal(zone))
@@ -69,7 +79,11 @@ def cost(statement: Composable) -> Composed:
 
 
 def any_without_day(table: Table, column: str) -> Composed:
-    """Ask whether rows have no day: a column that is NULL, or infinite. An index serves both."""
+    """Ask whether rows have no day: a column that is NULL, or infinite.
+
+    An index serves both, but without statistics the planner prefers to read the whole table: ask
+    it not to (enable_seqscan).
+    """
     return SQL(
         """
         SELECT EXISTS (SELECT 1 FROM {table} WHERE {column} IS NULL),

@@ -139,11 +139,27 @@ def test_progress_none_keeps_warnings() -> None:
 
 def test_notices_of_servers_are_for_those_who_ask() -> None:
     lines: list[str] = []
-    reporting.Lines(lines.append)(events.Noticed("dest", "NOTICE: hello"))
+    reporting.Lines(lines.append)(events.Noticed("dest", "NOTICE", "hello"))
     assert lines == []
 
-    reporting.Lines(lines.append, verbose=True)(events.Noticed("dest", "NOTICE: hello"))
+    reporting.Lines(lines.append, verbose=True)(events.Noticed("dest", "NOTICE", "hello"))
     assert lines == ["dest: NOTICE: hello"]
+
+
+def test_a_warning_of_a_server_is_for_everybody() -> None:
+    lines: list[str] = []
+    reporting.Lines(lines.append)(events.Noticed("dest", "WARNING", "not replicated"))
+
+    assert lines == ["dest: WARNING: not replicated"]
+
+
+def test_names_cannot_forge_a_line_or_colour_a_terminal() -> None:
+    lines: list[str] = []
+    reporting.Lines(lines.append)(events.Warned("a\x1b[31m\nERROR:  forged"))
+
+    assert lines == [
+        "warning: a\N{REPLACEMENT CHARACTER}[31m\N{REPLACEMENT CHARACTER}ERROR:  forged"
+    ]
 
 
 def test_a_run_that_waits_says_for_whom() -> None:
