@@ -175,4 +175,4 @@ def one_line(text: str) -> str:
 def printable(text: str) -> str:
     """Return one line of `text`, white space folded, of at most MESSAGE_CHARACTERS characters."""
     line = one_line(" ".join(text.split()))
-    return line if len(line) <= MESSAGE_CHARACTERS else line[:MESSAGE_CHARACTERS] + "..."
+    return line if len(line) <= MESSAGE_CHARACTERS else line[: MESSAGE_CHARACTERS - 3] + "..."

@@ -38,6 +38,7 @@ LONGEST_KEYED = timedelta(days=1000)
 # Up to 99,999 days, some 270 years.
 _RELATIVE = re.compile(r"-(\d{1,5})d")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
 
@@ -105,15 +106,18 @@ def parse_bound(text: str) -> Bound | DaysAgo:
 
     Raises UsageError for anything else.
     """
-    if "T" not in text and " " not in text.strip():
-        return parse_day(text)
-    try:
-        moment = datetime.fromisoformat(text.strip())
-    except ValueError:
+    word = text.strip()
+    if word.lower() in ("today", "yesterday") or _RELATIVE.fullmatch(word) or _DAY.fullmatch(word):
+        return parse_day(word)
+    moment = None
+    if _TIME.match(word):
+        with suppress(ValueError):
+            moment = datetime.fromisoformat(word)
+    if moment is None:
         raise UsageError(
             f"neither a day nor a time: {text!r}",
             hint="Write 2018-04-29, 2018-04-29T10:00 or 2018-04-29T10:00+02:00.",
-        ) from None
+        )
     _within_calendar(moment.date())
     return moment
 
@@ -168,9 +172,9 @@ def needs_listing(zone: str) -> bool:
     return not plain and zone.upper() != "UTC"
 
 
-def _within_calendar(value: date) -> date:
+def _within_calendar(value: date, last: date = LAST_DAY) -> date:
     day = value.date() if isinstance(value, datetime) else value
-    if not FIRST_DAY <= day <= LAST_DAY:
+    if not FIRST_DAY <= day <= last:
         raise UsageError(
             f"day out of range: {day}", detail=f"Days lie between {FIRST_DAY} and {LAST_DAY}."
         )
@@ -180,14 +184,16 @@ def _within_calendar(value: date) -> date:
 def settle(wanted: Between, today: date) -> Period:
     """Replace days counted from today by dates; raises UsageError for an empty range."""
 
-    def fixed(bound: Bound | DaysAgo) -> Bound:
+    def fixed(bound: Bound | DaysAgo, last: date) -> Bound:
         if isinstance(bound, DaysAgo):
-            return _within_calendar(today - timedelta(days=bound.days))
-        _within_calendar(bound)
+            bound = today - timedelta(days=bound.days)
+        _within_calendar(bound, last)
         return bound
 
-    check_order(Between(fixed(wanted.start), fixed(wanted.stop)))
-    return Period(fixed(wanted.start), fixed(wanted.stop))
+    after_last = LAST_DAY + timedelta(days=1)  # ends are exclusive
+    period = Period(fixed(wanted.start, LAST_DAY), fixed(wanted.stop, after_last))
+    check_order(Between(period.start, period.stop))
+    return period
 
 
 def is_relative(wanted: Wanted) -> bool:
