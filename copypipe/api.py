@@ -33,6 +33,7 @@ def copy(
     fail_on_empty: bool = False,
     wait_lock: float = DEFAULT_WAIT_SECONDS,
     yes: bool = False,
+    notices: bool = False,
     listener: Listener = ignore,
 ) -> Transferred:
     """Copy one slice of `table` from source to dest, in one transaction of the dest.
@@ -45,8 +46,8 @@ def copy(
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
-    `listener` is called with each event in the calling thread. `source` and `dest` are never
-    libpq's default by being empty.
+    `listener` is called with each event in the calling thread; with `notices` also for what the
+    servers say below WARNING.
     """
     request = Request(
         source=Endpoint(source, "argument source"),
@@ -68,6 +69,7 @@ def copy(
         fail_on_empty=fail_on_empty,
         wait_lock=wait_lock,
         yes=yes,
+        notices=notices,
     )
     return attempts.copy(request, listener, lambda plan: False)
 

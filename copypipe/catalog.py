@@ -72,7 +72,7 @@ def resolve(session: Session, name: str) -> int:
     try:
         row = session.fetch_one(queries.resolve(name))
     except CopypipeError as error:
-        if error.sqlstate != "42602":  # invalid_name
+        if error.sqlstate not in ("42602", "22023"):  # invalid_name, invalid_parameter_value
             raise
         raise UsageError(
             f"not the name of a table: {name!r}",

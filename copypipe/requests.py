@@ -70,6 +70,8 @@ class Request:
 def check(request: Request) -> None:
     """Raise UsageError for what the words alone show to be wrong."""
     for side, endpoint in (("source", request.source), ("dest", request.dest)):
+        if isinstance(endpoint.target, str) and not _is_text(endpoint.target):
+            raise UsageError(f"the connection string of the {side} is not valid text")
         if isinstance(endpoint.target, str) and not endpoint.target.strip():
             # An unset variable in a script must not mean libpq's default, a local server.
             raise UsageError(
@@ -88,6 +90,9 @@ def check(request: Request) -> None:
         )
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
+    for text in (request.table, request.into or "", request.by, request.timezone):
+        if not _is_text(text):
+            raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
     if not request.table.strip() or (request.into is not None and not request.into.strip()):
         raise UsageError("the table has no name")
     if not request.by.strip():
@@ -97,6 +102,15 @@ def check(request: Request) -> None:
             "--clear truncate removes every row, and the slice is a part of the table",
             hint="Leave it out to delete the slice alone, or copy --all.",
         )
+
+
+def _is_text(text: str) -> bool:
+    """Return whether the text can be sent: arguments may hold bytes that are none, or a NUL."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text
 
 
 def duration(text: str) -> float:

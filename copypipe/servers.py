@@ -151,7 +151,9 @@ class Session:
         if answer.result is None:
             raise self._unknown()
         if answer.result.command_status != b"COMMIT":
-            raise CopyFailed(f"{self.side}: the server rolled back instead of committing")
+            raise CopyFailed(
+                f"{self.side}: the server rolled back instead of committing", side=self.side
+            )
         if interrupt is not None:
             interrupt.add_note("copypipe: the slice was committed")
             raise interrupt

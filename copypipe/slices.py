@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -448,39 +448,49 @@ class Lock:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
+# Whole units are locked alone, units touched in part are shared and looked into; the finest are
+# always locked alone. A quarter of an hour, since every zone's offset is a multiple of it today: so
+# neighbouring days of any zone touch no finest unit together.
+_LOCK_UNITS = (
+    ("day", timedelta(days=1)),
+    ("hour", timedelta(hours=1)),
+    ("quarter", timedelta(minutes=15)),
+)
+
+
 def locks(slice_: Slice) -> tuple[Lock, ...]:
     """Return the locks that keep this slice apart from every slice that overlaps it.
 
     The table's key shared; then for each UTC day that the slice touches, ascending: exclusive
-    where it covers the day, else shared with the touched hours exclusive. So neighbouring days of
-    a zone that is not UTC run side by side although they share a UTC day. Times without a zone
-    are read as UTC, which is the same for all slices of one column. What is not a range, or is
-    longer than LONGEST_KEYED, takes the table's key exclusively.
+    where it covers the day, else shared, followed by the same for its hours, and for quarters of
+    those. Two slices with an instant in common meet in a unit that at least one of them locks
+    alone; neighbouring days run side by side in every zone. Times without a zone are read as UTC,
+    which is the same for all slices of one column. What is not a range, or is longer than
+    LONGEST_KEYED, takes the table's key exclusively.
     """
     if isinstance(slice_, Whole):
         return (Lock("table", exclusive=True),)
     start, stop = _utc(slice_.start), _utc(slice_.stop)
     if stop - start > LONGEST_KEYED:
         return (Lock("table", exclusive=True),)
-    keys = [Lock("table", exclusive=False)]
-    day_start = start.replace(hour=0, minute=0, second=0, microsecond=0)
-    while day_start < stop:
-        day_stop = day_start + timedelta(days=1)
-        covered = start <= day_start and day_stop <= stop
-        keys.append(Lock(f"day {day_start:%Y-%m-%d}", exclusive=covered))
-        if not covered:
-            keys += _hours(max(start, day_start), min(stop, day_stop))
-        day_start = day_stop
-    return tuple(keys)
+    return (Lock("table", exclusive=False), *_locks_within(start, stop, 0))
 
 
-def _hours(start: datetime, stop: datetime) -> Sequence[Lock]:
-    hours = []
-    hour = start.replace(minute=0, second=0, microsecond=0)
-    while hour < stop:
-        hours.append(Lock(f"hour {hour:%Y-%m-%dT%H}", exclusive=True))
-        hour += timedelta(hours=1)
-    return hours
+def _locks_within(start: datetime, stop: datetime, level: int) -> Iterator[Lock]:
+    """Yield the locks of the units of that level, and of finer ones, that the range touches."""
+    name, length = _LOCK_UNITS[level]
+    finest = level + 1 == len(_LOCK_UNITS)
+    unit = _EPOCH + (start - _EPOCH) // length * length
+    while unit < stop:
+        following = unit + length
+        alone = finest or (start <= unit and following <= stop)
+        yield Lock(f"{name} {unit:%Y-%m-%dT%H:%M}", exclusive=alone)
+        if not alone:
+            yield from _locks_within(max(start, unit), min(stop, following), level + 1)
+        unit = following
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _utc(value: date) -> datetime:

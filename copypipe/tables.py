@@ -37,7 +37,7 @@ class Column:
     type_name: str
     """As format_type() prints it, typmod included."""
     type_kind: str
-    """pg_type.typtype."""
+    """pg_type.typtype, of an array that of its elements."""
     element_oid: int
     """Type of an array's elements, else 0."""
     binary: bool

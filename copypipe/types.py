@@ -46,11 +46,14 @@ def obstacle(
     source: Column, dest: Column, source_has: Surroundings, dest_has: Surroundings
 ) -> str | None:
     """Return why this column may not cross as bytes, None where it may."""
+    base = source.element_oid or source.type_oid
+    users = source.type_oid >= FIRST_GENBKI_OID or base >= FIRST_GENBKI_OID
+    if users and source.type_name == dest.type_name:
+        return f"{source.type_name} is not a built-in type"
     if (source.type_oid, source.typmod) != (dest.type_oid, dest.typmod):
         return f"{source.type_name} at the source, {dest.type_name} at the dest"
-    base = source.element_oid or source.type_oid
-    if source.type_oid >= FIRST_GENBKI_OID or base >= FIRST_GENBKI_OID:
-        return f"{source.type_name} is not a built-in type"
+    if users:
+        return f"{source.type_name} and {dest.type_name} are not built-in types"
     if source.type_kind == "c":
         return f"{source.type_name} is a composite type"
     if base in _OBJECT_IDENTIFIERS:

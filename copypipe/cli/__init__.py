@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -11,6 +12,10 @@ from copypipe.errors import Interrupted
 
 def main() -> None:
     """Run copypipe and exit with one of the documented codes."""
+    # A shell loop pays for the start of each slice. Importing makes many objects and no garbage;
+    # looking for it all the same takes some 10 of the 140 ms of CPU by which a small copy exceeds
+    # the import of its libraries (tests/acceptance/test_start_up.py). Commands enable it again.
+    gc.disable()
     _open_standard_streams()
     guard.install()
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -11,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from copypipe import reporting, requests, slices
-from copypipe.cli.output import log, outcome, say
+from copypipe.cli.output import ask, log, outcome, say
 from copypipe.cli.signals import guard
-from copypipe.errors import Side, UsageError
+from copypipe.errors import Side, UsageError, one_line
 from copypipe.events import Event, Listener, ignore
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def copy(
         requests.check(request)
         from copypipe import attempts  # psycopg, which --help need not pay for
 
+        gc.enable()
         if dry_run:
             plan = attempts.plan(request, ignore)
             say(reporting.plan_json(plan) if as_json else reporting.plan_text(plan))
@@ -230,7 +232,4 @@ def _ask(plan: Plan) -> bool:
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
         return False
     log(describe_counts(plan))
-    try:
-        return typer.confirm(f"Replace all rows of {plan.dest.table.full_name}?", err=True)
-    except typer.Abort:  # end of input is no yes
-        return False
+    return ask(one_line(f"Replace all rows of {plan.dest.table.full_name}?"))

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TextIO
 
 import typer
 
@@ -18,19 +19,27 @@ def say(line: str) -> None:
     try:
         print(line, flush=True)  # noqa: T201 - results belong on stdout
     except (OSError, ValueError):
-        _silence()
+        _silence(sys.stdout)
 
 
 def log(line: str) -> None:
     """Write a line to stderr; one that is closed is no reason to fail."""
-    with suppress(OSError, ValueError):
+    try:
         print(line, file=sys.stderr, flush=True)  # noqa: T201 - logs belong on stderr
+    except (OSError, ValueError):
+        _silence(sys.stderr)
 
 
-def _silence() -> None:
-    """Send stdout nowhere, or the interpreter would fail when it flushes at exit."""
+def ask(question: str) -> bool:
+    """Ask on stderr, which stdout's reader does not see; only y and yes mean yes."""
+    print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201 - as above
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _silence(stream: TextIO) -> None:
+    """Send a stream nowhere, or the interpreter would fail when it flushes at exit."""
     with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @contextmanager

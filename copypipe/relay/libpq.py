@@ -61,7 +61,7 @@ def relay(
     with Sink(dest) as sink:
         try:
             sink.start(copy_in)
-            stream.start(copy_out)
+            stream.start(copy_out, sink)
             size = _pump(stream, sink, report)
             sent = stream.finish()
             taken = sink.finish()
@@ -103,9 +103,9 @@ class Stream:
         self.ended = False
         self._last: memoryview | None = None
 
-    def start(self, copy_out: Statement) -> None:
-        """Begin COPY TO STDOUT; raises the server's error."""
-        _begin(self.session, copy_out, pq.ExecStatus.COPY_OUT, self.pgconn.consume_input)
+    def start(self, copy_out: Statement, sink: Sink) -> None:
+        """Begin COPY TO STDOUT, with an ear to the dest; raises the server's error."""
+        _begin(self.session, copy_out, pq.ExecStatus.COPY_OUT, lambda: self.wait(sink))
 
     def read(self) -> tuple[list[memoryview], int]:
         """Return the messages that have come, up to GATHERED_BYTES or one more, and their size."""
@@ -196,7 +196,12 @@ class Sink:
 
     def start(self, copy_in: Statement) -> None:
         """Begin COPY FROM STDIN; raises the server's error."""
-        _begin(self.session, copy_in, pq.ExecStatus.COPY_IN, self._consume)
+
+        def read() -> None:
+            wait(self.pgconn)
+            self.session.speak(self._consume)
+
+        _begin(self.session, copy_in, pq.ExecStatus.COPY_IN, read)
         if self._failed:  # a trigger BEFORE STATEMENT: its error came with the CopyInResponse
             raise self._failure()
 
@@ -324,22 +329,20 @@ def _begin(
     session: Session,
     statement: Statement,
     expected: pq.ExecStatus,
-    consume: Callable[[], object],
+    read: Callable[[], object],
 ) -> None:
-    """Send a COPY statement and wait until the copying has begun; raises the server's error."""
+    """Send a COPY statement and wait until the copying has begun; raises the server's error.
+
+    `read` waits for something of this server and lets libpq take it.
+    """
     pgconn = session.conn.pgconn
     answer = Answer(pgconn)
-
-    def send() -> None:
-        pgconn.send_query(statement.as_bytes(session.conn))
-        while pgconn.flush():
-            wait(pgconn, writing=True)
-        while pgconn.is_busy():
-            wait(pgconn)
-            consume()
-        answer.wait()
-
-    session.speak(send)
+    session.speak(lambda: pgconn.send_query(statement.as_bytes(session.conn)))
+    while session.speak(pgconn.flush):
+        wait(pgconn, writing=True)
+    while session.speak(pgconn.is_busy):
+        read()
+    session.speak(answer.wait)
     if answer.error is not None:
         raise failure(session.side, answer.error)
     if answer.result is None or answer.result.status != expected:

@@ -6,10 +6,14 @@ from psycopg.sql import SQL, Composed, Literal
 
 
 def resolve(name: str) -> Composed:
-    """Find the OID of a relation by the role's own search_path; NULL where there is none."""
-    return SQL("SELECT pg_catalog.to_regclass({})::pg_catalog.oid::pg_catalog.int8").format(
-        Literal(name)
-    )
+    """Find the OID of a relation by the role's own search_path; NULL where there is none.
+
+    parse_ident raises an error for what is no name, which to_regclass does not do since 16.
+    """
+    return SQL(
+        "SELECT pg_catalog.to_regclass({name})::pg_catalog.oid::pg_catalog.int8, "
+        "pg_catalog.parse_ident({name})"
+    ).format(name=Literal(name))
 
 
 def relation(oid: int) -> Composed:
@@ -61,15 +65,17 @@ def columns(oid: int) -> Composed:
         """
         SELECT a.attname, a.atttypid::int8, a.atttypmod,
                pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
-               y.typtype,
-               (CASE WHEN y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
-                     THEN y.typelem ELSE 0 END)::int8 AS element_oid,
+               coalesce(e.typtype, y.typtype) AS type_kind,
+               coalesce(e.oid, 0)::int8 AS element_oid,
                y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary",
                a.attnotnull, a.attgenerated <> '' AS generated,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
+          LEFT JOIN pg_catalog.pg_type e
+            ON e.oid = y.typelem
+           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
          WHERE a.attrelid = {} AND a.attnum > 0 AND NOT a.attisdropped
          ORDER BY a.attnum
         """

@@ -1,0 +1,73 @@
+"""What `copypipe` offers, by name; tests/typing/api.py says the same in types."""
+
+import inspect
+import subprocess
+import sys
+
+import pytest
+
+import copypipe
+
+NAMES = [
+    "CommitUnknown",
+    "ConnectionLost",
+    "CopyFailed",
+    "CopypipeError",
+    "LoginRefused",
+    "NothingToCopy",
+    "PlanRefused",
+    "SliceBusy",
+    "Transferred",
+    "TransientError",
+    "UsageError",
+    "__version__",
+    "copy",
+]
+OPTIONS = (
+    "table, source, dest, into, day, month, start, stop, all, by, timezone, mode, clear,"
+    " allow_empty, fail_on_empty, wait_lock, yes, listener"
+)
+
+
+def test_public_names() -> None:
+    assert sorted(copypipe.__all__) == NAMES
+
+
+def test_dir_lists_them_before_they_are_used() -> None:
+    script = "import copypipe; print(*dir(copypipe))"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_name_is_there(name: str) -> None:
+    assert getattr(copypipe, name) is not None
+
+
+def test_a_star_import_brings_them() -> None:
+    names: dict[str, object] = {}
+    exec("from copypipe import *", names)  # noqa: S102 - a star is allowed at a module's top only
+    assert sorted(names.keys() - {"__builtins__"}) == NAMES
+
+
+def test_no_other_name() -> None:
+    with pytest.raises(AttributeError, match="module 'copypipe' has no attribute 'paste'"):
+        _ = copypipe.paste
+
+
+def test_options_of_copy() -> None:
+    parameters = inspect.signature(copypipe.copy).parameters
+    assert list(parameters) == OPTIONS.split(", ")
+    keyword_only = [p.name for p in parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert keyword_only == OPTIONS.split(", ")[1:]
+    needed = [p.name for p in parameters.values() if p.default is p.empty]
+    assert needed == ["table", "source", "dest"]
+
+
+def test_every_option_and_error_is_documented() -> None:
+    assert copypipe.copy.__doc__
+    for name in NAMES:
+        if isinstance(found := getattr(copypipe, name), type):
+            assert found.__doc__, name

@@ -1,0 +1,84 @@
+"""Which columns of two tables meet."""
+
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from copypipe.tables import KINDS, READABLE, WRITABLE, Column, Table, match
+
+
+def column(name: str, *, generated: bool = False) -> Column:
+    return Column(
+        name=name,
+        type_oid=23,
+        typmod=-1,
+        type_name="integer",
+        type_kind="b",
+        element_oid=0,
+        binary=True,
+        not_null=False,
+        generated=generated,
+    )
+
+
+def columns(names: str) -> list[Column]:
+    """Return the columns of a short notation: "a b=" is a and b, which the table generates."""
+    return [column(name.rstrip("="), generated=name.endswith("=")) for name in names.split()]
+
+
+def names(found: Any) -> list[str]:
+    return [c.name for c in found]
+
+
+@pytest.mark.parametrize(
+    ("source", "dest", "paired", "left_out", "without_home", "without_source"),
+    [
+        ("a b c", "a b c", "a b c", "", "", ""),
+        ("a b c", "c a b", "c a b", "", "", ""),
+        ("a b c", "b", "b", "", "a c", ""),
+        ("b", "a b c", "b", "", "", "a c"),
+        ("a", "A", "", "", "a", "A"),
+        ("a b", "a b= c=", "a", "b c", "", ""),
+        ("a b=", "a b", "a b", "", "", ""),
+        ("", "", "", "", "", ""),
+    ],
+)
+def test_columns_meet_by_name_in_the_order_of_the_dest(
+    source: str, dest: str, paired: str, left_out: str, without_home: str, without_source: str
+) -> None:
+    matching = match(columns(source), columns(dest))
+
+    assert all(one.name == other.name for one, other in matching.columns)
+    assert names(other for _, other in matching.columns) == paired.split()
+    assert names(matching.left_out) == left_out.split()
+    assert names(matching.without_home) == without_home.split()
+    assert names(matching.without_source) == without_source.split()
+
+
+def test_pairs_are_source_first() -> None:
+    at_source, at_dest = replace(column("a"), type_oid=20), column("a")
+
+    assert match([at_source], [at_dest]).columns == ((at_source, at_dest),)
+
+
+def table(kind: str = "r") -> Table:
+    """Return a table of which only the name, the kind and the columns matter."""
+    facts = {field.name: None for field in fields(Table)}
+    known = {"schema": "public", "name": "users", "kind": kind, "columns": (*columns("id Id"),)}
+    return Table(**{**facts, **known})
+
+
+def test_a_column_is_found_by_its_exact_name_only() -> None:
+    assert table().column("Id") == column("Id")
+    assert table().column("ID") is None
+
+
+def test_a_table_is_named_for_messages() -> None:
+    assert table().full_name == "public.users"
+    assert table(kind="v").kind_name == "view"
+    assert table(kind="X").kind_name == "relation of kind 'X'"
+
+
+def test_what_can_be_written_can_be_read_and_has_a_name() -> None:
+    assert WRITABLE < READABLE < set(KINDS)
