@@ -25,7 +25,7 @@ NAMES = [
 ]
 OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, by, timezone, mode, clear,"
-    " allow_empty, fail_on_empty, wait_lock, yes, listener"
+    " allow_empty, fail_on_empty, wait_lock, yes, notices, listener"
 )
 
 
