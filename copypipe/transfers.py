@@ -75,6 +75,9 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     if table.has_triggers:
         _count(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
+    if not request.notices:
+        # "The transaction has already committed locally, but might not have been replicated."
+        dest.execute(sessions.set_local("client_min_messages", "warning"))
     _commit(dest, listen)
     return Transferred(
         table=plan.source.table.full_name,
@@ -140,7 +143,9 @@ def _holders(plan: Plan, dest: Session) -> tuple[int, ...]:
 
 
 def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> None:
-    local = {**timeouts, **_common(plan, plan.dest.server)}
+    # libpq hides an error behind notices while data flows, so the dest is asked for none until
+    # COMMIT; a trigger that warns of each row would also cost more than the row.
+    local = {**timeouts, "client_min_messages": "error", **_common(plan, plan.dest.server)}
     if plan.dest.server.synchronous_commit == "off":
         # The success that is reported must survive a crash of the server.
         local["synchronous_commit"] = "on"

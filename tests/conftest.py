@@ -1,4 +1,11 @@
 """The plugins of this suite; each file of tests/plugins is one topic."""
 
 # Those that others import come first: pytest rewrites assertions only in what is not imported yet.
-pytest_plugins = ("plugins.canary", "plugins.servers", "plugins.databases", "plugins.slow")
+pytest_plugins = (
+    "plugins.canary",
+    "plugins.servers",
+    "plugins.databases",
+    "plugins.command",
+    "plugins.proxy",
+    "plugins.slow",
+)

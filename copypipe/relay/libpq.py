@@ -309,8 +309,8 @@ class _Peek:
             if data[position] not in _SPOKEN:
                 self._lost = True
                 return Seen.UNKNOWN
-            if data[position] == _ERROR:
-                return Seen.ERROR
+            if data[position] == _ERROR and data[position + 5 : position + 6] in (b"S", b""):
+                return Seen.ERROR  # its first field is the severity
             if position + _HEADER.size > len(data):
                 self._lost = True  # the rest of the header comes with another read
                 return Seen.HARMLESS

@@ -14,12 +14,8 @@ import pytest
 import copypipe
 from copypipe import SliceBusy, Transferred
 from copypipe.events import Event, Waiting
-from plugins import command
 from plugins.command import add_users, eventually, no_backends, pause, users, waits_in_pause
 from plugins.databases import Database
-
-shared_source, shared_dest = command.shared_source, command.shared_dest
-kept_source, kept_dest = command.kept_source, command.kept_dest
 
 DAY = {"day": "2018-04-29"}
 NEXT_DAY = {"day": "2018-04-30"}

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from plugins.databases import Database, _fresh
+from plugins.databases import Database, fresh
 from plugins.servers import Servers
 
 EXECUTABLE = Path(sys.executable).with_name("copypipe")
@@ -266,13 +266,13 @@ END $$
 @pytest.fixture(scope="module")
 def shared_source(servers: Servers, templates: dict[str, str]) -> Iterator[Database]:
     """Yield a database on the source's server for a module; see `kept_source`."""
-    yield from _fresh(servers.source, templates["source"])
+    yield from fresh(servers.source, templates["source"])
 
 
 @pytest.fixture(scope="module")
 def shared_dest(servers: Servers, templates: dict[str, str]) -> Iterator[Database]:
     """Yield a database on the dest's server for a module; see `kept_dest`."""
-    yield from _fresh(servers.dest, templates["dest"])
+    yield from fresh(servers.dest, templates["dest"])
 
 
 @pytest.fixture

@@ -189,7 +189,7 @@ def templates(servers: Servers) -> Iterator[dict[str, str]]:
 _numbers = itertools.count(1)
 
 
-def _fresh(server: Server, template: str) -> Iterator[Database]:
+def fresh(server: Server, template: str) -> Iterator[Database]:
     name = f"{template.replace('template', 'test')}_{next(_numbers)}"
     _statement(server, "CREATE DATABASE {} TEMPLATE {}", name, template)
     with ExitStack() as cleanup:
@@ -204,10 +204,10 @@ def _fresh(server: Server, template: str) -> Iterator[Database]:
 @pytest.fixture
 def source(servers: Servers, templates: dict[str, str]) -> Iterator[Database]:
     """Yield a fresh database on the source's server."""
-    yield from _fresh(servers.source, templates["source"])
+    yield from fresh(servers.source, templates["source"])
 
 
 @pytest.fixture
 def dest(servers: Servers, templates: dict[str, str]) -> Iterator[Database]:
     """Yield a fresh database on the dest's server."""
-    yield from _fresh(servers.dest, templates["dest"])
+    yield from fresh(servers.dest, templates["dest"])
