@@ -200,6 +200,21 @@ class Command:
         return process
 
 
+@pytest.fixture(scope="session", autouse=True)
+def signals_as_from_a_terminal() -> Iterator[None]:
+    """Let signals reach what the tests start, also where nohup or a script's & ignored them."""
+    ignored = {
+        number: signal.signal(number, signal.SIG_DFL)
+        for number in (signal.SIGHUP, signal.SIGTERM)
+        if signal.getsignal(number) is signal.SIG_IGN
+    }
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        ignored[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for number, handler in ignored.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def bare_run(tmp_path: Path, no_canary: Callable[[str | bytes], None]) -> Iterator[Command]:
     """Yield the command without a server: no side is named unless the test does."""
