@@ -325,7 +325,7 @@ def _remarks(
     notes.append(
         f"slices of this table by another column than {slice_.column} are not kept apart from it"
     )
-    if slice_.zone and slice_.days and request.timezone.lower() != server.timezone.lower():
+    if slice_.zone and slice_.days and not slices.same_zone(request.timezone, server.timezone):
         warnings.append(
             f"days are counted in {request.timezone}, the source's own TimeZone is "
             f"{server.timezone}"

@@ -160,6 +160,20 @@ def zone_name(text: str) -> str:
     return text
 
 
+# Names of one zone without a change (tzdata, "etcetera" and "backward"); a server whose machine
+# keeps UTC may call it by any of them.
+_UTC_NAMES = frozenset(
+    {"utc", "etc/utc", "uct", "etc/uct", "zulu", "etc/zulu", "universal", "etc/universal"}
+    | {"gmt", "etc/gmt", "greenwich", "etc/greenwich"}
+)
+
+
+def same_zone(one: str, other: str) -> bool:
+    """Return whether two names mean the same zone, as far as names can tell."""
+    one, other = one.lower(), other.lower()
+    return one == other or {one, other} <= _UTC_NAMES
+
+
 def needs_listing(zone: str) -> bool:
     """Return whether the zone must be looked up in the server's list of names.
 

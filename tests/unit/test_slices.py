@@ -773,3 +773,9 @@ def test_keys_differ_between_tables_and_names_and_fit_into_a_bigint() -> None:
     assert len(keys) == 2 * len(taken)
     assert all(-(2**63) <= key < 2**63 for key in keys)
     assert min(keys) < 0 < max(keys)
+
+
+def test_a_server_may_call_utc_by_another_name() -> None:
+    assert slices.same_zone("UTC", "Etc/UTC")
+    assert slices.same_zone("Europe/Vienna", "europe/vienna")
+    assert not slices.same_zone("UTC", "Europe/London")
