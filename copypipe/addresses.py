@@ -47,9 +47,14 @@ _LOGIN = re.compile(
     r"|permission denied for database"
 )
 _ASKED = re.compile(r"connection to server (at|on socket) |connection timeout expired")
+_PASSING = re.compile(
+    r"too many clients|too many connections|remaining connection slots|starting up|shutting down"
+    r"|recovery|not yet accepting connections|not in hot standby mode|is not read-only"
+    r"|read-write|read-only|standby"
+)
 _SERVICE = re.compile(r'definition of service "[^"]*" not found|service file "[^"]*" not found')
 
-_PORTS = re.compile(r"\d+(,\d+)*")
+_PORTS = re.compile(r"\d*(,\d*)*")
 
 _HINT = (
     "Write postgresql://USER@HOST:PORT/DB, host=HOST dbname=DB or service=NAME; "
@@ -87,8 +92,9 @@ def parse(text: str, side: Side) -> dict[str, str]:
     try:
         parts = {key: str(value) for key, value in conninfo_to_dict(text).items()}
     except psycopg.Error:
-        parts = {"port": ""}
-    # An unquoted / in a URI's password makes a port of what stands before it.
+        parts = {"port": "?"}
+    # An unquoted / in a URI's password makes a port of what stands before it. (Several hosts have
+    # several ports, and those that are not given are empty: "a,b:5433" has the ports ",5433".)
     if not _PORTS.fullmatch(parts.get("port", "5432")):
         raise _unusable(side)
     return parts
@@ -160,6 +166,14 @@ def unreachable(side: Side, error: psycopg.Error, given: Mapping[str, str]) -> C
             detail=detail,
             hint="Check role, database and password (.pgpass, PGPASSWORD, a service file).",
             side=side,
+        )
+    if asked and ("FATAL" in text or " SSL" in text) and not _PASSING.search(text):
+        return LoginRefused(
+            f"{side}: the server does not accept the connection", detail=detail, side=side
+        )
+    if asked and _PASSING.search(text):
+        return ConnectionLost(
+            f"{side}: the server does not accept connections now", detail=detail, side=side
         )
     return ConnectionLost(
         f"{side}: the server cannot be reached",

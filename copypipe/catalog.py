@@ -35,6 +35,8 @@ class Server:
     in_recovery: bool
     lc_monetary: str
     synchronous_commit: str
+    ignores_triggers: bool
+    """session_replication_role is replica: triggers and foreign keys are skipped."""
     can_restrict: bool
     """restrict_nonsystem_relation_kind exists (minor releases since August 2024)."""
     on_linux: bool
@@ -55,7 +57,7 @@ class Estimate:
     rows: int
     row_bytes: int
     indexes: tuple[str, ...]
-    """Indexes it would use; empty for a scan of the whole table."""
+    """Indexes it would use; empty where it would scan a table."""
 
 
 def server(session: Session) -> Server:
@@ -127,7 +129,12 @@ def table(session: Session, oid: int) -> Table:
 
 
 def indexes(session: Session, of: Table, column: str) -> tuple[Index, ...]:
-    """Return the indexes that can serve a range of `column`, the best first."""
+    """Return the indexes that can serve a range of `column`, the best first.
+
+    An index of an inheritance parent holds none of its children's rows.
+    """
+    if of.has_children:
+        return ()
     return tuple(Index(*row) for row in session.fetch(queries.indexes(of.oid, column)))
 
 
@@ -136,10 +143,10 @@ def estimate(session: Session, statement: Statement) -> Estimate:
     row = session.fetch_one(slice_queries.cost(statement))
     top = row[0][0]["Plan"]
     nodes = list(_nodes(top))
-    # A DELETE is a node of its own without rows; what it deletes is its child's.
-    reading = next((node for node in nodes if node["Node Type"] != "ModifyTable"), top)
-    names = sorted({node["Index Name"] for node in nodes if "Index Name" in node})
-    return Estimate(int(reading["Plan Rows"]), int(reading["Plan Width"]), tuple(names))
+    names = {node["Index Name"] for node in nodes if "Index Name" in node}
+    if any(node["Node Type"] == "Seq Scan" for node in nodes):
+        names = set()  # a partition without the index
+    return Estimate(int(top["Plan Rows"]), int(top["Plan Width"]), tuple(sorted(names)))
 
 
 def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -118,7 +118,9 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         reading = catalog.estimate(source, copies.select(source_table, names, slice_))
         asks = by is None and not request.yes
         row_bytes = reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(names)
-        notes, warnings = _remarks(request, source, source_table, dest_table, source_is, slice_)
+        notes, warnings = _remarks(
+            request, source, source_table, dest_table, source_is, dest_is, slice_
+        )
         return Plan(
             source=Side(
                 source.address,
@@ -268,7 +270,7 @@ def _refuse_same_table(
             f"source and dest are the same table, {dest_table.full_name}",
             detail=f"Both sides are {dest.address}."
             if shared
-            else "The source is a standby of the dest.",
+            else "The source is a standby, and has the dest's system identifier.",
             hint="Name another server, database or --into.",
         )
 
@@ -308,11 +310,16 @@ def _remarks(
     table: Table,
     dest: Table,
     server: catalog.Server,
+    dest_is: catalog.Server,
     slice_: slices.Slice,
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about a slice."""
     warnings = []
-    if dest.has_triggers:
+    if dest_is.ignores_triggers:
+        warnings.append(
+            "session_replication_role is replica at the dest: triggers and foreign keys are skipped"
+        )
+    elif dest.has_triggers:
         warnings.append(
             f"triggers of {dest.full_name} will run, and may change other tables or what is copied"
         )

@@ -6,9 +6,12 @@ meaning. Sizes are in bytes and durations in seconds there; text uses PostgreSQL
 
 from __future__ import annotations
 
+import io
 import json
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -191,7 +194,11 @@ def _side_json(side: Side) -> dict[str, Any]:
 
 
 class Lines:
-    """Writes events as lines of a log; progress every LOG_SECONDS."""
+    """Writes events as lines of a log, and how far the run is every LOG_SECONDS.
+
+    A thread of its own does the latter, since the longest silences are those of a server at work
+    (a DELETE, a sort before the first row, foreign keys checked after the last).
+    """
 
     def __init__(
         self,
@@ -207,7 +214,10 @@ class Lines:
         self._clock = clock
         self._label = ""
         self._estimated: int | None = None
-        self._began = self._logged = clock()
+        self._doing = "planning"
+        self._began = clock()
+        self._moved = events.Progress(bytes=0, rows=0)
+        self._closed = threading.Event()
 
     def __call__(self, event: events.Event, /) -> None:
         """Write what the event says, if it is worth a line."""
@@ -219,18 +229,25 @@ class Lines:
             case events.Planned():
                 self._planned(event)
             case events.Waiting(pids, seconds):
+                self._doing = "waiting for another run"
                 held = f" (backends {', '.join(map(str, pids))})" if pids else ""
                 self._write(
                     f"waiting up to {seconds:g} s for another run on an overlapping slice{held}"
                 )
-            case events.Cleared(rows) if self._verbose:
-                self._write(f"cleared the slice: {'truncated' if rows is None else rows}")
+            case events.Cleared(rows):
+                self._doing, self._began = "copying", self._clock()
+                if self._verbose:
+                    self._write(f"cleared the slice: {'truncated' if rows is None else rows}")
             case events.Noticed(side, severity, text) if self._verbose or severity == "WARNING":
                 self._write(f"{side}: {severity}: {text}")
-            case events.Progress(count, rows):
-                self._advanced(count, rows)
-            case events.Committing() if self._verbose:
-                self._write("committing")
+            case events.Progress():
+                self._moved = event
+            case events.Committing():
+                self._doing = "committing"
+                if self._verbose:
+                    self._write("committing")
+            case events.Decided():
+                self.close()
             case _:
                 pass
 
@@ -240,28 +257,65 @@ class Lines:
     def _planned(self, event: events.Planned) -> None:
         self._label = f"{event.table} {event.slice}"
         self._estimated = event.estimated_bytes
-        self._began = self._logged = self._clock()
+        self._doing, self._began = "clearing", self._clock()
         if self._verbose:
             self._write(
                 f"{self._label}: about {event.estimated_rows} rows, "
                 f"{size(event.estimated_bytes or 0)} by the source's statistics"
             )
+        if self._progress:
+            threading.Thread(target=self._tick, name="copypipe progress", daemon=True).start()
 
-    def _advanced(self, count: int, rows: int) -> None:
-        now = self._clock()
-        if not self._progress or now - self._logged < LOG_SECONDS:
+    def _tick(self) -> None:
+        while not self._closed.wait(LOG_SECONDS):
+            self.tell()
+
+    def tell(self) -> None:
+        """Write how far the run is."""
+        seconds = self._clock() - self._began
+        if not self._moved.bytes:
+            self._write(f"{self._label}: {self._doing}, {seconds:.0f} s so far")
             return
-        self._logged = now
-        rate = size(round(count / (now - self._began)))
+        rate = size(round(self._moved.bytes / seconds)) if seconds else "0 bytes"
         of = f" of about {size(self._estimated)}" if self._estimated else ""
-        self._write(f"{self._label}: {size(count)}{of}, {rows} rows, {rate}/s")
+        self._write(
+            f"{self._label}: {self._doing}, {size(self._moved.bytes)}{of}, "
+            f"{self._moved.rows} rows, {rate}/s"
+        )
+
+    def close(self) -> None:
+        """Write no more about progress."""
+        self._closed.set()
+
+
+class _Forgiving(io.TextIOBase):
+    """A terminal whose loss is no reason to fail: it hung up, or nobody reads the pipe."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+            self._stream.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
 
 
 class Bar:
     """Draws the progress in bytes on a terminal; the other events are lines above the bar."""
 
     def __init__(self, stream: TextIO, *, verbose: bool = False) -> None:
-        self._stream = stream
+        self._stream = _Forgiving(stream)
         self._bar: tqdm[Any] | None = None
         self._lines = Lines(self._above, verbose=verbose, progress=False)
         self._label = ""

@@ -45,11 +45,20 @@ class Session:
     Owns the connection: `close` or `abandon` ends it. Not for several threads at once.
     """
 
-    def __init__(self, side: Side, conn: psycopg.Connection[Any], address: Address) -> None:
+    def __init__(
+        self,
+        side: Side,
+        conn: psycopg.Connection[Any],
+        address: Address,
+        application_name: str,
+        connect_again: Callable[[], psycopg.Connection[Any]],
+    ) -> None:
         self.side = side
         self.conn = conn
         self.address = address
+        self.connect_again = connect_again
         self.major = conn.info.server_version // 10000
+        self._application_name = application_name
 
     def begin(
         self,
@@ -63,7 +72,9 @@ class Session:
 
         The search path is emptied unless names are still to be resolved by the role's own.
         """
-        settings = sessions.settings(self.major, local or {})
+        # Said here too, for connections that a caller's callable made.
+        name = {"application_name": self._application_name}
+        settings = sessions.settings(self.major, {**name, **(local or {})})
         if not own_search_path:
             settings["search_path"] = ""
         self.execute(sessions.begin(isolation, read_only=read_only, local=settings))
@@ -202,14 +213,17 @@ def connected(side: Side, endpoint: Endpoint, run_id: str) -> Iterator[Session]:
 
 
 def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
-    if isinstance(endpoint.target, str):
-        given = addresses.parse(endpoint.target, side)
-        conn = _dial(side, given, run_id)
-    else:
-        given = {}
-        conn = _called(side, endpoint.target)
-    conn.prepare_threshold = None  # a prepared statement would outlive a pooler's transaction
-    session = Session(side, conn, addresses.of_connection(conn, endpoint, given))
+    target = endpoint.target
+    name = f"copypipe/{run_id}"
+    given = addresses.parse(target, side) if isinstance(target, str) else {}
+
+    def connect() -> psycopg.Connection[Any]:
+        conn = _dial(side, given, name) if isinstance(target, str) else _called(side, target)
+        conn.prepare_threshold = None  # a prepared statement would outlive a pooler's transaction
+        return conn
+
+    conn = connect()
+    session = Session(side, conn, addresses.of_connection(conn, endpoint, given), name, connect)
     if session.major < OLDEST_MAJOR:
         session.close()
         raise PlanRefused(
@@ -220,8 +234,8 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
     return session
 
 
-def _dial(side: Side, given: Mapping[str, str], run_id: str) -> psycopg.Connection[Any]:
-    parameters = addresses.parameters(given, f"copypipe/{run_id}")
+def _dial(side: Side, given: Mapping[str, str], name: str) -> psycopg.Connection[Any]:
+    parameters = addresses.parameters(given, name)
     try:
         return psycopg.connect(make_conninfo("", **parameters), autocommit=True)
     except psycopg.Error as error:

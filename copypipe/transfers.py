@@ -73,6 +73,7 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     )
     source.rollback()
     if table.has_triggers:
+        dest.execute(copies.run_deferred_triggers())
         _count(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
     if not request.notices:
@@ -112,10 +113,12 @@ def _begin_locked(plan: Plan, dest: Session, seconds: float) -> None:
     patience = plans.milliseconds(seconds)
     _begin_writing(plan, dest, {"lock_timeout": patience, "statement_timeout": _all(seconds)})
     wanted = locks(plan.slice)
+    deadline = time.monotonic() + seconds
     try:
         dest.fetch(lock_statements.take(wanted, plan.dest.table.root_oid))
     except CopypipeError as error:
-        if error.sqlstate not in ("55P03", "57014"):  # lock_not_available, query_canceled
+        timed_out = error.sqlstate == "57014" and time.monotonic() >= deadline  # query_canceled
+        if error.sqlstate != "55P03" and not timed_out:  # lock_not_available
             raise
     else:
         dest.execute(sessions.set_local("lock_timeout", plans.OTHER_LOCKS))

@@ -214,7 +214,7 @@ def _listener(progress: Progress, *, quiet: bool, verbose: bool) -> tuple[Listen
         bar = reporting.Bar(sys.stderr, verbose=verbose)
         return bar, bar.close
     lines = reporting.Lines(log, verbose=verbose, progress=progress is not Progress.NONE)
-    return lines, _nothing
+    return lines, lines.close
 
 
 def _both(listener: Listener) -> Listener:

@@ -13,7 +13,7 @@ import struct
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from enum import Enum
+from typing import Any
 
 import psycopg
 from psycopg import pq
@@ -21,7 +21,7 @@ from psycopg import pq
 from copypipe.errors import CopyFailed, CopypipeError, TransientError
 from copypipe.failures import failure, lost
 from copypipe.servers import Answer, Session, wait
-from copypipe.statements import Statement
+from copypipe.statements import Statement, sessions
 
 # Rows are gathered up to this size before a write. 128 KiB is also the most that psycopg hands to
 # libpq at once: libpq's output buffer grows with what it is given and may stay so (its ticket 255).
@@ -32,6 +32,10 @@ GATHERED_BYTES = 128 * 1024
 # at once unless it is busy with a row (a trigger, a lock); closing the socket rolls back as well.
 FAREWELL_SECONDS = 0.5
 
+# How often a dest that has spoken is asked for its state. A failed dest drops data as fast as it
+# comes, so a second of waiting could be another 200 MB of the source.
+OBSERVE_SECONDS = 0.25
+
 # A CopyFail's text is written to the dest's log, so it says nothing about data or errors.
 FAREWELL = b"copypipe stopped the copy"
 
@@ -41,10 +45,7 @@ TRAILER = b"\xff\xff"
 SIGNATURE = b"PGCOPY\n\xff\r\n\0"
 EMPTY_BYTES = len(SIGNATURE) + 4 + 4 + len(TRAILER)
 
-# What a server may send while it receives data: ErrorResponse, NoticeResponse, ParameterStatus,
-# NotificationResponse; CopyInResponse before ("Message Formats" in the protocol's documentation).
-_SPOKEN = b"ENSAG"
-_ERROR = ord("E")
+# Kind and length of a message ("Message Formats" in the protocol's documentation).
 _HEADER = struct.Struct("!cI")
 _PEEKED_BYTES = 64 * 1024
 
@@ -125,7 +126,10 @@ class Stream:
 
     def wait(self, sink: Sink) -> None:
         """Wait for more of the source, with an ear to the dest."""
-        ready = wait(self.pgconn, sink.pgconn)
+        try:
+            ready = wait(self.pgconn, sink.pgconn, until=sink.ask())
+        except TimeoutError:
+            return
         if sink.pgconn.socket in ready:
             sink.listen()
         if self.pgconn.socket in ready:
@@ -167,8 +171,9 @@ class Sink:
 
     While data flows libpq looks at nothing that the dest sends but notices: an error would lie
     unread until CopyDone, hours later. So the socket is watched. On a plain socket the messages
-    that wait are looked at before libpq takes them; where that is not possible (TLS), a dest that
-    speaks and gives no notice is taken for one that failed.
+    that wait are looked at before libpq takes them. That does not show everything: TLS hides them,
+    and libpq may take more than was seen. So once a dest has spoken, its state is asked for over a
+    second connection (pg_stat_activity) until the end.
     """
 
     def __init__(self, session: Session) -> None:
@@ -176,23 +181,22 @@ class Sink:
         self.pgconn = session.conn.pgconn
         self._heard = 0
         self._failed = False
+        self._asks_after = 0.0
+        self._observer: psycopg.Connection[Any] | None = None
         self._poller = select.poll()
         self._poller.register(self.pgconn.socket, select.POLLIN)
         self._peek = None if self.pgconn.ssl_in_use else _Peek(self.pgconn.socket)
 
     def __enter__(self) -> Sink:
-        """Listen to the server's notices."""
-        self.session.conn.add_notice_handler(self._notice)
+        """Return itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the connection as it was found."""
-        self.session.conn.remove_notice_handler(self._notice)
+        """Give up what was opened beside the connection."""
+        if self._observer is not None:
+            self._observer.close()
         if self._peek is not None:
             self._peek.close()
-
-    def _notice(self, diag: psycopg.errors.Diagnostic) -> None:
-        self._heard += 1
 
     def start(self, copy_in: Statement) -> None:
         """Begin COPY FROM STDIN; raises the server's error."""
@@ -208,6 +212,7 @@ class Sink:
     def send(self, data: bytes | memoryview) -> None:
         """Hand data to the server and wait until the kernel has taken it; raises its error."""
         try:
+            self.ask()
             for start in range(0, len(data), GATHERED_BYTES):
                 # Before every write, because libpq reads on its own when the kernel takes no more.
                 if self._poller.poll(0):
@@ -222,18 +227,39 @@ class Sink:
         raise problem
 
     def listen(self) -> None:
-        """Read what the server said while data flows; raises its error."""
-        heard = self._heard
-        harmless = False
+        """Read what the server said while data flows; raises its error if it shows."""
         try:
-            harmless = self._consume()
+            self._consume()
             self.pgconn.is_busy()  # delivers notices
-            while self.pgconn.notifies():
-                self._heard += 1
         except psycopg.Error:
             self._failed = True
-        if self._failed or not (harmless or self._heard > heard):
+        if self._failed:
             raise self._failure()
+        self._heard += 1
+
+    def ask(self) -> float | None:
+        """Ask over another connection whether the server failed; raises its error if it did.
+
+        Whatever the server said may have hidden an error. Asks at most every OBSERVE_SECONDS, and
+        not at all while it has said nothing. Returns when to ask again, None for never.
+        """
+        if not self._heard:
+            return None
+        if time.monotonic() >= self._asks_after:
+            if self._aborted():
+                raise self._failure()
+            self._asks_after = time.monotonic() + OBSERVE_SECONDS
+        return self._asks_after
+
+    def _aborted(self) -> bool:
+        try:
+            if self._observer is None:
+                self._observer = self.session.connect_again()
+            state = sessions.backend_state(self.pgconn.backend_pid)
+            row = self._observer.execute(state).fetchone()
+        except (psycopg.Error, CopypipeError):
+            return False  # asked again soon; if it stays so, the error comes with CopyDone
+        return row is not None and "aborted" in str(row[0])
 
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""
@@ -247,19 +273,18 @@ class Sink:
         if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             self.session.abandon()
 
-    def _consume(self) -> bool:
-        """Let libpq read; returns whether all that it reads was seen and is no error."""
-        seen = self._peek.look() if self._peek is not None else Seen.UNKNOWN
-        self._failed |= seen is Seen.ERROR
+    def _consume(self) -> None:
+        """Let libpq read, after a look for an error."""
+        if self._peek is not None and self._peek.finds_error():
+            self._failed = True
         self.pgconn.consume_input()
-        return seen is Seen.HARMLESS
 
     def _failure(self) -> CopypipeError:
         """Return the error that the server has sent."""
         answer = self._farewell()
         if answer.error is not None:
             error = failure("dest", answer.error)
-            if error.sqlstate != "57014":  # query_canceled: the answer to our own CopyFail
+            if FAREWELL.decode() not in error.message:  # else the answer to our own CopyFail
                 return error
         elif self.pgconn.status == pq.ConnStatus.BAD:
             return lost("dest")
@@ -275,19 +300,11 @@ class Sink:
         return answer
 
 
-class Seen(Enum):
-    """What waits to be read from the dest."""
-
-    ERROR = "an ErrorResponse"
-    HARMLESS = "notices and the like, maybe not whole yet"
-    UNKNOWN = "nothing that could be made out"
-
-
 class _Peek:
     """Looks at the messages that wait in a plain socket without taking them.
 
     Keeps count of where a message begins. When that is lost (libpq may read more than was seen),
-    everything is UNKNOWN from then on.
+    it finds nothing any more.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -296,29 +313,24 @@ class _Peek:
         """Bytes still to come of a message whose beginning was taken with the last read."""
         self._lost = False
 
-    def look(self) -> Seen:
-        """Return what waits; to be called right before libpq reads."""
+    def finds_error(self) -> bool:
+        """Return whether an ErrorResponse waits; to be called right before libpq reads."""
+        if self._lost:
+            return False
         try:
             data = self._socket.recv(_PEEKED_BYTES, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except OSError:
-            return Seen.UNKNOWN  # nothing there, or closed: reading tells
-        if not data or self._lost:
-            return Seen.UNKNOWN
+            return False  # nothing there, or closed: reading tells
         position = self._begun
-        while position < len(data):
-            if data[position] not in _SPOKEN:
-                self._lost = True
-                return Seen.UNKNOWN
-            if data[position] == _ERROR and data[position + 5 : position + 6] in (b"S", b""):
-                return Seen.ERROR  # its first field is the severity
-            if position + _HEADER.size > len(data):
-                self._lost = True  # the rest of the header comes with another read
-                return Seen.HARMLESS
-            _, length = _HEADER.unpack_from(data, position)
+        while position + _HEADER.size <= len(data):
+            kind, length = _HEADER.unpack_from(data, position)
+            if kind == b"E":
+                # Its first field is the severity; anything else is no beginning of a message.
+                return data[position + 5 : position + 6] in (b"S", b"")
             position += 1 + length
+        self._lost = position < len(data) or len(data) == _PEEKED_BYTES
         self._begun = position - len(data)
-        self._lost = len(data) == _PEEKED_BYTES
-        return Seen.HARMLESS
+        return False
 
     def close(self) -> None:
         """Give up this view of the socket; the connection keeps its own."""
@@ -339,7 +351,8 @@ def _begin(
     answer = Answer(pgconn)
     session.speak(lambda: pgconn.send_query(statement.as_bytes(session.conn)))
     while session.speak(pgconn.flush):
-        wait(pgconn, writing=True)
+        if wait(pgconn, writing=True):
+            session.speak(pgconn.consume_input)
     while session.speak(pgconn.is_busy):
         read()
     session.speak(answer.wait)

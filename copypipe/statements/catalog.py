@@ -53,7 +53,10 @@ def relation(oid: int) -> Composed:
                SELECT ARRAY (SELECT c.oid
                               UNION
                              SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p
-                              WHERE c.relkind = 'p') AS oids) AS tree
+                              WHERE c.relkind = 'p'
+                              UNION
+                             SELECT i.inhrelid FROM pg_catalog.pg_inherits i
+                              WHERE i.inhparent = c.oid) AS oids) AS tree
          WHERE c.oid = {}
         """
     ).format(Literal(oid))

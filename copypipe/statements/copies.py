@@ -69,6 +69,11 @@ def size(table: Table) -> Composed:
     ).format(oid=Literal(table.oid))
 
 
+def run_deferred_triggers() -> Composed:
+    """Run now what was deferred to COMMIT, so that what it does to the slice can be counted."""
+    return SQL("SET CONSTRAINTS ALL IMMEDIATE").format()
+
+
 def lock_for_reading(table: Table) -> Composed:
     """Keep the table's definition as it is while it is read.
 

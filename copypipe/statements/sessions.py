@@ -28,6 +28,8 @@ PINNED: Mapping[str, str] = {
     "client_min_messages": "warning",
     # Row security must raise an error instead of silently hiding rows, as in pg_dump.
     "row_security": "off",
+    # Rows arrive in the order in which they lie, or the dest's physical order would be random.
+    "synchronize_seqscans": "off",
     # A nightly load may take longer than an interactive role is allowed to.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
@@ -79,6 +81,11 @@ def rollback() -> Composed:
     return SQL("ROLLBACK").format()
 
 
+def backend_state(pid: int) -> Composed:
+    """Ask what another session of this role is doing, as pg_stat_activity puts it."""
+    return SQL("SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = {}").format(Value(pid))
+
+
 def surroundings() -> Composed:
     """Ask what a server is: version, database, cluster, settings that change meanings, now.
 
@@ -96,6 +103,8 @@ def surroundings() -> Composed:
                pg_catalog.pg_is_in_recovery() AS in_recovery,
                pg_catalog.current_setting('lc_monetary') AS lc_monetary,
                pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,
+               pg_catalog.current_setting('session_replication_role') = 'replica'
+                   AS ignores_triggers,
                pg_catalog.current_setting('restrict_nonsystem_relation_kind', true) IS NOT NULL
                    AS can_restrict,
                pg_catalog.version() LIKE '%linux%' AS on_linux,

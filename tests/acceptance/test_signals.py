@@ -4,6 +4,7 @@ import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -181,29 +182,32 @@ def committing(dest: Database) -> Callable[[], bool]:
     )
 
 
-def slow_commit(dest: Database, seconds: float) -> None:
+def held_commit(source: Database, dest: Database) -> Any:
+    """Let COMMIT wait for the rows that a deferred foreign key points at; return who holds them."""
+    ids = [row[0] for side in (source, dest) for row in side.fetch("SELECT id FROM public.users")]
+    dest.execute("CREATE TABLE public.ids (id bigint PRIMARY KEY)")
+    dest.execute("INSERT INTO public.ids SELECT DISTINCT unnest(%s::bigint[])", [ids])
     dest.execute(
-        f"""
-        CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-        BEGIN
-            IF NEW.id = 1000000 THEN PERFORM pg_sleep({seconds}); END IF;
-            RETURN NULL;
-        END $$;
-        CREATE CONSTRAINT TRIGGER slow AFTER INSERT ON public.users
-            DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slow()
-        """
+        "ALTER TABLE public.users ADD CONSTRAINT known FOREIGN KEY (id) REFERENCES public.ids"
+        " DEFERRABLE INITIALLY DEFERRED"
     )
+    holder = dest.connect(application_name="holder", autocommit=False)
+    holder.execute("SELECT FROM public.ids FOR UPDATE")
+    return holder
 
 
 def test_during_commit_the_first_signal_waits_for_the_outcome(
     run: Command, source: Database, dest: Database
 ) -> None:
     prepare(source, dest)
-    slow_commit(dest, 1.0)
+    holder = held_commit(source, dest)
     process = run.start(*DAY)
     eventually(committing(dest), what="COMMIT is under way")
 
     process.signal(signal.SIGINT)
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    holder.rollback()
     done = process.wait()
 
     assert done.code == 0, done.err
@@ -217,19 +221,17 @@ def test_during_commit_the_outcome_may_be_a_failure(
     run: Command, source: Database, dest: Database
 ) -> None:
     before = prepare(source, dest)
-    slow_commit(dest, 1.0)
-    dest.execute(
-        "CREATE OR REPLACE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS"
-        " $$ BEGIN PERFORM pg_sleep(1); RAISE EXCEPTION 'not today'; END $$"
-    )
+    holder = held_commit(source, dest)
     process = run.start(*DAY)
     eventually(committing(dest), what="COMMIT is under way")
 
     process.signal(signal.SIGTERM)
+    holder.execute("DELETE FROM public.ids WHERE id NOT IN (SELECT id FROM public.users)")
+    holder.commit()
     done = process.wait()
 
     assert done.code == 1, done.err
-    assert "ERROR:  dest: not today\n" in done.err
+    assert 'violates foreign key constraint "known"' in done.err
     assert dest.digest("public.users", "id") == before
 
 
@@ -237,7 +239,7 @@ def test_during_commit_a_second_signal_leaves_at_once(
     run: Command, source: Database, dest: Database
 ) -> None:
     prepare(source, dest)
-    slow_commit(dest, 4.0)
+    holder = held_commit(source, dest)
     process = run.start(*DAY)
     eventually(committing(dest), what="COMMIT is under way")
 
@@ -246,6 +248,7 @@ def test_during_commit_a_second_signal_leaves_at_once(
     assert process.process.poll() is None
     sent = process.signal(signal.SIGINT)
     done = process.wait()
+    holder.rollback()
 
     assert time.monotonic() - sent < PROMPT_SECONDS
     assert (done.code, done.out) == (75, "")

@@ -2,6 +2,8 @@
 
 import io
 import json
+import threading
+import time
 from datetime import UTC, date, datetime
 
 import pytest
@@ -111,30 +113,70 @@ def test_an_error_as_json_names_its_exit_code() -> None:
     }
 
 
-def test_without_a_terminal_progress_is_a_line_every_thirty_seconds() -> None:
+LABEL = "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna"
+
+
+def test_a_run_tells_how_far_it_is_and_what_it_waits_for() -> None:
     clock, lines = Clock(), []
     listen = reporting.Lines(lines.append, clock=clock)
     listen(events.Planned("dwh.users", DAY, 1000, 4 * 1024**2))
-    for second in range(1, 91):
-        clock.now += 1
-        listen(events.Progress(bytes=second * 1024**2, rows=second))
+    clock.now += 600
+    listen.tell()
+    listen(events.Cleared(0))
+    clock.now += 30
+    listen.tell()
+    clock.now += 30
+    listen(events.Progress(bytes=60 * 1024**2, rows=60))
+    listen.tell()
+    listen(events.Committing())
+    listen.tell()
+    listen(events.Decided(committed=True))
 
-    label = "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna"
     assert lines == [
-        f"{label}: 30.0 MB of about 4.0 MB, 30 rows, 1.0 MB/s",
-        f"{label}: 60.0 MB of about 4.0 MB, 60 rows, 1.0 MB/s",
-        f"{label}: 90.0 MB of about 4.0 MB, 90 rows, 1.0 MB/s",
+        f"{LABEL}: clearing, 600 s so far",
+        f"{LABEL}: copying, 30 s so far",
+        f"{LABEL}: copying, 60.0 MB of about 4.0 MB, 60 rows, 1.0 MB/s",
+        f"{LABEL}: committing, 60.0 MB of about 4.0 MB, 60 rows, 1.0 MB/s",
     ]
 
 
-def test_progress_none_keeps_warnings() -> None:
-    clock, lines = Clock(), []
-    listen = reporting.Lines(lines.append, progress=False, clock=clock)
-    clock.now += 100
-    listen(events.Progress(bytes=1, rows=1))
+def test_it_is_told_by_itself_until_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "LOG_SECONDS", 0.01)
+    told, lines = threading.Event(), []
+    listen = reporting.Lines(lambda line: (lines.append(line), told.set()))
+    listen(events.Planned("dwh.users", DAY, 1000, 1))
+    assert told.wait(5)
+    listen(events.Decided(committed=True))
+    time.sleep(0.1)
+    written = len(lines)
+    time.sleep(0.1)
+
+    assert len(lines) == written
+    assert lines[0].startswith(f"{LABEL}: clearing")
+
+
+def test_progress_none_keeps_warnings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporting, "LOG_SECONDS", 0.01)
+    lines: list[str] = []
+    listen = reporting.Lines(lines.append, progress=False)
+    listen(events.Planned("dwh.users", DAY, 1000, 1))
+    time.sleep(0.1)
     listen(events.Warned("careful"))
 
     assert lines == ["warning: careful"]
+
+
+def test_a_terminal_that_hung_up_is_no_reason_to_fail() -> None:
+    class HungUp(io.StringIO):
+        def write(self, text: str) -> int:
+            raise BrokenPipeError
+
+    bar = reporting.Bar(HungUp())
+    bar(events.Connected("a@b/c", "d@e/f"))
+    bar(events.Planned("dwh.users", DAY, 10, 1024))
+    bar(events.Cleared(0))
+    bar(events.Progress(bytes=512, rows=5))
+    bar(events.Decided(committed=True))
 
 
 def test_notices_of_servers_are_for_those_who_ask() -> None:
