@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from copypipe import events, reporting, slices
 from plugins.canary import CANARY
 from plugins.command import Command, Words, add_users, no_backends, users
 from plugins.databases import Database
@@ -784,27 +783,6 @@ def test_bar_on_a_terminal(run: Command, source: Database, dest: Database) -> No
     forced = run("copy", "users", "--day", "2018-04-28", "--progress", "bar")
     assert "B/s" in forced.err
     assert forced.out.count("\n") == 1
-
-
-def test_log_lines_every_30_seconds() -> None:
-    now = 100.0
-    lines: list[str] = []
-    hear = reporting.Lines(lines.append, clock=lambda: now)
-    slice_ = slices.Whole()
-    hear(events.Planned("public.users", slice_, estimated_rows=10, estimated_bytes=4 * 1024 * 1024))
-    for second in range(0, 100, 5):
-        now = 100.0 + second
-        hear(events.Progress(bytes=second * 1024 * 100, rows=second))
-
-    assert [line.split(": ")[0] for line in lines] == ["public.users all rows"] * 3
-    assert lines[0].endswith("2.9 MB of about 4.0 MB, 30 rows, 100.0 kB/s")
-
-    silent: list[str] = []
-    hear = reporting.Lines(silent.append, progress=False, clock=lambda: now)
-    hear(events.Progress(bytes=1, rows=1))
-    now += 1000
-    hear(events.Progress(bytes=2, rows=2))
-    assert silent == []
 
 
 # --- where the servers are named ------------------------------------------------------------------
