@@ -10,8 +10,8 @@ PYTHON ?= python3
 help:
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
 
-demo: install ## a day copied between two throw-away servers
-	@$(BIN)/python scripts/demo.py
+demo: install ## a million rows on two throw-away servers, a day copied
+	@$(BIN)/copypipe demo
 
 test: install ## the whole suite, on real servers of two majors
 	@$(BIN)/python -m pytest

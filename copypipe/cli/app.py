@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from copypipe.cli import copying
+from copypipe.cli import copying, demonstrating
 from copypipe.cli.output import say
 from copypipe.errors import EXIT_CODES
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("copy", epilog=_exit_status())(copying.copy)
+app.command("demo")(demonstrating.demo)
 
 
 def _version(wanted: bool) -> None:
