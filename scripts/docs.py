@@ -58,7 +58,7 @@ def _row(parameter: Any) -> str:
 
 def screen(rows: int) -> str:
     """Run the demo and return what it prints, logs where a terminal shows them."""
-    command = [Path(sys.executable).with_name("copypipe"), "demo", "--rows", str(rows)]
+    command = [sys.executable, "-m", "copypipe", "demo", "--rows", str(rows)]
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=True
     )
