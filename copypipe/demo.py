@@ -66,7 +66,7 @@ def show(pair: Pair, rows: int, say: Say, listen: Callable[[], Listener]) -> Non
     say("again, with the same result:")
     _copy(pair, say, listen)
     _run(pair.source, demo.change(DAY))
-    say("at the source some users of that day are deleted and the others renamed; the dest follows:")
+    say("users of that day are deleted and renamed at the source; the dest follows:")
     _copy(pair, say, listen)
 
 

@@ -21,7 +21,8 @@ REFERENCE = (ROOT / "docs" / "cli.md").read_text()
 @pytest.fixture(scope="module")
 def docs() -> ModuleType:
     spec = importlib.util.spec_from_file_location("docs", ROOT / "scripts" / "docs.py")
-    assert spec and spec.loader
+    assert spec
+    assert spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -37,13 +38,13 @@ def flags() -> set[str]:
 
 
 def test_the_reference_is_up_to_date(docs: ModuleType) -> None:
-    assert REFERENCE == docs.reference(), "run: python scripts/docs.py cli"
+    assert docs.reference() == REFERENCE, "run: python scripts/docs.py cli"
 
 
 def test_every_flag_is_documented() -> None:
     named = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", REFERENCE))
 
-    assert flags() - {"--help", "--version"} <= named
+    assert not flags() - {"--help", "--version"} - named
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/design.md"])
@@ -55,7 +56,7 @@ def test_every_flag_that_is_named_exists(page: str) -> None:
     named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", prose + "\n".join(ours)))
 
     assert named
-    assert named <= flags()
+    assert not named - flags()
 
 
 @pytest.mark.parametrize("page", [README, REFERENCE])
@@ -74,6 +75,4 @@ def test_help_tells_the_exit_codes() -> None:
     ).stdout
 
     for code, meaning, _ in EXIT_CODES:
-        assert f"{code:>4}  {meaning}" in " ".join(shown.split("\n")) or meaning in " ".join(
-            shown.split()
-        )
+        assert f"{code}  {meaning}" in shown
