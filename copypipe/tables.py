@@ -52,7 +52,6 @@ class Index:
     """An index whose first key is the slice column, so that it can serve the slice."""
 
     name: str
-    method: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,7 +179,7 @@ class Sink:
     def __init__(self, session: Session) -> None:
         self.session = session
         self.pgconn = session.conn.pgconn
-        self._heard = 0
+        self._spoken = False
         self._failed = False
         self._asks_after = 0.0
         self._observer: psycopg.Connection[Any] | None = None
@@ -235,7 +235,7 @@ class Sink:
             self._failed = True
         if self._failed:
             raise self._failure()
-        self._heard += 1
+        self._spoken = True
 
     def ask(self) -> float | None:
         """Ask over another connection whether the server failed; raises its error if it did.
@@ -243,7 +243,7 @@ class Sink:
         Whatever the server said may have hidden an error. Asks at most every OBSERVE_SECONDS, and
         not at all while it has said nothing. Returns when to ask again, None for never.
         """
-        if not self._heard:
+        if not self._spoken:
             return None
         if time.monotonic() >= self._asks_after:
             if self._aborted():
@@ -258,6 +258,7 @@ class Sink:
             state = sessions.backend_state(self.pgconn.backend_pid)
             row = self._observer.execute(state).fetchone()
         except (psycopg.Error, CopypipeError):
+            self._observer = None
             return False  # asked again soon; if it stays so, the error comes with CopyDone
         return row is not None and "aborted" in str(row[0])
 

@@ -89,7 +89,7 @@ def indexes(oid: int, column: str) -> Composed:
     """Find usable indexes whose first key is that column and that hold every row."""
     return SQL(
         """
-        SELECT c.relname, m.amname
+        SELECT c.relname
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am m ON m.oid = c.relam
