@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from copypipe import catalog
 from copypipe.errors import TransientError
 from copypipe.requests import Clear, Mode
 from copypipe.servers import Session
@@ -39,7 +40,7 @@ def replace(session: Session, table: Table, slice_: Slice, clear: Clear) -> Clea
 
 
 def _truncated(session: Session, table: Table) -> Cleared:
-    had_rows = _has_rows(session, table)
+    had_rows = catalog.has_rows(session, table)
     session.execute(copies.truncate(table))
     return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
 
@@ -64,7 +65,7 @@ def _emptied(session: Session, table: Table) -> bool:
     Nobody is made to wait: where the table is in use, or has rows after all, nothing happens.
     Waiting for the exclusive lock on top of the one we hold could deadlock with another run.
     """
-    if _has_rows(session, table):
+    if catalog.has_rows(session, table):
         return False
     session.execute(copies.savepoint())
     try:
@@ -73,15 +74,11 @@ def _emptied(session: Session, table: Table) -> bool:
         if error.sqlstate != "55P03":  # lock_not_available
             raise
     else:
-        if not _has_rows(session, table):
+        if not catalog.has_rows(session, table):
             session.execute(copies.truncate(table))
             return True
     session.execute(copies.back_to_savepoint())
     return False
-
-
-def _has_rows(session: Session, table: Table) -> bool:
-    return bool(session.fetch_one(copies.any_row(table))[0])
 
 
 STRATEGIES: dict[Mode, Strategy] = {"replace": replace}

@@ -18,7 +18,7 @@ from copypipe.modes import freezable
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks
-from copypipe.tables import Column, Table
+from copypipe.tables import Column, Index, Table
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
 # the documentation of COPY); the planner's width counts the data alone.
@@ -118,22 +118,24 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         reading = catalog.estimate(source, copies.select(source_table, names, slice_))
         asks = by is None and not request.yes
         row_bytes = reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(names)
-        notes, warnings = _remarks(
-            request, source, source_table, dest_table, source_is, dest_is, slice_
-        )
+        serving = catalog.indexes(source, source_table, by) if by else ()
+        serving_dest = catalog.indexes(dest, dest_table, by) if by else ()
+        notes, warnings = _remarks(request, dest_table, source_is, dest_is, slice_)
+        if isinstance(slice_, slices.Range):
+            notes += _without_day(source, source_table, slice_, indexed=bool(serving))
         return Plan(
             source=Side(
                 source.address,
                 source_is,
                 source_table,
-                _source_access(source, source_table, slice_, reading),
+                _source_access(source_table, slice_, reading, serving),
                 catalog.rows(source, source_table) if asks else None,
             ),
             dest=Side(
                 dest.address,
                 dest_is,
                 dest_table,
-                _access(dest, dest_table, slice_),
+                _access(dest_table, slice_, serving_dest),
                 catalog.rows(dest, dest_table) if asks else None,
             ),
             slice=slice_,
@@ -279,26 +281,24 @@ def _refuse_same_table(
 
 
 def _source_access(
-    session: Session, table: Table, slice_: slices.Slice, estimate: catalog.Estimate
+    table: Table, slice_: slices.Slice, estimate: catalog.Estimate, serving: Sequence[Index]
 ) -> str:
     """Say how the planner would find the rows: by index, or by a scan that is paid each time."""
     if table.kind in "vf":
         return f"a {table.kind_name}: what reading it costs is its own matter"
     if isinstance(slice_, slices.Range) and estimate.indexes:
         # A partitioned table names an index of each partition; its own says the same.
-        serving = catalog.indexes(session, table, slice_.column)
         return f"by index {serving[0].name if serving else estimate.indexes[0]}"
-    return _access(session, table, slice_)
+    return _access(table, slice_, serving)
 
 
-def _access(session: Session, table: Table, slice_: slices.Slice) -> str:
+def _access(table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str:
     """Say which index can serve the slice, or what a scan reads."""
     size = f"{table.pages * PAGE_BYTES / 1024 / 1024:.1f} MB"
     if table.estimated_rows >= 0:
         size += f", about {table.estimated_rows} rows"
     if isinstance(slice_, slices.Whole):
         return f"the whole table: {size}"
-    serving = catalog.indexes(session, table, slice_.column)
     if serving:
         return f"index {serving[0].name} can serve; a scan would read {size}"
     return f"no index on {slice_.column}: scans the whole table ({size})"
@@ -306,8 +306,6 @@ def _access(session: Session, table: Table, slice_: slices.Slice) -> str:
 
 def _remarks(
     request: Request,
-    source: Session,
-    table: Table,
     dest: Table,
     server: catalog.Server,
     dest_is: catalog.Server,
@@ -328,7 +326,7 @@ def _remarks(
         if request.clear == "delete" and freezable(dest):
             notes.append("where the dest has no row it is truncated and filled with frozen rows")
         return notes, warnings
-    notes = [*_bounds(slice_), *_without_day(source, table, slice_)]
+    notes = _bounds(slice_)
     notes.append(
         f"slices of this table by another column than {slice_.column} are not kept apart from it"
     )
@@ -356,9 +354,11 @@ def _bounds(slice_: slices.Range) -> list[str]:
     return notes
 
 
-def _without_day(source: Session, table: Table, slice_: slices.Range) -> Sequence[str]:
+def _without_day(
+    source: Session, table: Table, slice_: slices.Range, *, indexed: bool
+) -> Sequence[str]:
     """Tell of rows that belong to no day, where an index makes asking cheap."""
-    if not catalog.indexes(source, table, slice_.column):
+    if not indexed:
         return [f"rows whose {slice_.column} is NULL or infinite: not checked (no index)"]
     empty, infinite = catalog.without_day(source, table, slice_.column)
     found = [what for what, there in (("NULL", empty), ("infinite", infinite)) if there]
