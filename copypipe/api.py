@@ -5,6 +5,7 @@ The engine never prints, never exits and leaves signals to the caller.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 from copypipe import attempts, requests, slices
@@ -25,12 +26,17 @@ def copy(
     start: str | Bound | None = None,
     stop: str | Bound | None = None,
     all: bool = False,
+    where: str | None = None,
+    query: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
     by: str = "created_at",
     timezone: str = "UTC",
     mode: Mode = "replace",
     clear: Clear = "delete",
     allow_empty: bool = False,
     fail_on_empty: bool = False,
+    rate_limit: int | None = None,
     wait_lock: float = DEFAULT_WAIT_SECONDS,
     yes: bool = False,
     notices: bool = False,
@@ -41,8 +47,15 @@ def copy(
     `source` and `dest` are connection strings as libpq takes them (a URI, keywords, service=NAME),
     or callables that return an open psycopg connection, which is closed in the end. The slice is
     `day`, `month`, `start` with `stop` (half-open), or `all`; days are ISO dates, "today",
-    "yesterday", "-3d" or `datetime.date`, counted in `timezone`. `wait_lock` is in seconds.
-    With `all`, `yes` must say that rows of the dest may be replaced.
+    "yesterday", "-3d" or `datetime.date`, counted in `timezone`. With `all`, `yes` must say that
+    rows of the dest may be replaced. `where` is one SQL expression that narrows a range, or is the
+    slice by itself; it is evaluated on both sides.
+
+    `query` is read at the source in the place of `table`, which then names the dest's alone.
+    `columns` gives SQL expressions over what is read by the column of the dest that they fill;
+    `exclude` names columns that do not go over. All three are evaluated by the source, in a
+    read-only transaction and with an empty search_path. They are SQL: never make them of text
+    that you do not trust. `rate_limit` is in bytes a second, `wait_lock` in seconds.
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
@@ -60,7 +73,13 @@ def copy(
             start=_bound(start),
             stop=_bound(stop),
             everything=all,
+            where=where,
         ),
+        where=where,
+        query=query,
+        columns=tuple((columns or {}).items()),
+        exclude=tuple(exclude),
+        rate_limit=rate_limit,
         by=by,
         timezone=timezone,
         mode=mode,

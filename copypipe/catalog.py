@@ -5,19 +5,19 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
 
 from copypipe import slices
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
-from copypipe.servers import Session
-from copypipe.statements import Statement, copies, sessions
+from copypipe.servers import Output, Session
+from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
 from copypipe.statements import slices as slice_queries
-from copypipe.tables import Column, Index, Reference, Rights, Table
+from copypipe.tables import Column, Index, Query, Reference, Relation, Rights, Table
 from copypipe.types import Surroundings
 
 # A table up to this size is counted before a person is asked; that takes a fraction of a second.
@@ -128,12 +128,62 @@ def table(session: Session, oid: int) -> Table:
     )
 
 
-def indexes(session: Session, of: Table, column: str) -> tuple[Index, ...]:
+def query(session: Session, text: str) -> Query:
+    """Read which columns a query of the user returns."""
+    return Query(text, tuple(_columns(session, session.describe(expressions.everything(text)))))
+
+
+def value(session: Session, of: Relation, expression: str) -> list[Column]:
+    """Read what an expression of the user over a relation returns: one column, if it is right.
+
+    Raises the server's error where it is no expression with one value a row.
+    """
+    session.describe(expressions.per_row(of, expression))
+    outputs = session.describe(expressions.value(of, expression))
+    return [
+        replace(column, expression=expression, renames=_renamed(of, output))
+        for column, output in zip(_columns(session, outputs), outputs, strict=True)
+    ]
+
+
+def _renamed(of: Relation, output: Output) -> str | None:
+    """Return the column of the relation that the output merely is."""
+    if isinstance(of, Query) or output.table_oid != of.oid:
+        return None
+    return next((c.name for c in of.columns if c.number == output.number), None)
+
+
+def _columns(session: Session, outputs: Sequence[Output]) -> list[Column]:
+    types = session.fetch(queries.types([o.type_oid for o in outputs], [o.typmod for o in outputs]))
+    return [
+        Column(
+            name=output.name,
+            number=0,
+            type_oid=output.type_oid,
+            typmod=output.typmod,
+            type_name=type_name,
+            type_kind=type_kind,
+            element_oid=element_oid,
+            binary=binary,
+            not_null=False,
+            generated=False,
+            has_default=False,
+        )
+        for output, (type_name, type_kind, element_oid, binary) in zip(outputs, types, strict=True)
+    ]
+
+
+def unsteady(session: Session, calls: Iterable[tuple[str, str]]) -> list[str]:
+    """Return which of these functions, given as (schema, name), may differ by itself."""
+    return [row[0] for row in session.fetch(expressions.unsteady(sorted(calls)))]
+
+
+def indexes(session: Session, of: Relation, column: str) -> tuple[Index, ...]:
     """Return the indexes that can serve a range of `column`, the best first.
 
     An index of an inheritance parent holds none of its children's rows.
     """
-    if of.has_children:
+    if isinstance(of, Query) or of.has_children:
         return ()
     return tuple(Index(*row) for row in session.fetch(queries.indexes(of.oid, column)))
 
@@ -155,8 +205,10 @@ def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def rows(session: Session, of: Table) -> str:
+def rows(session: Session, of: Relation) -> str:
     """Say how many rows a table has: counted where that is quick, else the planner's estimate."""
+    if isinstance(of, Query):
+        return "an unknown number of rows"
     size = int(session.fetch_one(copies.size(of))[0])
     if of.kind in "rpm" and size <= BYTES_WORTH_COUNTING:
         return f"{session.fetch_one(copies.count(of, slices.Whole()))[0]} rows"

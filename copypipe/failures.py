@@ -25,6 +25,9 @@ from copypipe.errors import (
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
 _PASSING = frozenset({"40001", "40P01", "53300", "55P03", "25P03", "25P04", "55006"})
 
+# insufficient_privilege, and read_only_sql_transaction: what is read at the source must not write.
+_REFUSED = frozenset({"42501", "25006"})
+
 # A receive function that dislikes its bytes says protocol_violation; the connection is fine.
 _NOT_THE_CONNECTION = frozenset({"08P01"})
 
@@ -75,7 +78,7 @@ def lost(side: Side) -> ConnectionLost:
 
 
 def _class(code: str) -> type[CopypipeError]:
-    if code == "42501":
+    if code in _REFUSED:
         return PlanRefused
     if code in _LOST or (code.startswith("08") and code not in _NOT_THE_CONNECTION):
         return ConnectionLost
@@ -87,6 +90,8 @@ def _class(code: str) -> type[CopypipeError]:
 def _hint(code: str, context: str | None) -> str | None:
     if code == "42501":
         return "Grant the role what it lacks, or connect as another one."
+    if code == "25006":
+        return "What is read at the source must not write: its transaction is read-only."
     if code == "23503":
         return "Rows of another table point at this slice, or are missing for it."
     if code.startswith("42") and _IN_FUNCTION.search(context or ""):

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 from copypipe.catalog import Server
 from copypipe.errors import PlanRefused
-from copypipe.tables import READABLE, WRITABLE, Matching, Table
+from copypipe.tables import READABLE, WRITABLE, Matching, Relation, Table
 from copypipe.types import obstacle
 
 
-def check_kinds(source: Table, dest: Table) -> None:
+def check_kinds(source: Relation, dest: Table) -> None:
     """Refuse relations that cannot be read or written as a table."""
-    if source.kind not in READABLE:
+    if isinstance(source, Table) and source.kind not in READABLE:
         raise PlanRefused(
             f"source: {source.full_name} is a {source.kind_name}",
             hint="A table, a view or a materialized view can be copied.",
@@ -52,10 +52,13 @@ def check_dest(server: Server, table: Table) -> None:
         raise refuse(f"clearing {name} would change other tables", f"Foreign keys: {listed}.")
 
 
-def check_row_security(source: Table, dest: Table) -> None:
-    """Refuse tables whose rows are filtered for this role."""
+def check_row_security(source: Relation, dest: Table) -> None:
+    """Refuse tables whose rows are filtered for this role.
+
+    What a query reads is the source's matter: row_security is off, so it raises an error.
+    """
     for side, table in (("source", source), ("dest", dest)):
-        if table.row_security:
+        if isinstance(table, Table) and table.row_security:
             raise PlanRefused(
                 f"{side}: row security of {table.full_name} applies to this role",
                 detail="It would hide rows without a word.",
@@ -65,25 +68,32 @@ def check_row_security(source: Table, dest: Table) -> None:
 
 
 def check_columns(
-    source: Table, dest: Table, matching: Matching, source_is: Server, dest_is: Server
+    source: Relation, dest: Table, matching: Matching, source_is: Server, dest_is: Server
 ) -> None:
     """Refuse columns that are missing, extra or of another type, all in one message."""
     problems = [f"{c.name} is missing at the dest" for c in matching.without_home]
     problems += [f"{c.name} is missing at the source" for c in matching.without_source]
+    problems += [
+        f"{c.name} is excluded, and the dest has no default for it, which must not be NULL"
+        for c in matching.excluded
+        if c.not_null and not c.has_default
+    ]
     for at_source, at_dest in matching.columns:
         reason = obstacle(at_source, at_dest, source_is.surroundings, dest_is.surroundings)
         if reason:
-            problems.append(f"{at_source.name}: {reason}")
+            problems.append(f"{at_dest.name}: {reason}")
     if problems:
         raise PlanRefused(
             f"the columns of {source.full_name} and {dest.full_name} do not fit",
             detail="; ".join(problems) + ".",
-            hint="Both tables need the same columns, in any order, of the same built-in types.",
+            hint="Both sides need the same columns, in any order, of the same built-in types. "
+            "--column computes one at the source, with a cast if need be; --exclude leaves one "
+            "out.",
         )
     if not matching.columns:
         raise PlanRefused(
             f"{dest.full_name} has no column to copy into",
-            hint="Columns that the dest generates itself are left out.",
+            hint="Columns that the dest generates itself, and excluded ones, are left out.",
         )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from copypipe import catalog
 from copypipe.errors import TransientError
@@ -25,16 +25,26 @@ class Cleared:
     """The table was truncated in this subtransaction, so COPY may write frozen rows."""
 
 
-Strategy = Callable[[Session, Table, Slice, Clear], Cleared]
+class Strategy(Protocol):
+    """How a mode makes room."""
+
+    def __call__(
+        self, session: Session, table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool
+    ) -> Cleared:
+        """Clear the slice within the session's transaction."""
 
 
-def replace(session: Session, table: Table, slice_: Slice, clear: Clear) -> Cleared:
-    """Make the slice empty within the session's transaction."""
-    if isinstance(slice_, Whole):
-        if clear == "truncate":
-            return _truncated(session, table)
-        if freezable(table) and _emptied(session, table):
-            return Cleared(had_rows=False, rows=0, freeze=True)
+def replace(
+    session: Session, table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool
+) -> Cleared:
+    """Make the slice empty within the session's transaction.
+
+    `may_truncate` is about a table that is empty anyway; `clear` says what was asked for.
+    """
+    if clear == "truncate":
+        return _truncated(session, table)
+    if freezes(table, slice_, clear, may_truncate=may_truncate) and _emptied(session, table):
+        return Cleared(had_rows=False, rows=0, freeze=True)
     rows = session.count(copies.delete(table, slice_))
     return Cleared(had_rows=rows > 0, rows=rows, freeze=False)
 
@@ -45,14 +55,18 @@ def _truncated(session: Session, table: Table) -> Cleared:
     return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
 
 
-def freezable(table: Table) -> bool:
-    """Return whether an empty table may be truncated, so that COPY may write frozen rows.
+def freezes(table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool) -> bool:
+    """Return whether `replace` truncates an empty table, so that COPY may write frozen rows.
 
-    COPY FREEZE is refused for partitioned tables, TRUNCATE for tables that are pointed at; a
-    trigger on TRUNCATE is somebody's word against it.
+    Only for the whole of it: parallel first loads of days would lock each other out. COPY FREEZE
+    is refused for partitioned tables, TRUNCATE for tables that are pointed at; a trigger on
+    TRUNCATE is somebody's word against it.
     """
     return (
-        table.kind == "r"
+        isinstance(slice_, Whole)
+        and clear == "delete"
+        and may_truncate
+        and table.kind == "r"
         and table.rights.truncate
         and not table.references
         and not table.has_truncate_triggers

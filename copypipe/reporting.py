@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from copypipe import events
 from copypipe.errors import CopypipeError, one_line
-from copypipe.slices import Range, Slice
+from copypipe.slices import Slice, Where, range_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from copypipe.plans import Plan, Side
+    from copypipe.tables import Column
     from copypipe.transfers import Transferred
 
 SCHEMA_VERSION = 1
@@ -96,18 +97,21 @@ def _iso(value: date) -> str:
 
 
 def _slice(slice_: Slice) -> dict[str, Any]:
-    if not isinstance(slice_, Range):
-        return {"all": True}
-    first, after = slice_.days or (None, None)
+    where = {"where": slice_.condition} if isinstance(slice_, Where) else {}
+    around = range_of(slice_)
+    if around is None:
+        return {"all": not where, **where}
+    first, after = around.days or (None, None)
     return {
         "all": False,
-        "by": slice_.column,
-        "start": slice_.start,
-        "stop": slice_.stop,
-        "timezone": slice_.zone,
+        **where,
+        "by": around.column,
+        "start": around.start,
+        "stop": around.stop,
+        "timezone": around.zone,
         "first_day": first,
         "day_after": after,
-        "holes": [list(hole) for hole in slice_.holes],
+        "holes": [list(hole) for hole in around.holes],
     }
 
 
@@ -124,8 +128,11 @@ def plan_text(plan: Plan) -> str:
         *_side("dest", plan.dest),
         f"  columns  {len(plan.columns)}, the same built-in types on both sides: binary",
     ]
-    lines += [f"           {source.name}  {source.type_name}" for source, _ in plan.columns]
+    lines += [f"           {_column(of, to)}" for of, to in plan.columns]
     lines += [f"           {c.name}  left out: the dest generates it" for c in plan.left_out]
+    lines += [f"           {c.name}  excluded: gets the dest's default" for c in plan.excluded]
+    if plan.request.rate_limit is not None:
+        lines.append(f"  rate     at most {size(plan.request.rate_limit)} a second")
     lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
     lines += [f"  warning  {warning}" for warning in plan.warnings]
     if plan.needs_yes:
@@ -134,10 +141,15 @@ def plan_text(plan: Plan) -> str:
     lines.append(f"  dest     {plan.copy_in().as_string(None)}")
     lines.append(f"  source   {plan.copy_out.as_string(None)}")
     lines.append("nothing was changed")
-    return "\n".join(one_line(line) for line in lines)
+    return "\n".join(one_line(line.replace("\n", " ")) for line in lines)
 
 
-def _side(name: str, side: Side) -> list[str]:
+def _column(source: Column, dest: Column) -> str:
+    computed = "" if source.expression is None else f"  = {source.expression}"
+    return f"{dest.name}  {source.type_name}{computed}"
+
+
+def _side(name: str, side: Side[Any]) -> list[str]:
     parts = ", ".join(f"{part.name} {part.value} ({part.origin})" for part in side.address.parts)
     return [
         f"  {name:<8} {side.address}  PostgreSQL {side.server.major}, "
@@ -158,10 +170,18 @@ def plan_json(plan: Plan) -> str:
             "mode": plan.request.mode,
             "format": "binary",
             "columns": [
-                {"name": dest.name, "source_type": source.type_name, "dest_type": dest.type_name}
+                {
+                    "name": dest.name,
+                    "source_type": source.type_name,
+                    "dest_type": dest.type_name,
+                    "expression": source.expression,
+                }
                 for source, dest in plan.columns
             ],
             "left_out": [column.name for column in plan.left_out],
+            "excluded": [column.name for column in plan.excluded],
+            "query": plan.request.query,
+            "rate_limit": plan.request.rate_limit,
             "estimated_rows": plan.estimated_rows,
             "estimated_bytes": plan.estimated_bytes,
             "statements": {
@@ -176,7 +196,7 @@ def plan_json(plan: Plan) -> str:
     )
 
 
-def _side_json(side: Side) -> dict[str, Any]:
+def _side_json(side: Side[Any]) -> dict[str, Any]:
     return {
         "user": side.address.user,
         "host": side.address.host,

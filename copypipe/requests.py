@@ -59,6 +59,16 @@ class Request:
     clear: Clear = "delete"
     allow_empty: bool = False
     fail_on_empty: bool = False
+    where: str | None = None
+    """SQL that narrows the slice, on both sides: one expression over the table's columns."""
+    query: str | None = None
+    """SQL that is read at the source in the place of the table, which then is the dest's."""
+    columns: tuple[tuple[str, str], ...] = ()
+    """Columns of the dest that the source computes: (name as in SQL, expression)."""
+    exclude: tuple[str, ...] = ()
+    """Columns of either side that do not go over; the dest's get their defaults."""
+    rate_limit: int | None = None
+    """Bytes a second at most; None for as fast as it goes."""
     wait_lock: float = DEFAULT_WAIT_SECONDS
     """Seconds to wait for another run on an overlapping slice; 0 to give up at once."""
     yes: bool = False
@@ -90,17 +100,47 @@ def check(request: Request) -> None:
         )
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
-    for text in (request.table, request.into or "", request.by, request.timezone):
+    names = (request.table, request.into or "", request.by, request.timezone, *request.exclude)
+    for text in (*names, *(name for name, _ in request.columns)):
         if not _is_text(text):
             raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
+    _check_sql(request)
     if not request.table.strip() or (request.into is not None and not request.into.strip()):
         raise UsageError("the table has no name")
     if not request.by.strip():
         raise UsageError("the slice column has no name")
-    if request.clear == "truncate" and not isinstance(request.wanted, slices.Everything):
+    if request.rate_limit is not None and request.rate_limit <= 0:
+        raise UsageError(f"cannot copy at {request.rate_limit} bytes a second")
+    part = request.where is not None or not isinstance(request.wanted, slices.Everything)
+    if request.clear == "truncate" and part:
         raise UsageError(
             "--clear truncate removes every row, and the slice is a part of the table",
             hint="Leave it out to delete the slice alone, or copy --all.",
+        )
+
+
+def _check_sql(request: Request) -> None:
+    for what, text in (
+        ("the condition", request.where),
+        ("the query", request.query),
+        *((f"the expression of {name!r}", expression) for name, expression in request.columns),
+    ):
+        if text is not None and not text.strip():
+            # An unset variable in a script must not mean all rows.
+            raise UsageError(f"{what} is empty")
+        if text is not None and not _is_text(text):
+            raise UsageError(f"{what} is not valid text")
+    if request.query is None:
+        return
+    if request.where is not None:
+        raise UsageError(
+            "--where and --query were both given",
+            hint="Put the condition into the query; what the dest loses is said by a range or "
+            "--all.",
+        )
+    if request.into is not None:
+        raise UsageError(
+            "--into and --query were both given", hint="With --query, TABLE is the dest's."
         )
 
 
@@ -126,6 +166,41 @@ def duration(text: str) -> float:
     return float(found[1]) * _UNITS[found[2] or "s"]
 
 
+# PostgreSQL's units of size, in bytes ("Parameter Names and Values").
+_SIZES = {"B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
+_SIZE = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(B|kB|MB|GB|TB)")
+
+
+def size(text: str) -> int:
+    """Return the bytes that `text` means, in PostgreSQL's units: 500kB, 50MB, 1GB.
+
+    Raises UsageError for anything else; a bare number is no size, since it could mean either.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if not found:
+        raise UsageError(
+            f"not a size: {text!r}", hint="Write it as PostgreSQL does: 500kB, 50MB, 1GB."
+        )
+    return round(float(found[1]) * _SIZES[found[2]])
+
+
+def computed(text: str) -> tuple[str, str]:
+    """Return name and expression of `name=expression`; the name may be quoted as in SQL.
+
+    Raises UsageError for anything else.
+    """
+    found = _COMPUTED.fullmatch(text)
+    if not found:
+        raise UsageError(
+            f"not a computed column: {text!r}",
+            hint='Write name=expression, such as "email=md5(email)".',
+        )
+    return found[1], found[2]
+
+
+_COMPUTED = re.compile(r'\s*("(?:[^"]|"")+"|[^"=\s][^"=]*?)\s*=(.*)', re.DOTALL)
+
+
 def wanted(
     *,
     day: slices.Between | None,
@@ -133,8 +208,12 @@ def wanted(
     start: slices.Bound | slices.DaysAgo | None,
     stop: slices.Bound | slices.DaysAgo | None,
     everything: bool,
+    where: str | None,
 ) -> slices.Wanted:
-    """Return the one slice that was asked for; raises UsageError for none and for several."""
+    """Return the one slice that was asked for; raises UsageError for none and for several.
+
+    A condition is asked of all rows where it stands alone, else of those in the range.
+    """
     if (start is None) != (stop is None):
         raise UsageError(
             "a range needs both its ends", hint="Give --from and --to; --to is exclusive."
@@ -144,9 +223,13 @@ def wanted(
         asked.append(slices.Between(start, stop))
     if everything:
         asked.append(slices.Everything())
+    if where is not None and everything:
+        raise UsageError("--all and --where were both given", hint="Leave --all out.")
+    if where is not None and not asked:
+        return slices.Everything()
     if len(asked) != 1:
         raise UsageError(
             "several slices were asked for" if asked else "which rows? No slice was given",
-            hint="Give one of --day, --month, --from with --to, or --all.",
+            hint="Give one of --day, --month, --from with --to, --where, or --all.",
         )
     return asked[0]

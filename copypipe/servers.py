@@ -6,7 +6,7 @@ import select
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -24,7 +24,7 @@ from copypipe.errors import (
     Side,
     UsageError,
 )
-from copypipe.failures import failure, translate
+from copypipe.failures import failure, lost, translate
 from copypipe.requests import Endpoint
 from copypipe.statements import Statement, sessions
 
@@ -37,6 +37,18 @@ OLDEST_MAJOR = 14
 CANCEL_SECONDS = 0.5
 
 T = TypeVar("T")
+
+
+class Output(NamedTuple):
+    """One column of what a query returns, as RowDescription tells it."""
+
+    name: str
+    type_oid: int
+    typmod: int
+    table_oid: int
+    """The table whose column this merely is, else 0."""
+    number: int
+    """The number of that column there, else 0."""
 
 
 class Session:
@@ -97,6 +109,45 @@ class Session:
 
     def _run(self, statement: Statement) -> psycopg.Cursor[TupleRow]:
         return self.speak(lambda: self.conn.cursor(row_factory=tuple_row).execute(statement))
+
+    def describe(self, statement: Statement) -> list[Output]:
+        """Have one statement parsed and return its columns; nothing is run.
+
+        Goes as a Parse message, which takes no second statement (protocol, "Extended Query").
+        Raises the server's error, and PlanRefused where it has parameters ($1).
+        """
+        pgconn = self.conn.pgconn
+        text = statement.as_bytes(self.conn)
+        self._answer(lambda: pgconn.send_prepare(b"", text))
+        result = self._answer(lambda: pgconn.send_describe_prepared(b""))
+        if result.nparams:
+            raise PlanRefused(
+                f"{self.side}: there is no value for the parameter $1",
+                hint="Write the value itself.",
+                side=self.side,
+                sqlstate="42P02",  # undefined_parameter, as the server says it of COPY
+            )
+        return [
+            Output(
+                (result.fname(i) or b"").decode("utf-8", "replace"),
+                result.ftype(i),
+                result.fmod(i),
+                result.ftable(i),
+                result.ftablecol(i),
+            )
+            for i in range(result.nfields)
+        ]
+
+    def _answer(self, send: Callable[[], None]) -> pq.abc.PGresult:
+        """Send a command and return its result; raises the server's error."""
+        answer = Answer(self.conn.pgconn)
+        self.speak(send)
+        self.speak(answer.wait)
+        if answer.error is not None:
+            raise failure(self.side, answer.error)
+        if answer.result is None:
+            raise lost(self.side)
+        return answer.result
 
     def speak(self, call: Callable[[], T]) -> T:
         """Return what `call` returns; raises psycopg's errors as ours.

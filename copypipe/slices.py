@@ -294,7 +294,31 @@ class Range:
         return f"[{first}, {after})" + (f" {self.zone}" if self.zone else "")
 
 
-Slice = Whole | Range
+@dataclass(frozen=True, slots=True)
+class Where:
+    """The rows of `within` for which a condition of the user holds."""
+
+    condition: str
+    """One SQL expression, checked to be one on both sides."""
+    within: Whole | Range
+
+    def __str__(self) -> str:
+        words = " ".join(self.condition.split())
+        shown = words if len(words) <= _SHOWN else words[: _SHOWN - 3] + "..."
+        where = f"where {shown}"
+        return f"{self.within} {where}" if isinstance(self.within, Range) else where
+
+
+# A line of a log names the slice; plans and JSON show the whole condition.
+_SHOWN = 60
+
+Slice = Whole | Range | Where
+
+
+def range_of(slice_: Slice) -> Range | None:
+    """Return the range in which all rows of the slice lie, None where there is none."""
+    around = slice_.within if isinstance(slice_, Where) else slice_
+    return around if isinstance(around, Range) else None
 
 
 # ---------------------------------------------------------------------- days of a time zone
@@ -482,9 +506,10 @@ def locks(slice_: Slice) -> tuple[Lock, ...]:
     which is the same for all slices of one column. What is not a range, or is longer than
     LONGEST_KEYED, takes the table's key exclusively.
     """
-    if isinstance(slice_, Whole):
+    around = range_of(slice_)
+    if around is None:
         return (Lock("table", exclusive=True),)
-    start, stop = _utc(slice_.start), _utc(slice_.stop)
+    start, stop = _utc(around.start), _utc(around.stop)
     if stop - start > LONGEST_KEYED:
         return (Lock("table", exclusive=True),)
     return (Lock("table", exclusive=False), *_locks_within(start, stop, 0))

@@ -5,8 +5,8 @@ Pure values: nothing here knows a connection. All names are as in the catalog, n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 # pg_class.relkind, in the words of the documentation of pg_class.
@@ -29,9 +29,11 @@ WRITABLE = frozenset("rp")
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column as pg_attribute and pg_type describe it."""
+    """One column as pg_attribute and pg_type describe it, or one that an expression computes."""
 
     name: str
+    number: int
+    """pg_attribute.attnum; 0 for a column that is computed."""
     type_oid: int
     typmod: int
     type_name: str
@@ -45,6 +47,12 @@ class Column:
     not_null: bool
     generated: bool
     """GENERATED ALWAYS AS (expression), stored or virtual. Identity columns are not."""
+    has_default: bool
+    """A row that does not say a value gets one: DEFAULT, identity, a domain's default."""
+    expression: str | None = None
+    """SQL of the user that computes it at the source; None where it is read as it is."""
+    renames: str | None = None
+    """The column that the expression merely gives another name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,9 +123,39 @@ class Table:
         """Return the kind of relation in PostgreSQL's words."""
         return KINDS.get(self.kind, f"relation of kind {self.kind!r}")
 
-    def column(self, name: str) -> Column | None:
-        """Return the column of that exact name."""
-        return next((c for c in self.columns if c.name == name), None)
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A query of the user that is read in a table's place; it stays within its parentheses."""
+
+    text: str = field(repr=False)
+    columns: tuple[Column, ...]
+
+    @property
+    def full_name(self) -> str:
+        """Return what messages call it."""
+        return "(query)"
+
+    @property
+    def kind_name(self) -> str:
+        """Return the kind of relation."""
+        return "query"
+
+
+Relation = Table | Query
+"""What is read at the source."""
+
+
+def named(name: str, columns: Iterable[Column]) -> Column | None:
+    """Find a column by its name as in SQL, or else exactly as in the catalog."""
+    by_name = {column.name: column for column in columns}
+    return by_name.get(folded(name)) or by_name.get(name)
+
+
+def folded(name: str) -> str:
+    """Return the name that an identifier in SQL means: lower case unless it is quoted."""
+    quoted = len(name) > 1 and name.startswith('"') and name.endswith('"')
+    return name[1:-1].replace('""', '"') if quoted else name.lower()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,26 +166,38 @@ class Matching:
     """Pairs (source, dest) in the dest's order."""
     left_out: tuple[Column, ...]
     """Columns that the dest generates itself."""
+    excluded: tuple[Column, ...]
+    """Columns of the dest that the request leaves to their defaults."""
     without_home: tuple[Column, ...]
     """Columns of the source that the dest lacks."""
     without_source: tuple[Column, ...]
     """Columns of the dest that the source lacks."""
 
 
-def match(source: Iterable[Column], dest: Iterable[Column]) -> Matching:
-    """Pair the columns by name, whatever their order; says nothing about their types."""
-    at_source = {column.name: column for column in source}
-    at_dest = {column.name: column for column in dest}
-    left_out = tuple(c for c in at_dest.values() if c.generated)
+def match(
+    source: Iterable[Column],
+    dest: Iterable[Column],
+    *,
+    computed: Mapping[str, Column] | None = None,
+    excluded: frozenset[str] = frozenset(),
+) -> Matching:
+    """Pair the columns by name, whatever their order; says nothing about their types.
+
+    `computed` gives the columns of the dest that an expression fills; `excluded` names columns of
+    either side that do not go over.
+    """
+    computed = computed or {}
+    at_source = {c.name: c for c in source if c.name not in excluded}
+    at_dest = {c.name: c for c in dest}
+    given = {**at_source, **computed}
+    wanted = [c for c in at_dest.values() if not c.generated and c.name not in excluded]
+    renamed = {c.renames for c in computed.values()}
     return Matching(
-        columns=tuple(
-            (at_source[name], column)
-            for name, column in at_dest.items()
-            if name in at_source and not column.generated
+        columns=tuple((given[c.name], c) for c in wanted if c.name in given),
+        left_out=tuple(c for c in at_dest.values() if c.generated),
+        excluded=tuple(c for c in at_dest.values() if not c.generated and c.name in excluded),
+        without_home=tuple(
+            c for name, c in at_source.items() if name not in at_dest and name not in renamed
         ),
-        left_out=left_out,
-        without_home=tuple(c for name, c in at_source.items() if name not in at_dest),
-        without_source=tuple(
-            c for name, c in at_dest.items() if name not in at_source and not c.generated
-        ),
+        without_source=tuple(c for c in wanted if c.name not in given),
     )

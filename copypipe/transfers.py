@@ -23,12 +23,14 @@ from copypipe.errors import (
     UsageError,
 )
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
+from copypipe.expressions import mentions
 from copypipe.plans import Plan
 from copypipe.relay import relay
 from copypipe.servers import Session
-from copypipe.slices import Slice, Whole, locks
+from copypipe.slices import Slice, Where, Whole, locks
 from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
+from copypipe.tables import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,10 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     request = plan.request
     _lock(plan, dest, listen)
     dest.execute(copies.lock_for_writing(plan.dest.table))
-    table = plans.reread(plan, dest)
-    cleared = modes.STRATEGIES[request.mode](dest, table, plan.slice, request.clear)
+    table = plans.reread_dest(plan, dest)
+    cleared = modes.STRATEGIES[request.mode](
+        dest, table, plan.slice, request.clear, may_truncate=plan.may_truncate
+    )
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
     if table.has_triggers:
@@ -70,10 +74,12 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         dest,
         plan.copy_in(freeze=cleared.freeze),
         lambda size, rows: listen(Progress(bytes=size, rows=rows)),
+        bytes_per_second=request.rate_limit,
     )
     source.rollback()
     if table.has_triggers:
         dest.execute(copies.run_deferred_triggers())
+    if table.has_triggers or isinstance(plan.slice, Where):
         _count(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
     if not request.notices:
@@ -167,26 +173,37 @@ def _common(plan: Plan, server: Server) -> dict[str, str]:
 
 
 def _begin_reading(plan: Plan, source: Session) -> None:
-    """Begin the source's transaction with the table's definition locked.
+    """Begin the source's transaction with the definition of what is read locked.
 
     LOCK TABLE comes before the snapshot where the role and the kind of relation allow it. Where
-    they do not, READ COMMITTED gives the COPY a snapshot of its own, taken after `reread` has
-    taken the lock.
+    they do not, or SQL of the user reads other tables, READ COMMITTED gives the COPY a snapshot
+    of its own, taken after a query for no row has taken the locks.
     """
     table = plan.source.table
-    lockable = table.rights.select and table.kind in "rpv"
     local = {"lock_timeout": plans.OTHER_LOCKS, **_common(plan, plan.source.server)}
-    if plan.source.server.can_restrict and table.kind in "rp":
-        # The owner may have put a view in the table's place, whose functions would run with our
-        # rights (CVE-2024-7348). A partition or a child may rightly be a foreign table.
-        alone = table.kind == "r" and not table.has_children
-        local["restrict_nonsystem_relation_kind"] = "view, foreign-table" if alone else "view"
-    source.begin("REPEATABLE READ" if lockable else "READ COMMITTED", read_only=True, local=local)
-    if lockable:
-        source.execute(copies.lock_for_reading(table))
+    if not isinstance(table, Table) or _reads_other_tables(plan):
+        lockable = None
     else:
-        source.fetch(copies.nothing(table, plan.names))
+        lockable = table if table.rights.select and table.kind in "rpv" else None
+        if plan.source.server.can_restrict and table.kind in "rp":
+            # The owner may have put a view in the table's place, whose functions would run with
+            # our rights (CVE-2024-7348). A partition or a child may rightly be a foreign table.
+            alone = table.kind == "r" and not table.has_children
+            restricted = "view, foreign-table" if alone else "view"
+            local["restrict_nonsystem_relation_kind"] = restricted
+    if lockable is not None:
+        source.begin("REPEATABLE READ", read_only=True, local=local)
+        source.execute(copies.lock_for_reading(lockable))
+    else:
+        source.begin("READ COMMITTED", read_only=True, local=local)
+        source.fetch(copies.nothing(plan.select))
     plans.reread(plan, source)
+
+
+def _reads_other_tables(plan: Plan) -> bool:
+    """Return whether a column is looked up elsewhere."""
+    written = (column.expression for column, _ in plan.columns if column.expression is not None)
+    return any(mentions(expression).other_rows for expression in written)
 
 
 def _refuse_unasked(plan: Plan, *, had_rows: bool) -> None:
@@ -206,8 +223,12 @@ def _count(plan: Plan, dest: Session, rows: int) -> None:
     if found != rows:
         raise CopyFailed(
             f"dest: {plan.slice} holds {found} rows where it should hold {rows}",
-            detail=f"Triggers of {plan.dest.table.full_name} change what is deleted or copied. "
-            "Nothing was changed.",
+            detail=(
+                f"Triggers of {plan.dest.table.full_name} change what is deleted or copied"
+                if plan.dest.table.has_triggers
+                else "The condition does not mean the same rows on both sides"
+            )
+            + ". Nothing was changed.",
             side="dest",
         )
 

@@ -14,12 +14,12 @@ PACKAGE = "copypipe"
 # Also the rooms that are not built yet.
 LEVELS = {
     0: ("errors",),
-    1: ("tables", "slices", "workers"),
+    1: ("tables", "slices", "expressions", "workers"),
     2: ("types", "requests"),
     3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "ledger", "relay", "snapshots", "schemas"),
-    6: ("hazards", "digests", "modes"),
+    6: ("hazards", "readings", "digests", "modes"),
     7: ("plans",),
     8: ("transfers",),
     9: ("attempts",),

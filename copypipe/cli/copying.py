@@ -95,6 +95,40 @@ def copy(
     everything: Annotated[
         bool, typer.Option("--all", help="All rows, those without a time included.")
     ] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            help="Rows for which this SQL expression holds, on both sides; narrows a range, or is "
+            "the slice by itself.",
+            metavar="SQL",
+        ),
+    ] = None,
+    query: Annotated[
+        str | None,
+        typer.Option(
+            help="Read this SQL query at the source; TABLE is then the dest's. With a range of its "
+            "output, or --all.",
+            metavar="SQL",
+        ),
+    ] = None,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--column",
+            help="Compute a column of the dest at the source: rename, mask, derive. Can be given "
+            "again.",
+            metavar="NAME=SQL",
+            show_default=False,
+        ),
+    ] = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave a column out; at the dest it gets its default. Can be given again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
     mode: Annotated[
         Mode, typer.Option(help="replace: make the slice equal to the source's.")
     ] = Mode.REPLACE,
@@ -112,6 +146,10 @@ def copy(
     fail_on_empty: Annotated[
         bool, typer.Option("--fail-on-empty", help="Exit 9 where the source has no row.")
     ] = False,
+    rate_limit: Annotated[
+        str | None,
+        typer.Option(help="Bytes a second at most: 500kB, 50MB, 1GB.", metavar="SIZE"),
+    ] = None,
     wait_lock: Annotated[
         str,
         typer.Option(
@@ -138,7 +176,7 @@ def copy(
         bool, typer.Option("--yes", help="Replace all rows of a table without asking.")
     ] = False,
 ) -> None:
-    """Copy one slice of a table: a day, a month, a range, or all of it.
+    """Copy one slice of a table: a day, a month, a range, what a condition selects, or all of it.
 
     The slice at the dest becomes what the source has, in one transaction: after any failure it is
     exactly what it was, and running the same command again is always safe.
@@ -157,7 +195,13 @@ def copy(
                 start=slices.parse_bound(start) if start is not None else None,
                 stop=slices.parse_bound(stop) if stop is not None else None,
                 everything=everything,
+                where=where,
             ),
+            where=where,
+            query=query,
+            columns=tuple(map(requests.computed, columns or ())),
+            exclude=tuple(exclude or ()),
+            rate_limit=requests.size(rate_limit) if rate_limit is not None else None,
             by=by,
             timezone=timezone,
             mode=mode.value,

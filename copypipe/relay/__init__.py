@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from copypipe.relay import libpq
+from copypipe.relay.paces import Pace
 from copypipe.servers import Session
 from copypipe.statements import Statement
 
@@ -27,9 +28,18 @@ class Relayed:
 
 
 def relay(
-    source: Session, copy_out: Statement, dest: Session, copy_in: Statement, report: Report
+    source: Session,
+    copy_out: Statement,
+    dest: Session,
+    copy_in: Statement,
+    report: Report,
+    *,
+    bytes_per_second: int | None = None,
 ) -> Relayed:
     """Relay one binary COPY from source to dest, within the transactions that are open.
+
+    No faster than `bytes_per_second` where that is given: the source is read more slowly, and
+    stops when the sockets between are full.
 
     `copy_out` is a COPY TO STDOUT, `copy_in` a COPY FROM STDIN, both in binary. The dest begins
     first, so that the source's snapshot waits for nobody. CopyDone goes to the dest only after
@@ -41,5 +51,5 @@ def relay(
     or the stream is not whole. Then the source's session is closed unless it ended by itself, and
     the dest's is either in an aborted transaction or closed: its table is as it was.
     """
-    rows, size = libpq.relay(source, copy_out, dest, copy_in, report)
+    rows, size = libpq.relay(source, copy_out, dest, copy_in, report, Pace(bytes_per_second))
     return Relayed(rows=rows, bytes=size, transport="libpq")

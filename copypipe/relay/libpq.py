@@ -20,6 +20,7 @@ from psycopg import pq
 
 from copypipe.errors import CopyFailed, CopypipeError, TransientError
 from copypipe.failures import failure, lost
+from copypipe.relay.paces import Pace
 from copypipe.servers import Answer, Session, wait
 from copypipe.statements import Statement, sessions
 
@@ -56,6 +57,7 @@ def relay(
     dest: Session,
     copy_in: Statement,
     report: Callable[[int, int], None],
+    pace: Pace,
 ) -> tuple[int, int]:
     """Relay and return (rows, bytes); see `copypipe.relay.relay` for what is promised."""
     stream = Stream(source)
@@ -63,7 +65,7 @@ def relay(
         try:
             sink.start(copy_in)
             stream.start(copy_out, sink)
-            size = _pump(stream, sink, report)
+            size = _pump(stream, sink, report, pace)
             sent = stream.finish()
             taken = sink.finish()
         except BaseException:
@@ -79,12 +81,14 @@ def relay(
     return sent, size
 
 
-def _pump(stream: Stream, sink: Sink, report: Callable[[int, int], None]) -> int:
+def _pump(stream: Stream, sink: Sink, report: Callable[[int, int], None], pace: Pace) -> int:
     """Hand every message of the source to the dest; returns the bytes."""
     size = rows = 0
     while not stream.ended:
         messages, length = stream.session.speak(stream.read)
         if messages:
+            sink.rest(pace.free)
+            pace.took(length)
             # One large row is not copied once more.
             sink.send(messages[0] if len(messages) == 1 else b"".join(messages))
             size += length
@@ -236,6 +240,16 @@ class Sink:
         if self._failed:
             raise self._failure()
         self._spoken = True
+
+    def rest(self, until: float) -> None:
+        """Send nothing until then (of time.monotonic), with an ear to the server."""
+        while time.monotonic() < until:
+            asks = self.ask()
+            try:
+                wait(self.pgconn, until=until if asks is None else min(until, asks))
+            except TimeoutError:
+                continue
+            self.listen()
 
     def ask(self) -> float | None:
         """Ask over another connection whether the server failed; raises its error if it did.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from psycopg.sql import SQL, Composed, Literal
 
 
@@ -66,12 +68,13 @@ def columns(oid: int) -> Composed:
     """Read the columns of a relation in their order, dropped ones left out."""
     return SQL(
         """
-        SELECT a.attname, a.atttypid::int8, a.atttypmod,
+        SELECT a.attname, a.attnum, a.atttypid::int8, a.atttypmod,
                pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
                coalesce(e.typtype, y.typtype) AS type_kind,
                coalesce(e.oid, 0)::int8 AS element_oid,
                y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary",
                a.attnotnull, a.attgenerated <> '' AS generated,
+               a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL AS has_default,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
           FROM pg_catalog.pg_attribute a
@@ -83,6 +86,24 @@ def columns(oid: int) -> Composed:
          ORDER BY a.attnum
         """
     ).format(Literal(oid))
+
+
+def types(oids: Sequence[int], typmods: Sequence[int]) -> Composed:
+    """Describe types as `columns` does, in the order given."""
+    return SQL(
+        """
+        SELECT pg_catalog.format_type(y.oid, w.typmod) AS type_name,
+               coalesce(e.typtype, y.typtype) AS type_kind,
+               coalesce(e.oid, 0)::int8 AS element_oid,
+               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary"
+          FROM unnest({oids}::int8[], {typmods}::int4[]) WITH ORDINALITY AS w (oid, typmod, place)
+          JOIN pg_catalog.pg_type y ON y.oid = w.oid
+          LEFT JOIN pg_catalog.pg_type e
+            ON e.oid = y.typelem
+           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
+         ORDER BY w.place
+        """
+    ).format(oids=Literal(list(oids)), typmods=Literal(list(typmods)))
 
 
 def indexes(oid: int, column: str) -> Composed:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.slices import Slice
+from copypipe.statements.expressions import from_item, within_parentheses
 from copypipe.statements.slices import predicate
-from copypipe.tables import Table
+from copypipe.tables import Column, Relation, Table
 
 
 def _names(columns: Sequence[str]) -> Composed:
@@ -19,10 +20,16 @@ def _table(table: Table) -> Identifier:
     return Identifier(table.schema, table.name)
 
 
-def select(table: Table, columns: Sequence[str], slice_: Slice) -> Composed:
-    """Read the slice: the columns in the dest's order."""
+def select(relation: Relation, columns: Sequence[Column], slice_: Slice) -> Composed:
+    """Read the slice: the columns in the dest's order, some of them computed."""
+    values = [
+        SQL("{}").format(Identifier(column.name))
+        if column.expression is None
+        else within_parentheses(column.expression)
+        for column in columns
+    ]
     return SQL("SELECT {} FROM {} WHERE {}").format(
-        _names(columns), _table(table), predicate(slice_)
+        SQL(", ").join(values), from_item(relation), predicate(slice_)
     )
 
 
@@ -103,6 +110,6 @@ def back_to_savepoint() -> Composed:
     return SQL("ROLLBACK TO SAVEPOINT copypipe").format()
 
 
-def nothing(table: Table, columns: Sequence[str]) -> Composed:
-    """Read no row, for the ACCESS SHARE lock that reading takes."""
-    return SQL("SELECT {} FROM {} LIMIT 0").format(_names(columns), _table(table))
+def nothing(query: Composable) -> Composed:
+    """Read no row, for the ACCESS SHARE locks that reading takes."""
+    return SQL("{} LIMIT 0").format(query)

@@ -23,6 +23,8 @@ PINNED: Mapping[str, str] = {
     "IntervalStyle": "postgres",
     "extra_float_digits": "3",
     "bytea_output": "hex",
+    # What ends a literal must not differ between checking a user's SQL and running it.
+    "standard_conforming_strings": "on",
     "xmloption": "content",
     # A NOTICE for each row would cost more than the row, and may quote it.
     "client_min_messages": "warning",

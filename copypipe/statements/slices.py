@@ -6,7 +6,8 @@ from datetime import datetime
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from copypipe.slices import Slice, Whole
+from copypipe.slices import Slice, Where, Whole
+from copypipe.statements.expressions import within_parentheses
 from copypipe.tables import Table
 
 # Offsets are sampled this many seconds apart and each change between two samples is then found to
@@ -15,9 +16,18 @@ _SAMPLE_SECONDS = 900
 
 
 def predicate(slice_: Slice) -> Composable:
-    """Return the condition for WHERE: plain comparisons that an index on the column serves."""
+    """Return the condition for WHERE: plain comparisons that an index on the column serves.
+
+    What the user wrote stands in parentheses and on lines of its own, as it was checked
+    (`statements.expressions`).
+    """
     if isinstance(slice_, Whole):
         return SQL("true")
+    if isinstance(slice_, Where):
+        condition = within_parentheses(slice_.condition)
+        if isinstance(slice_.within, Whole):
+            return condition
+        return SQL("{} AND {}").format(predicate(slice_.within), condition)
     column = Identifier(slice_.column)
     condition = SQL("{0} >= {1} AND {0} < {2}").format(
         column, Literal(slice_.start), Literal(slice_.stop)

@@ -614,7 +614,12 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
     plan = json.loads(words(*DAY, "--json", "--dry-run").out)
     assert plan["type"] == "plan"
     assert plan["statements"]["clear"].startswith("DELETE FROM")
-    assert plan["columns"][0] == {"name": "id", "source_type": "bigint", "dest_type": "bigint"}
+    assert plan["columns"][0] == {
+        "name": "id",
+        "source_type": "bigint",
+        "dest_type": "bigint",
+        "expression": None,
+    }
 
 
 def test_json_tells_the_bounds_as_instants(

@@ -26,6 +26,7 @@ from copypipe.servers import Session
 from copypipe.slices import Offsets, Period, Range
 from copypipe.statements import copies
 from copypipe.statements import slices as slice_statements
+from copypipe.tables import Column
 from plugins.databases import Database
 
 ONE_DAY = timedelta(days=1)
@@ -163,6 +164,9 @@ class Clockwork:
             Period(day, until), "at", self.zone, self._around(day), self._around(until)
         )
 
+    def only(self, name: str) -> list[Column]:
+        return [column for column in self.table.columns if column.name == name]
+
     def _around(self, day: date) -> Offsets:
         if day not in self._offsets:
             self._offsets[day] = catalog.offsets(self.session, self.zone, day)
@@ -173,7 +177,7 @@ def days_and_rows(clockwork: Clockwork, ranges: dict[date, Range]) -> Composed:
     """Compare the rows of these slices with those of the server's own dates."""
     found = SQL(" UNION ALL ").join(
         SQL("SELECT {}::date, at FROM ({}) s").format(
-            Literal(day), copies.select(clockwork.table, ["at"], slice_)
+            Literal(day), copies.select(clockwork.table, clockwork.only("at"), slice_)
         )
         for day, slice_ in ranges.items()
     )
@@ -673,7 +677,7 @@ def test_an_index_on_the_column_serves_a_day(source: Database, type_: str) -> No
             make = slices.of_date if type_ == "date" else slices.of_timestamp
             slice_ = make(Period(day, day + ONE_DAY), "at")
         nodes = [
-            scan(session, copies.select(table, ["id"], slice_)),
+            scan(session, copies.select(table, clockwork.only("id"), slice_)),
             scan(session, copies.delete(table, slice_)),
         ]
 

@@ -630,7 +630,7 @@ _select = copies.select
 
 def in_its_own_order(table: Any, columns: Any, slice_: Any) -> Any:
     """Select the columns by their place in the source, as SELECT * would."""
-    return _select(table, [c.name for c in table.columns if c.name in columns], slice_)
+    return _select(table, [c for c in table.columns if c in columns], slice_)
 
 
 def test_the_property_sees_columns_that_are_paired_by_position(

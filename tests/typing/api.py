@@ -53,12 +53,17 @@ def every_option() -> None:
         start=None,
         stop=None,
         all=False,
+        where="id > 7",
+        query=None,
+        columns={"email": "md5(email)"},
+        exclude=["secret"],
         by="created_at",
         timezone="Europe/Vienna",
         mode="replace",
         clear="truncate",
         allow_empty=True,
         fail_on_empty=True,
+        rate_limit=50_000_000,
         wait_lock=0,
         yes=True,
         notices=True,
@@ -75,6 +80,8 @@ def what_is_refused() -> None:
     copypipe.copy("t", "a", "b")  # type: ignore[call-arg]
     copypipe.copy("t", source="", dest="", mode="upsert")  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", clear="drop")  # type: ignore[arg-type]
+    copypipe.copy("t", source="", dest="", columns=["a=b"])  # type: ignore[arg-type]
+    copypipe.copy("t", source="", dest="", rate_limit="50MB")  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", day=20180429)  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", wait_lock="10min")  # type: ignore[arg-type]
     copypipe.copy("t", source=psycopg.connect, dest="")

@@ -24,8 +24,9 @@ NAMES = [
     "copy",
 ]
 OPTIONS = (
-    "table, source, dest, into, day, month, start, stop, all, by, timezone, mode, clear,"
-    " allow_empty, fail_on_empty, wait_lock, yes, notices, listener"
+    "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
+    " by, timezone, mode, clear, allow_empty, fail_on_empty, rate_limit, wait_lock, yes, notices,"
+    " listener"
 )
 
 

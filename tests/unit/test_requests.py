@@ -7,7 +7,7 @@ import pytest
 
 from copypipe import slices
 from copypipe.errors import UsageError
-from copypipe.requests import Endpoint, Request, check, duration, wanted
+from copypipe.requests import Endpoint, Request, check, computed, duration, size, wanted
 from copypipe.slices import Between, DaysAgo, Everything
 
 APRIL = slices.month("2018-04")
@@ -44,6 +44,19 @@ def test_a_plain_request_is_accepted() -> None:
             {"clear": "truncate"},
             "--clear truncate removes every row, and the slice is a part of the table",
         ),
+        (
+            {"wanted": Everything(), "where": "id > 1", "clear": "truncate"},
+            "--clear truncate removes every row, and the slice is a part of the table",
+        ),
+        ({"where": " \n"}, "the condition is empty"),
+        ({"query": ""}, "the query is empty"),
+        ({"where": "a = '\0'"}, "the condition is not valid text"),
+        ({"query": "SELECT '\udcff'"}, "the query is not valid text"),
+        ({"columns": (("email", ""),)}, "the expression of 'email' is empty"),
+        ({"exclude": ("\0",)}, "a name is not valid text"),
+        ({"query": "SELECT 1", "where": "true"}, "--where and --query were both given"),
+        ({"query": "SELECT 1", "into": "t"}, "--into and --query were both given"),
+        ({"rate_limit": 0}, "cannot copy at 0 bytes a second"),
     ],
 )
 def test_a_request_that_can_never_work_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -83,12 +96,54 @@ def test_what_is_not_a_duration_is_refused(text: str) -> None:
     assert caught.value.hint == "Write it as PostgreSQL does: 500ms, 30s, 10min, 1h."
 
 
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("1B", 1), ("500kB", 512_000), ("50MB", 52_428_800), (" 1.5 GB ", 1_610_612_736)],
+)
+def test_sizes_have_the_units_of_postgresql(text: str, found: int) -> None:
+    assert size(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "50", "50M", "50mb", "-1MB", "MB", "1e3kB", "50MB/s"])
+def test_what_is_not_a_size_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        size(text)
+
+    assert caught.value.message == f"not a size: {text!r}"
+    assert caught.value.hint == "Write it as PostgreSQL does: 500kB, 50MB, 1GB."
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("email=md5(email)", ("email", "md5(email)")),
+        (" email = md5(email)", ("email", " md5(email)")),
+        ("a=b = c", ("a", "b = c")),
+        ('"a=b"=c', ('"a=b"', "c")),
+        ('"a""="=\n1', ('"a""="', "\n1")),
+        ("Two Words=1", ("Two Words", "1")),
+        ("a=", ("a", "")),
+    ],
+)
+def test_a_computed_column_is_a_name_and_an_expression(text: str, found: tuple[str, str]) -> None:
+    assert computed(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "email", "=md5(email)", " = 1", '""=1', '"a=1'])
+def test_what_is_no_computed_column_is_refused(text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        computed(text)
+
+    assert caught.value.message == f"not a computed column: {text!r}"
+
+
 NOTHING: dict[str, Any] = {
     "day": None,
     "month": None,
     "start": None,
     "stop": None,
     "everything": False,
+    "where": None,
 }
 START, STOP = datetime(2018, 4, 29, 10, tzinfo=UTC), DaysAgo(3)
 
@@ -100,6 +155,8 @@ START, STOP = datetime(2018, 4, 29, 10, tzinfo=UTC), DaysAgo(3)
         ({"month": APRIL}, APRIL),
         ({"start": START, "stop": STOP}, Between(START, STOP)),
         ({"everything": True}, Everything()),
+        ({"where": "id > 7"}, Everything()),
+        ({"where": "id > 7", "day": DAY}, DAY),
     ],
 )
 def test_one_way_to_name_the_slice(asked: dict[str, Any], means: slices.Wanted) -> None:
@@ -113,6 +170,7 @@ def test_one_way_to_name_the_slice(asked: dict[str, Any], means: slices.Wanted) 
         ({"day": DAY, "month": APRIL}, "several slices were asked for"),
         ({"day": DAY, "everything": True}, "several slices were asked for"),
         ({"month": APRIL, "start": START, "stop": STOP}, "several slices were asked for"),
+        ({"where": "id > 7", "everything": True}, "--all and --where were both given"),
         ({"start": START}, "a range needs both its ends"),
         ({"stop": STOP, "everything": True}, "a range needs both its ends"),
     ],

@@ -26,8 +26,10 @@ from copypipe.slices import (
     Period,
     Range,
     Slice,
+    Where,
     Whole,
     locks,
+    range_of,
 )
 
 DAY = date(2018, 4, 29)
@@ -779,3 +781,21 @@ def test_a_server_may_call_utc_by_another_name() -> None:
     assert slices.same_zone("UTC", "Etc/UTC")
     assert slices.same_zone("Europe/Vienna", "europe/vienna")
     assert not slices.same_zone("UTC", "Europe/London")
+
+
+# --------------------------------------------------------------------------------- conditions
+
+
+def test_a_condition_alone_locks_the_whole_table_and_in_a_range_what_the_range_locks() -> None:
+    day = day_of(clock(0), DAY)
+
+    assert locks(Where("id > 7", Whole())) == locks(Whole())
+    assert locks(Where("id > 7", day)) == locks(day)
+    assert range_of(Where("id > 7", Whole())) is None
+    assert range_of(Where("id > 7", day)) == range_of(day) == day
+
+
+def test_a_condition_is_shown_on_one_line_that_is_not_long() -> None:
+    assert str(Where("id >\n  7", Whole())) == "where id > 7"
+    assert str(Where("id > 7", day_of(clock(0), DAY))).startswith("[2018-04-29, 2018-04-30)")
+    assert str(Where("x" * 100, Whole())) == "where " + "x" * 57 + "..."

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from copypipe.tables import KINDS, READABLE, WRITABLE, Column, Table, match
+from copypipe.tables import KINDS, READABLE, WRITABLE, Column, Table, match, named
 
 
 def column(name: str, *, generated: bool = False) -> Column:
     return Column(
         name=name,
+        number=1,
         type_oid=23,
         typmod=-1,
         type_name="integer",
@@ -19,6 +20,7 @@ def column(name: str, *, generated: bool = False) -> Column:
         binary=True,
         not_null=False,
         generated=generated,
+        has_default=False,
     )
 
 
@@ -69,9 +71,43 @@ def table(kind: str = "r") -> Table:
     return Table(**{**facts, **known})
 
 
-def test_a_column_is_found_by_its_exact_name_only() -> None:
-    assert table().column("Id") == column("Id")
-    assert table().column("ID") is None
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("id", "id"),
+        ("ID", "id"),
+        ('"Id"', "Id"),
+        ('"a""b"', 'a"b'),
+        ("Two Words", "Two Words"),
+        ('"ID"', None),
+        ("x", None),
+        ('"', None),
+    ],
+)
+def test_a_column_is_named_as_in_sql_or_exactly(name: str, found: str | None) -> None:
+    names = ["id", "Id", 'a"b', "Two Words"]
+
+    assert named(name, map(column, names)) == (None if found is None else column(found))
+
+
+def test_computed_excluded_and_renamed_columns() -> None:
+    upper = replace(column("name"), expression="upper(name)")
+    title = replace(column("title"), expression="label", renames="label")
+
+    matching = match(
+        columns("id name label secret"),
+        columns("id title name loaded"),
+        computed={"name": upper, "title": title},
+        excluded=frozenset({"secret", "loaded"}),
+    )
+
+    assert matching.columns == (
+        (column("id"), column("id")),
+        (title, column("title")),
+        (upper, column("name")),
+    )
+    assert names(matching.excluded) == ["loaded"]
+    assert matching.without_home == matching.without_source == matching.left_out == ()
 
 
 def test_a_table_is_named_for_messages() -> None:

@@ -10,6 +10,7 @@ from copypipe.types import Surroundings, obstacle
 
 INT4 = Column(
     name="c",
+    number=1,
     type_oid=23,
     typmod=-1,
     type_name="integer",
@@ -18,6 +19,7 @@ INT4 = Column(
     binary=True,
     not_null=False,
     generated=False,
+    has_default=False,
 )
 HERE = Surroundings(major=17, lc_monetary="C")
 

@@ -1,0 +1,31 @@
+"""How fast bytes may flow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Pace:
+    """Spreads what flows evenly over time, at most at a given rate.
+
+    Time in which nothing could flow (the dest was busy) is not made up for: the limit is there to
+    leave room to others.
+    """
+
+    def __init__(
+        self, bytes_per_second: int | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._rate = bytes_per_second
+        self._clock = clock
+        self._free = clock()
+
+    @property
+    def free(self) -> float:
+        """Return from when on more may flow, as a moment of the clock."""
+        return self._free
+
+    def took(self, size: int) -> None:
+        """Take note that `size` bytes flow now."""
+        if self._rate is not None:
+            self._free = max(self._free, self._clock()) + size / self._rate
