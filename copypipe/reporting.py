@@ -332,12 +332,16 @@ class _Forgiving(io.TextIOBase):
 
 
 class Bar:
-    """Draws the progress in bytes on a terminal; the other events are lines above the bar."""
+    """Draws the progress in bytes on a terminal; the other events are lines above the bar.
 
-    def __init__(self, stream: TextIO, *, verbose: bool = False) -> None:
+    With `leave` the bar of what was copied stays on the screen, else it makes room in the end.
+    """
+
+    def __init__(self, stream: TextIO, *, verbose: bool = False, leave: bool = False) -> None:
         self._stream = _Forgiving(stream)
         self._bar: tqdm[Any] | None = None
         self._lines = Lines(self._above, verbose=verbose, progress=False)
+        self._leave = leave
         self._label = ""
         self._estimated: int | None = None
 
@@ -353,7 +357,11 @@ class Bar:
                 self._lines(event)
             case events.Progress(count, rows):
                 self._advance(count, rows)
-            case events.Committing() | events.Decided():
+            case events.Committing():
+                if self._bar is not None:
+                    self._bar.total = self._bar.n  # what was estimated is known now
+                self.close()
+            case events.Decided():
                 self.close()
             case _:
                 self._lines(event)
@@ -369,7 +377,7 @@ class Bar:
             unit_divisor=1024,
             file=self._stream,
             dynamic_ncols=True,
-            leave=False,
+            leave=self._leave,
         )
 
     def _advance(self, count: int, rows: int) -> None:
@@ -387,7 +395,7 @@ class Bar:
             self._bar.write(line, file=self._stream)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Draw no more."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None

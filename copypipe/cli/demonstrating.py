@@ -44,5 +44,5 @@ def demo(
 
 def _listener() -> Listener:
     if sys.stderr.isatty():
-        return reporting.Bar(sys.stderr)
+        return reporting.Bar(sys.stderr, leave=True)  # a day is there too soon to be seen else
     return reporting.Lines(log)

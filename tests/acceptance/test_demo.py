@@ -1,11 +1,15 @@
 """copypipe demo: what the README shows is what it prints; nothing is left behind."""
 
+import fcntl
 import os
+import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 
@@ -63,6 +67,29 @@ def test_the_demo_counts_at_the_servers(folders: dict[str, str]) -> None:
     digests = [digest for *_, digest in counts]
     assert digests[0:4] == [digests[0]] * 4
     assert digests[4] == digests[5] != digests[0]
+
+
+def test_on_a_terminal_the_bars_stay_on_the_screen(folders: dict[str, str]) -> None:
+    terminal, end = pty.openpty()
+    try:
+        # A terminal without a size would get no bar.
+        fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 110, 0, 0))
+        out = subprocess.run(
+            [COMMAND, "demo", "--rows", "3000"],
+            stdout=subprocess.PIPE,
+            stderr=end,
+            text=True,
+            env=folders,
+            check=True,
+        ).stdout
+        drawn = os.read(terminal, 1 << 16).decode()
+    finally:
+        os.close(end)
+        os.close(terminal)
+
+    assert out.count("copied 90") == 1
+    last = [line.split("\r")[-1] for line in drawn.split("\r\n") if "%|" in line]
+    assert [re.findall(r"100%\|.*\d+ rows", line) != [] for line in last] == [True] * 3
 
 
 def test_kept_servers_answer_until_they_are_stopped(folders: dict[str, str]) -> None:

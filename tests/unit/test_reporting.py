@@ -226,3 +226,17 @@ def test_the_bar_counts_bytes_and_gives_up_a_total_that_was_wrong() -> None:
     assert text.startswith("from a@b/c into d@e/f\n")
     assert "dwh.users [2018-04-29, 2018-04-30) Europe/Vienna" in text
     assert "warning: above" in text
+
+
+def test_a_bar_that_stays_ends_at_what_was_copied_and_not_at_what_was_expected() -> None:
+    screen = io.StringIO()
+    bar = reporting.Bar(screen, leave=True)
+    bar(events.Planned("dwh.users", DAY, 10, 4096))
+    bar(events.Cleared(0))
+    bar(events.Progress(bytes=1024, rows=5))
+    bar(events.Committing())
+    bar(events.Decided(committed=True))
+
+    last = screen.getvalue().split("\r")[-1]
+    assert "100%" in last
+    assert "1.00k/1.00k" in last
