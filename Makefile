@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep check fmt clean install
+.PHONY: help demo test unit sweep walk check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -22,6 +22,9 @@ unit: install ## the tests that need no server
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
 
+walk: ## follow the README as a newcomer would, in an empty directory
+	@$(PYTHON) scripts/walk.py
+
 check: install ## lint, format, types, levels; writes nothing
 	@$(BIN)/ruff check --quiet && $(BIN)/ruff format --check --quiet && $(BIN)/mypy && $(BIN)/python -m pytest -q tests/unit/test_levels.py
 
@@ -36,6 +39,7 @@ install: $(STAMP)
 
 # uv where it is installed, else venv and pip. Without a home to write to there is no cache.
 $(STAMP): pyproject.toml constraints.txt
+	@echo 'installing copypipe and what it is tested with into .venv ...' >&2
 	@set -e; rm -rf .venv; cache=; \
 	if command -v uv >/dev/null 2>&1; then \
 	  [ -w "$$HOME" ] || cache=--no-cache; \

@@ -70,14 +70,14 @@ def show(pair: Pair, rows: int, say: Say, listen: Callable[[], Listener]) -> Non
     _copy(pair, say, listen)
 
 
-def commands(pair: Pair) -> list[str]:
-    """Return commands that a person may try on the running servers."""
+def commands(pair: Pair, program: str) -> list[str]:
+    """Return commands that a person may try on the running servers; `program` is copypipe's."""
     return [
         f"export COPYPIPE_SOURCE='{pair.source.dsn()}'",
         f"export COPYPIPE_DEST='{pair.dest.dsn()}'",
-        "copypipe copy users --day 2018-04-28 --dry-run",
-        "copypipe copy users --month 2018-04",
-        "seq -f '2018-04-%02.0f' 30 | xargs -P4 -I{} copypipe copy users --day {} --progress none",
+        f"{program} copy users --day 2018-04-28 --dry-run",
+        f"{program} copy users --month 2018-04",
+        f"seq -f '2018-04-%02.0f' 30 | xargs -P4 -I{{}} {program} copy users --day {{}}",
     ]
 
 

@@ -153,7 +153,7 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (1, "the copy failed: SQL or data error; nothing changed", "no"),
     (2, "usage: options, connection string, password, database, day", "no"),
     (5, "connection or transient error; nothing changed", "yes"),
-    (6, "the plan refuses: the two sides do not fit; nothing changed", "no"),
+    (6, "the plan refuses: the sides do not fit, an empty source; nothing changed", "no"),
     (9, "no row in the slice, with --fail-on-empty; nothing changed", "-"),
     (11, "another run holds an overlapping slice; nothing changed", "later"),
     (75, "the answer to COMMIT was lost: committed or not", "yes"),

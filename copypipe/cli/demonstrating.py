@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 import signal
 import sys
 from contextlib import suppress
@@ -36,10 +39,21 @@ def demo(
             demonstration.show(pair, rows, say, _listener)
             if keep:
                 say("both servers run until you press Ctrl-C; in another terminal:")
-                for command in demonstration.commands(pair):
+                for command in demonstration.commands(pair, _program()):
                     say(f"    {command}")
                 with suppress(Interrupted):
                     signal.pause()
+
+
+def _program() -> str:
+    """Return what has to be typed for copypipe: not all who see the demo have it on their PATH."""
+    if sys.argv[0].endswith("__main__.py"):
+        return f"{shlex.quote(sys.executable)} -m copypipe"
+    here = os.path.realpath(sys.argv[0])
+    found = shutil.which("copypipe")
+    if found is not None and os.path.realpath(found) == here:
+        return "copypipe"
+    return shlex.quote(min(here, os.path.relpath(here), key=len))
 
 
 def _listener() -> Listener:
