@@ -6,8 +6,6 @@ import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-import psycopg
-
 from copypipe import addresses, plans, servers, transfers
 from copypipe.errors import (
     CopyFailed,
@@ -78,7 +76,7 @@ def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session
         servers.connected("dest", request.dest, run_id) as dest,
     ):
         for session in (source, dest):
-            session.conn.add_notice_handler(_notices(session.side, listen))
+            session.hear(lambda *said: listen(_noticed(*said)))
         listen(Connected(str(source.address), str(dest.address)))
         yield source, dest
 
@@ -87,12 +85,8 @@ def _endpoints(request: Request) -> tuple[tuple[Side, Endpoint], tuple[Side, End
     return ("source", request.source), ("dest", request.dest)
 
 
-def _notices(side: Side, listen: Listener) -> Callable[[psycopg.errors.Diagnostic], None]:
-    def hear(diag: psycopg.errors.Diagnostic) -> None:
-        severity = diag.severity_nonlocalized or "NOTICE"
-        listen(Noticed(side, severity, printable(diag.message_primary or "")))
-
-    return hear
+def _noticed(side: Side, severity: str, text: str) -> Noticed:
+    return Noticed(side, severity, printable(text))
 
 
 def _planned(request: Request, source: Session, dest: Session) -> Plan:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Generic, TypeVar
 
-from copypipe import catalog, hazards, modes, readings, slices, tables
+from copypipe import catalog, hazards, modes, readings, relay, slices, tables
 from copypipe.addresses import Address
 from copypipe.errors import PlanRefused
 from copypipe.requests import Request
@@ -69,6 +69,8 @@ class Plan:
     warnings: tuple[str, ...]
     needs_yes: bool
     """The rows of a whole table would be replaced, and nobody has agreed to that yet."""
+    transport: str
+    """What will carry the bytes."""
     may_truncate: bool
     """An empty dest may be truncated: the source cannot be reading it."""
 
@@ -165,6 +167,7 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
             notes=tuple(notes),
             warnings=tuple(warnings),
             needs_yes=asks and catalog.has_rows(dest, dest_table),
+            transport=relay.carrier(source, dest, request.transport),
             may_truncate=may_truncate,
         )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 Mode = Literal["replace"]
 Clear = Literal["delete", "truncate"]
+Transport = Literal["auto", "socket", "tls", "libpq"]
 Connect = Callable[[], "psycopg.Connection[Any]"]
 
 # How long a run waits for another one that holds an overlapping slice: a large day takes minutes.
@@ -67,6 +68,8 @@ class Request:
     """Columns of the dest that the source computes: (name as in SQL, expression)."""
     exclude: tuple[str, ...] = ()
     """Columns of either side that do not go over; the dest's get their defaults."""
+    transport: Transport = "auto"
+    """What carries the bytes; a transport that cannot carry them is refused."""
     rate_limit: int | None = None
     """Bytes a second at most; None for as fast as it goes."""
     wait_lock: float = DEFAULT_WAIT_SECONDS

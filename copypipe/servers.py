@@ -38,6 +38,9 @@ CANCEL_SECONDS = 0.5
 
 T = TypeVar("T")
 
+Notice = Callable[[Side, str, str], None]
+"""Told the side, the severity and the text of a notice."""
+
 
 class Output(NamedTuple):
     """One column of what a query returns, as RowDescription tells it."""
@@ -71,6 +74,7 @@ class Session:
         self.connect_again = connect_again
         self.major = conn.info.server_version // 10000
         self._application_name = application_name
+        self._notice: Notice = lambda side, severity, text: None
 
     def begin(
         self,
@@ -148,6 +152,21 @@ class Session:
         if answer.result is None:
             raise lost(self.side)
         return answer.result
+
+    def hear(self, notice: Notice) -> None:
+        """Have notices of the server handed on as (side, severity, text)."""
+        self._notice = notice
+        self.conn.add_notice_handler(
+            lambda diag: notice(
+                self.side, diag.severity_nonlocalized or "NOTICE", diag.message_primary or ""
+            )
+        )
+
+    def hear_raw(self, fields: bytes) -> None:
+        """Hand on a notice that libpq did not read ("Error and Notice Message Fields")."""
+        found = {field[:1]: field[1:] for field in fields.split(b"\0")}
+        severity, text = found.get(b"V", b"NOTICE"), found.get(b"M", b"")
+        self._notice(self.side, severity.decode(), text.decode("utf-8", "replace"))
 
     def speak(self, call: Callable[[], T]) -> T:
         """Return what `call` returns; raises psycopg's errors as ours.
@@ -324,8 +343,10 @@ class Answer:
     when something is there. What has come stays here when waiting is interrupted.
     """
 
-    def __init__(self, pgconn: pq.abc.PGconn) -> None:
+    def __init__(self, pgconn: pq.abc.PGconn, pause: Callable[[], object] | None = None) -> None:
+        """Read from `pgconn`; `pause` waits for it in its own way (see `wait`)."""
         self._pgconn = pgconn
+        self._pause = pause
         self.result: pq.abc.PGresult | None = None
         """The last result of the command, the first error if there was one."""
 
@@ -346,7 +367,10 @@ class Answer:
         while True:
             unsent = pgconn.flush()
             if pgconn.is_busy():
-                if wait(pgconn, writing=bool(unsent), until=until):
+                if self._pause is not None:
+                    self._pause()
+                    pgconn.consume_input()
+                elif wait(pgconn, writing=bool(unsent), until=until):
                     pgconn.consume_input()
                 continue
             result = pgconn.get_result()

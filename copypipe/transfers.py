@@ -74,7 +74,9 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         dest,
         plan.copy_in(freeze=cleared.freeze),
         lambda size, rows: listen(Progress(bytes=size, rows=rows)),
+        transport=request.transport,
         bytes_per_second=request.rate_limit,
+        idle=lambda side, moved: time.monotonic() + 30,
     )
     source.rollback()
     if table.has_triggers:
@@ -95,7 +97,7 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         bytes=relayed.bytes,
         deleted=cleared.rows,
         seconds=time.monotonic() - began,
-        transport=relayed.transport,
+        transport=plan.transport,
     )
 
 

@@ -6,12 +6,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from copypipe.relay import libpq
+from copypipe.errors import CopyFailed, UsageError
+from copypipe.relay import libpq, wired, wires
 from copypipe.relay.paces import Pace
+from copypipe.relay.waits import Idle, Spent, Waits
+from copypipe.requests import Transport
 from copypipe.servers import Session
 from copypipe.statements import Statement
+
+Data = bytes | memoryview
 
 Report = Callable[[int, int], None]
 """Called with the bytes and rows handed on so far, about once for each gathered write."""
@@ -23,8 +30,62 @@ class Relayed:
 
     rows: int
     bytes: int
-    transport: str
-    """The way the bytes took: libpq."""
+    """Of data, without what frames it on the wire."""
+    spent: Spent
+
+
+class Stream(Protocol):
+    """The source's side of a transport."""
+
+    @property
+    def ended(self) -> bool:
+        """Return whether all data was read."""
+
+    @property
+    def whole(self) -> bool:
+        """Return whether what was read ends between two messages."""
+
+    @property
+    def size(self) -> int:
+        """Return how many bytes of data were read."""
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows were begun."""
+
+    def start(self, copy_out: Statement, sink: Any, /) -> None:
+        """Begin COPY TO STDOUT, with an ear to the dest."""
+
+    def read(self, sink: Any, /) -> Data:
+        """Return what has come, nothing for nothing yet."""
+
+    def wait(self, sink: Any, /) -> object:
+        """Wait for more, with an ear to the dest."""
+
+    def finish(self, sink: Any, /) -> int:
+        """Return the row count of the command tag, if the stream was whole."""
+
+    def stop(self) -> None:
+        """Stop a source that still sends; raises nothing."""
+
+
+class Sink(Protocol):
+    """The dest's side of a transport."""
+
+    def start(self, copy_in: Statement) -> None:
+        """Begin COPY FROM STDIN."""
+
+    def rest(self, until: float) -> None:
+        """Send nothing until then (of time.monotonic)."""
+
+    def send(self, data: Any, /, *, whole: bool) -> None:
+        """Hand data on; `whole` tells that it ends between two messages."""
+
+    def finish(self) -> int:
+        """Send CopyDone and return the row count of the command tag."""
+
+    def stop(self) -> None:
+        """Make the server give up the COPY; raises nothing."""
 
 
 def relay(
@@ -34,7 +95,9 @@ def relay(
     copy_in: Statement,
     report: Report,
     *,
+    transport: Transport = "auto",
     bytes_per_second: int | None = None,
+    idle: Idle,
 ) -> Relayed:
     """Relay one binary COPY from source to dest, within the transactions that are open.
 
@@ -44,12 +107,81 @@ def relay(
     `copy_out` is a COPY TO STDOUT, `copy_in` a COPY FROM STDIN, both in binary. The dest begins
     first, so that the source's snapshot waits for nobody. CopyDone goes to the dest only after
     the source said CommandComplete and the stream's trailer was its last data; after any failure
-    it gets CopyFail with a fixed text instead. Nothing is committed here. Memory stays at two
-    gathered writes and the largest row.
+    it gets CopyFail with a fixed text instead, or is closed. Nothing is committed here. Memory
+    stays at some chunks, whatever a row weighs, except through libpq: there at two gathered writes
+    and the largest row.
 
     Raises the error of the server that failed first, CopyFailed where the two row counts differ
     or the stream is not whole. Then the source's session is closed unless it ended by itself, and
     the dest's is either in an aborted transaction or closed: its table is as it was.
     """
-    rows, size = libpq.relay(source, copy_out, dest, copy_in, report, Pace(bytes_per_second))
-    return Relayed(rows=rows, bytes=size, transport="libpq")
+    waits = Waits(source.conn.pgconn, dest.conn.pgconn, idle)
+    pace = Pace(bytes_per_second)
+    with ExitStack() as stack:
+        stream, sink = _ends(source, dest, transport, waits, stack)
+        try:
+            sink.start(copy_in)
+            stream.start(copy_out, sink)
+            while not stream.ended:
+                data = stream.read(sink)
+                if data:
+                    sink.rest(pace.free)
+                    pace.took(len(data))
+                    sink.send(data, whole=stream.whole)
+                    report(stream.size, stream.rows)
+                elif not stream.ended:
+                    stream.wait(sink)
+            sent = stream.finish(sink)
+            taken = sink.finish()
+        except BaseException:
+            stream.stop()
+            sink.stop()
+            raise
+    if sent != taken:
+        raise CopyFailed(
+            f"the source sent {sent} rows and the dest took {taken}",
+            detail="A trigger at the dest may drop rows. Nothing was changed.",
+            side="dest",
+        )
+    return Relayed(sent, stream.size, waits.ended())
+
+
+def carrier(source: Session, dest: Session, transport: Transport) -> str:
+    """Return by what the bytes go, two names where the sides differ.
+
+    Raises UsageError where `transport` cannot carry them: a socket no encryption, TLS only what is
+    encrypted.
+    """
+    names = [_carrier(session, transport) for session in (source, dest)]
+    if "libpq" in names:
+        return "libpq"
+    return names[0] if names[0] == names[1] else "/".join(names)
+
+
+def _carrier(session: Session, transport: Transport) -> str:
+    if transport == "libpq":
+        return "libpq"
+    encryption = wires.encryption(session.conn.pgconn)
+    found = {"none": "socket", "tls": "tls"}.get(encryption, "libpq")
+    if transport in (found, "auto"):
+        return found
+    why = {"none": "is not encrypted", "tls": "is encrypted by TLS"}
+    raise UsageError(
+        f"the connection to the {session.side} cannot be carried by --transport {transport}",
+        detail=f"It {why.get(encryption, 'is encrypted by what only libpq knows')}.",
+        hint="Use --transport auto.",
+        side=session.side,
+    )
+
+
+def _ends(
+    source: Session, dest: Session, transport: Transport, waits: Waits, stack: ExitStack
+) -> tuple[Stream, Sink]:
+    if carrier(source, dest, transport) == "libpq":
+        sink = libpq.Sink(dest, waits)
+        stack.callback(sink.close)
+        return libpq.Stream(source, waits), sink
+    wire_of = [wires.borrow(session.conn.pgconn) for session in (source, dest)]
+    for wire in wire_of:
+        stack.callback(wire.close)
+    return wired.Stream(source, wire_of[0], waits), wired.Sink(dest, wire_of[1], waits)

@@ -1,4 +1,4 @@
-"""The relay through libpq: works on every connection, whatever encrypts it.
+"""COPY through libpq: works on every connection, whatever encrypts it.
 
 libpq hands out one message of the source per call, one row each, and takes any number of bytes
 for the dest. Rows are gathered before they are written (protocol: "COPY Operations").
@@ -7,7 +7,6 @@ for the dest. Rows are gathered before they are written (protocol: "COPY Operati
 from __future__ import annotations
 
 import os
-import select
 import socket
 import struct
 import time
@@ -20,7 +19,9 @@ from psycopg import pq
 
 from copypipe.errors import CopyFailed, CopypipeError, TransientError
 from copypipe.failures import failure, lost
-from copypipe.relay.paces import Pace
+from copypipe.relay.frames import EMPTY_BYTES, is_trailer
+from copypipe.relay.waits import Ready, Waits
+from copypipe.relay.wired import FAREWELL, FAREWELL_SECONDS, without_trailer
 from copypipe.servers import Answer, Session, wait
 from copypipe.statements import Statement, sessions
 
@@ -29,91 +30,45 @@ from copypipe.statements import Statement, sessions
 # Writing row by row instead cost 16 s instead of 9 for 5 million rows of 48 bytes.
 GATHERED_BYTES = 128 * 1024
 
-# How long a dest that was told CopyFail may take to answer before its socket is closed. It answers
-# at once unless it is busy with a row (a trigger, a lock); closing the socket rolls back as well.
-FAREWELL_SECONDS = 0.5
-
 # How often a dest that has spoken is asked for its state. A failed dest drops data as fast as it
 # comes, so a second of waiting could be another 200 MB of the source.
 OBSERVE_SECONDS = 0.25
-
-# A CopyFail's text is written to the dest's log, so it says nothing about data or errors.
-FAREWELL = b"copypipe stopped the copy"
-
-# The trailer of binary COPY ("Binary Format" in the documentation of COPY): a field count of -1.
-# For an empty result it shares its message with the header of 19 bytes.
-TRAILER = b"\xff\xff"
-SIGNATURE = b"PGCOPY\n\xff\r\n\0"
-EMPTY_BYTES = len(SIGNATURE) + 4 + 4 + len(TRAILER)
 
 # Kind and length of a message ("Message Formats" in the protocol's documentation).
 _HEADER = struct.Struct("!cI")
 _PEEKED_BYTES = 64 * 1024
 
 
-def relay(
-    source: Session,
-    copy_out: Statement,
-    dest: Session,
-    copy_in: Statement,
-    report: Callable[[int, int], None],
-    pace: Pace,
-) -> tuple[int, int]:
-    """Relay and return (rows, bytes); see `copypipe.relay.relay` for what is promised."""
-    stream = Stream(source)
-    with Sink(dest) as sink:
-        try:
-            sink.start(copy_in)
-            stream.start(copy_out, sink)
-            size = _pump(stream, sink, report, pace)
-            sent = stream.finish()
-            taken = sink.finish()
-        except BaseException:
-            stream.stop()
-            sink.stop()
-            raise
-    if sent != taken:
-        raise CopyFailed(
-            f"the source sent {sent} rows and the dest took {taken}",
-            detail="A trigger at the dest may drop rows. Nothing was changed.",
-            side="dest",
-        )
-    return sent, size
-
-
-def _pump(stream: Stream, sink: Sink, report: Callable[[int, int], None], pace: Pace) -> int:
-    """Hand every message of the source to the dest; returns the bytes."""
-    size = rows = 0
-    while not stream.ended:
-        messages, length = stream.session.speak(stream.read)
-        if messages:
-            sink.rest(pace.free)
-            pace.took(length)
-            # One large row is not copied once more.
-            sink.send(messages[0] if len(messages) == 1 else b"".join(messages))
-            size += length
-            rows += len(messages)
-            report(size, rows - stream.whole)  # the last message is the trailer
-        if length < GATHERED_BYTES and not stream.ended:
-            stream.wait(sink)
-    return size
-
-
 class Stream:
     """The source's side of the relay: COPY TO STDOUT."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, waits: Waits) -> None:
         self.session = session
         self.pgconn = session.conn.pgconn
+        self.waits = waits
         self.ended = False
-        self._last: memoryview | None = None
+        self.whole = True  # between two messages: libpq hands out none in part
+        self.size = 0
+        self._messages = 0
+        self._last = b""
+
+    @property
+    def rows(self) -> int:
+        """Return how many rows have come."""
+        return self._messages - is_trailer(self._last)
 
     def start(self, copy_out: Statement, sink: Sink) -> None:
         """Begin COPY TO STDOUT, with an ear to the dest; raises the server's error."""
         _begin(self.session, copy_out, pq.ExecStatus.COPY_OUT, lambda: self.wait(sink))
 
-    def read(self) -> tuple[list[memoryview], int]:
-        """Return the messages that have come, up to GATHERED_BYTES or one more, and their size."""
+    def read(self, sink: Sink) -> bytes | memoryview:
+        """Return what has come, at most GATHERED_BYTES and one message more, b"" for nothing yet.
+
+        `ended` tells that no more will.
+        """
+        return self.session.speak(self._read)
+
+    def _read(self) -> bytes | memoryview:
         messages: list[memoryview] = []
         length = 0
         next_message = self.pgconn.get_copy_data
@@ -124,45 +79,29 @@ class Stream:
                 break
             messages.append(data)
             length += size
-        if messages:
-            self._last = messages[-1]
-        return messages, length
+        if not messages:
+            return b""
+        self._messages += len(messages)
+        self.size += length
+        self._last = bytes(messages[-1][: EMPTY_BYTES + 1])
+        # One large row is not copied once more.
+        return messages[0] if len(messages) == 1 else b"".join(messages)
 
-    def wait(self, sink: Sink) -> None:
+    def wait(self, sink: Sink) -> Ready:
         """Wait for more of the source, with an ear to the dest."""
-        try:
-            ready = wait(self.pgconn, sink.pgconn, until=sink.ask())
-        except TimeoutError:
-            return
-        if sink.pgconn.socket in ready:
+        ready = self.waits.for_source(sink.ask())
+        if ready.dest:
             sink.listen()
-        if self.pgconn.socket in ready:
+        if ready.source:
             self.session.speak(self.pgconn.consume_input)
+        return ready
 
-    def finish(self) -> int:
-        """Return the row count of the source's command tag.
-
-        Raises the source's error, and CopyFailed where the trailer was not the last data: a
-        stream cut between two rows looks whole to the dest (copyfromparse.c takes the end of the
-        data for the end of the rows).
-        """
-        rows = _finished(self.session)
-        if not self.whole:
-            raise CopyFailed(
-                "the source's stream ended without its trailer",
-                detail="Part of the rows may be missing. Nothing was changed.",
-                side="source",
-            )
+    def finish(self, sink: Sink) -> int:
+        """See `wired.Stream.finish`."""
+        rows = _finished(self.session, lambda: self.wait(sink))
+        if not is_trailer(self._last):
+            raise without_trailer()
         return rows
-
-    @property
-    def whole(self) -> bool:
-        """Return whether the last message was the trailer."""
-        if self._last is None or len(self._last) > EMPTY_BYTES:
-            return False
-        last = bytes(self._last)
-        empty = len(last) == EMPTY_BYTES and last.startswith(SIGNATURE) and last.endswith(TRAILER)
-        return last == TRAILER or empty
 
     def stop(self) -> None:
         """Stop a source that still sends, without reading what is under way; raises nothing."""
@@ -180,22 +119,17 @@ class Sink:
     second connection (pg_stat_activity) until the end.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, waits: Waits) -> None:
         self.session = session
         self.pgconn = session.conn.pgconn
+        self.waits = waits
         self._spoken = False
         self._failed = False
         self._asks_after = 0.0
         self._observer: psycopg.Connection[Any] | None = None
-        self._poller = select.poll()
-        self._poller.register(self.pgconn.socket, select.POLLIN)
         self._peek = None if self.pgconn.ssl_in_use else _Peek(self.pgconn.socket)
 
-    def __enter__(self) -> Sink:
-        """Return itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         """Give up what was opened beside the connection."""
         if self._observer is not None:
             self._observer.close()
@@ -206,24 +140,24 @@ class Sink:
         """Begin COPY FROM STDIN; raises the server's error."""
 
         def read() -> None:
-            wait(self.pgconn)
+            self.waits.for_dest()
             self.session.speak(self._consume)
 
         _begin(self.session, copy_in, pq.ExecStatus.COPY_IN, read)
         if self._failed:  # a trigger BEFORE STATEMENT: its error came with the CopyInResponse
             raise self._failure()
 
-    def send(self, data: bytes | memoryview) -> None:
+    def send(self, data: bytes | memoryview, *, whole: bool) -> None:
         """Hand data to the server and wait until the kernel has taken it; raises its error."""
         try:
             self.ask()
             for start in range(0, len(data), GATHERED_BYTES):
                 # Before every write, because libpq reads on its own when the kernel takes no more.
-                if self._poller.poll(0):
+                if self.waits.heard():
                     self.listen()
                 self.pgconn.put_copy_data(data[start : start + GATHERED_BYTES])
                 while self.pgconn.flush():
-                    if wait(self.pgconn, writing=True):
+                    if self.waits.for_room().dest:
                         self.listen()
             return
         except psycopg.Error:
@@ -245,11 +179,8 @@ class Sink:
         """Send nothing until then (of time.monotonic), with an ear to the server."""
         while time.monotonic() < until:
             asks = self.ask()
-            try:
-                wait(self.pgconn, until=until if asks is None else min(until, asks))
-            except TimeoutError:
-                continue
-            self.listen()
+            if self.waits.rest(until if asks is None else min(until, asks)).dest:
+                self.listen()
 
     def ask(self) -> float | None:
         """Ask over another connection whether the server failed; raises its error if it did.
@@ -279,7 +210,7 @@ class Sink:
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""
         self.session.speak(self.pgconn.put_copy_end)
-        return _finished(self.session)
+        return _finished(self.session, self.waits.for_dest)
 
     def stop(self) -> None:
         """Make the server give up the COPY, or close the connection; raises nothing."""
@@ -378,9 +309,9 @@ def _begin(
         raise CopyFailed(f"{session.side}: the server did not begin to copy", side=session.side)
 
 
-def _finished(session: Session) -> int:
+def _finished(session: Session, wait: Callable[[], object]) -> int:
     """Wait for the end of COPY and return the row count of the command tag."""
-    answer = Answer(session.conn.pgconn)
+    answer = Answer(session.conn.pgconn, wait)
     session.speak(answer.wait)
     if answer.error is not None:
         raise failure(session.side, answer.error)
