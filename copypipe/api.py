@@ -10,7 +10,15 @@ from datetime import date
 
 from copypipe import attempts, requests, slices
 from copypipe.events import Listener, ignore
-from copypipe.requests import DEFAULT_WAIT_SECONDS, Clear, Connect, Endpoint, Mode, Request
+from copypipe.requests import (
+    DEFAULT_WAIT_SECONDS,
+    Clear,
+    Connect,
+    Endpoint,
+    Mode,
+    Request,
+    Transport,
+)
 from copypipe.slices import Bound, DaysAgo
 from copypipe.transfers import Transferred
 
@@ -37,6 +45,8 @@ def copy(
     allow_empty: bool = False,
     fail_on_empty: bool = False,
     rate_limit: int | None = None,
+    transport: Transport = "auto",
+    stall_timeout: float | None = None,
     wait_lock: float = DEFAULT_WAIT_SECONDS,
     yes: bool = False,
     notices: bool = False,
@@ -55,7 +65,8 @@ def copy(
     `columns` gives SQL expressions over what is read by the column of the dest that they fill;
     `exclude` names columns that do not go over. All three are evaluated by the source, in a
     read-only transaction and with an empty search_path. They are SQL: never make them of text
-    that you do not trust. `rate_limit` is in bytes a second, `wait_lock` in seconds.
+    that you do not trust. `rate_limit` is in bytes a second, `wait_lock` and
+    `stall_timeout` (how long a server may be silent; None for ever) in seconds.
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
@@ -80,6 +91,8 @@ def copy(
         columns=tuple((columns or {}).items()),
         exclude=tuple(exclude),
         rate_limit=rate_limit,
+        transport=transport,
+        stall_timeout=stall_timeout,
         by=by,
         timezone=timezone,
         mode=mode,

@@ -63,6 +63,15 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Silent:
+    """Nothing has come from a server for a while, and this is what it does."""
+
+    side: Side
+    seconds: float
+    doing: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """A WARNING of a server, or less than that where the request asks for notices."""
 
@@ -83,7 +92,18 @@ class Decided:
     committed: bool
 
 
-Event = Connected | Warned | Planned | Waiting | Cleared | Progress | Noticed | Committing | Decided
+Event = (
+    Connected
+    | Warned
+    | Planned
+    | Waiting
+    | Cleared
+    | Progress
+    | Silent
+    | Noticed
+    | Committing
+    | Decided
+)
 
 
 class Listener(Protocol):

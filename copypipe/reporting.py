@@ -54,6 +54,28 @@ def result_line(done: Transferred) -> str:
     )
 
 
+def diagnosis(done: Transferred) -> str:
+    """Return in one line where the time of the relay went, and what would have to be faster."""
+    spent = done.spent
+    shares = {
+        "the source": spent.source,
+        "the dest": spent.dest,
+        "the rate limit": spent.limit,
+        "the relay": spent.relaying,
+    }
+    whole = max(spent.all, 1e-9)
+    most = max(shares, key=lambda name: shares[name])
+    others = ", ".join(
+        f"{name} {seconds / whole:.0%}"
+        for name, seconds in shares.items()
+        if name != most and (seconds or name != "the rate limit")
+    )
+    return (
+        f"{most} is the bottleneck: {shares[most] / whole:.0%} of {spent.all:.2f} s ({others}); "
+        f"carried by {done.transport}, {done.scan} scan"
+    )
+
+
 def result_json(done: Transferred) -> str:
     """Return the one JSON object of a finished slice."""
     return _json(
@@ -68,6 +90,11 @@ def result_json(done: Transferred) -> str:
             "deleted": done.deleted,
             "seconds": round(done.seconds, 3),
             "transport": done.transport,
+            "scan": done.scan,
+            "seconds_on_source": round(done.spent.source, 3),
+            "seconds_on_dest": round(done.spent.dest, 3),
+            "seconds_on_limit": round(done.spent.limit, 3),
+            "seconds_relaying": round(done.spent.relaying, 3),
         },
     )
 
@@ -133,6 +160,7 @@ def plan_text(plan: Plan) -> str:
     lines += [f"           {c.name}  excluded: gets the dest's default" for c in plan.excluded]
     if plan.request.rate_limit is not None:
         lines.append(f"  rate     at most {size(plan.request.rate_limit)} a second")
+    lines.append(f"  carried  by {plan.transport}")
     lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
     lines += [f"  warning  {warning}" for warning in plan.warnings]
     if plan.needs_yes:
@@ -182,6 +210,7 @@ def plan_json(plan: Plan) -> str:
             "excluded": [column.name for column in plan.excluded],
             "query": plan.request.query,
             "rate_limit": plan.request.rate_limit,
+            "transport": plan.transport,
             "estimated_rows": plan.estimated_rows,
             "estimated_bytes": plan.estimated_bytes,
             "statements": {
@@ -260,6 +289,8 @@ class Lines:
                     self._write(f"cleared the slice: {'truncated' if rows is None else rows}")
             case events.Noticed(side, severity, text) if self._verbose or severity == "WARNING":
                 self._write(f"{side}: {severity}: {text}")
+            case events.Silent(side, seconds, doing):
+                self._write(f"waiting for the {side} for {seconds:.0f} s: {doing}")
             case events.Progress():
                 self._moved = event
             case events.Committing():

@@ -72,6 +72,8 @@ class Request:
     """What carries the bytes; a transport that cannot carry them is refused."""
     rate_limit: int | None = None
     """Bytes a second at most; None for as fast as it goes."""
+    stall_timeout: float | None = None
+    """Seconds without a byte from a server after which the run gives up; None for never."""
     wait_lock: float = DEFAULT_WAIT_SECONDS
     """Seconds to wait for another run on an overlapping slice; 0 to give up at once."""
     yes: bool = False
@@ -114,6 +116,13 @@ def check(request: Request) -> None:
         raise UsageError("the slice column has no name")
     if request.rate_limit is not None and request.rate_limit <= 0:
         raise UsageError(f"cannot copy at {request.rate_limit} bytes a second")
+    if request.transport not in get_args(Transport):
+        raise UsageError(
+            f"no such transport: {request.transport!r}",
+            hint=f"Transports: {', '.join(get_args(Transport))}.",
+        )
+    if request.stall_timeout is not None and request.stall_timeout <= 0:
+        raise UsageError(f"cannot give up after {request.stall_timeout} seconds of silence")
     part = request.where is not None or not isinstance(request.wanted, slices.Everything)
     if request.clear == "truncate" and part:
         raise UsageError(

@@ -36,10 +36,18 @@ OLDEST_MAJOR = 14
 # sides together stay within the two seconds in which a signal must bring back the prompt.
 CANCEL_SECONDS = 0.5
 
+# What a connection that only asks how another one fares may take: psycopg's shortest timeout. While
+# it takes its time, an error of the other side is not heard.
+OBSERVER_SECONDS = 2
+
 T = TypeVar("T")
 
 Notice = Callable[[Side, str, str], None]
 """Told the side, the severity and the text of a notice."""
+
+Idle = Callable[[Side, float], float]
+"""Told for whom a wait is and since when nothing has moved; both times are time.monotonic()'s.
+Returns when it wants to be told again. May raise to end the wait."""
 
 
 class Output(NamedTuple):
@@ -66,12 +74,15 @@ class Session:
         conn: psycopg.Connection[Any],
         address: Address,
         application_name: str,
-        connect_again: Callable[[], psycopg.Connection[Any]],
+        observer: Callable[[], psycopg.Connection[Any]],
     ) -> None:
         self.side = side
         self.conn = conn
         self.address = address
-        self.connect_again = connect_again
+        self.observer = observer
+        """Connects once more to the same server, within OBSERVER_SECONDS."""
+        self.idle: Idle | None = None
+        """Told of silence while a statement runs."""
         self.major = conn.info.server_version // 10000
         self._application_name = application_name
         self._notice: Notice = lambda side, severity, text: None
@@ -97,11 +108,26 @@ class Session:
 
     def execute(self, statement: Statement) -> str:
         """Run a statement and return its command tag; raises the server's error as ours."""
-        return self._run(statement).statusmessage or ""
+        return (self._perform(statement).command_status or b"").decode()
 
     def count(self, statement: Statement) -> int:
         """Run a statement and return the number of rows in its command tag."""
-        return self._run(statement).rowcount
+        return int(self._perform(statement).command_tuples or 0)
+
+    def _perform(self, statement: Statement) -> pq.abc.PGresult:
+        """Run what returns no rows and may take hours: `idle` is told of the silence."""
+        text = statement.as_bytes(self.conn)
+        return self._answer(lambda: self.conn.pgconn.send_query(text))
+
+    def _pause(self) -> Callable[[], None]:
+        began = time.monotonic()
+
+        def pause() -> None:
+            until = self.idle(self.side, began) if self.idle is not None else None
+            with suppress(TimeoutError):
+                wait(self.conn.pgconn, until=until)
+
+        return pause
 
     def fetch(self, statement: Statement) -> list[TupleRow]:
         """Run a query and return its rows; raises the server's error as ours."""
@@ -144,7 +170,7 @@ class Session:
 
     def _answer(self, send: Callable[[], None]) -> pq.abc.PGresult:
         """Send a command and return its result; raises the server's error."""
-        answer = Answer(self.conn.pgconn)
+        answer = Answer(self.conn.pgconn, self._pause())
         self.speak(send)
         self.speak(answer.wait)
         if answer.error is not None:
@@ -287,13 +313,22 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
     name = f"copypipe/{run_id}"
     given = addresses.parse(target, side) if isinstance(target, str) else {}
 
-    def connect() -> psycopg.Connection[Any]:
-        conn = _dial(side, given, name) if isinstance(target, str) else _called(side, target)
+    def connect(more: Mapping[str, str]) -> psycopg.Connection[Any]:
+        if isinstance(target, str):
+            conn = _dial(side, addresses.parameters({**given, **more}, name), given)
+        else:
+            conn = _called(side, target)
         conn.prepare_threshold = None  # a prepared statement would outlive a pooler's transaction
         return conn
 
-    conn = connect()
-    session = Session(side, conn, addresses.of_connection(conn, endpoint, given), name, connect)
+    def observer() -> psycopg.Connection[Any]:
+        # One of several hosts may have been chosen: ask the same.
+        info = conn.info
+        same = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
+        return connect({**same, "connect_timeout": str(OBSERVER_SECONDS)})
+
+    conn = connect({})
+    session = Session(side, conn, addresses.of_connection(conn, endpoint, given), name, observer)
     if session.major < OLDEST_MAJOR:
         session.close()
         raise PlanRefused(
@@ -304,8 +339,9 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
     return session
 
 
-def _dial(side: Side, given: Mapping[str, str], name: str) -> psycopg.Connection[Any]:
-    parameters = addresses.parameters(given, name)
+def _dial(
+    side: Side, parameters: Mapping[str, str], given: Mapping[str, str]
+) -> psycopg.Connection[Any]:
     try:
         return psycopg.connect(make_conninfo("", **parameters), autocommit=True)
     except psycopg.Error as error:

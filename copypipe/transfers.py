@@ -25,12 +25,14 @@ from copypipe.errors import (
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
 from copypipe.expressions import mentions
 from copypipe.plans import Plan
-from copypipe.relay import relay
+from copypipe.relay import relay, scans
+from copypipe.relay.waits import Spent
 from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole, locks
 from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
+from copypipe.watches import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +49,11 @@ class Transferred:
     """Rows removed from the slice before; None where TRUNCATE removed some uncounted."""
     seconds: float
     transport: str
+    """What carried the bytes: socket, tls or libpq; two of them where the sides differ."""
+    scan: str
+    """What looked for the messages' beginnings: compiled or interpreted; libpq does it itself."""
+    spent: Spent
+    """Where the time of the relay went."""
 
 
 def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Transferred:
@@ -55,6 +62,18 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     CommitUnknown alone says that the COMMIT may have happened. The caller has asked whoever must
     agree to a plan that `needs_yes`.
     """
+    watch = Watch(source, dest, listen, plan.request.stall_timeout)
+    source.idle = dest.idle = watch
+    try:
+        return _transferred(plan, source, dest, listen, watch)
+    finally:
+        source.idle = dest.idle = None
+        watch.close()
+
+
+def _transferred(
+    plan: Plan, source: Session, dest: Session, listen: Listener, watch: Watch
+) -> Transferred:
     began = time.monotonic()
     request = plan.request
     _lock(plan, dest, listen)
@@ -76,7 +95,7 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         lambda size, rows: listen(Progress(bytes=size, rows=rows)),
         transport=request.transport,
         bytes_per_second=request.rate_limit,
-        idle=lambda side, moved: time.monotonic() + 30,
+        idle=watch,
     )
     source.rollback()
     if table.has_triggers:
@@ -98,6 +117,8 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         deleted=cleared.rows,
         seconds=time.monotonic() - began,
         transport=plan.transport,
+        scan="libpq" if plan.transport == "libpq" else scans.NAME,
+        spent=relayed.spent,
     )
 
 

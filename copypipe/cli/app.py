@@ -37,11 +37,12 @@ def _version(wanted: bool) -> None:
     import psycopg
 
     from copypipe import __version__
+    from copypipe.relay import scans
 
     libpq = psycopg.pq.version()
     say(
         f"copypipe {__version__}, psycopg {psycopg.__version__} ({psycopg.pq.__impl__}), "
-        f"libpq {libpq // 10000}.{libpq % 10000}"
+        f"libpq {libpq // 10000}.{libpq % 10000}, {scans.NAME} scan"
     )
     raise typer.Exit
 

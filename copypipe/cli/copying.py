@@ -41,6 +41,15 @@ class Clear(StrEnum):
     TRUNCATE = "truncate"
 
 
+class Transport(StrEnum):
+    """Choices of --transport."""
+
+    AUTO = "auto"
+    SOCKET = "socket"
+    TLS = "tls"
+    LIBPQ = "libpq"
+
+
 class Progress(StrEnum):
     """Choices of --progress."""
 
@@ -150,6 +159,21 @@ def copy(
         str | None,
         typer.Option(help="Bytes a second at most: 500kB, 50MB, 1GB.", metavar="SIZE"),
     ] = None,
+    transport: Annotated[
+        Transport,
+        typer.Option(
+            help="What carries the bytes: the connections' sockets, their TLS, or libpq, which is "
+            "slower and always works. auto chooses."
+        ),
+    ] = Transport.AUTO,
+    stall_timeout: Annotated[
+        str | None,
+        typer.Option(
+            help="Give up when nothing has come from a server for so long; never, if not given. A "
+            "long DELETE or sort is silence too.",
+            metavar="TIME",
+        ),
+    ] = None,
     wait_lock: Annotated[
         str,
         typer.Option(
@@ -208,6 +232,8 @@ def copy(
             clear=clear.value,
             allow_empty=allow_empty,
             fail_on_empty=fail_on_empty,
+            transport=transport.value,
+            stall_timeout=requests.duration(stall_timeout) if stall_timeout is not None else None,
             wait_lock=requests.duration(wait_lock),
             yes=yes,
             notices=verbose,
@@ -225,6 +251,8 @@ def copy(
             done = attempts.copy(request, _both(listener), _ask)
         finally:
             close()
+        if verbose and not quiet:
+            log(reporting.diagnosis(done))
         if as_json:
             say(reporting.result_json(done))
         elif not quiet:

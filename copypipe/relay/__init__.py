@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from copypipe.errors import CopyFailed, UsageError
 from copypipe.relay import libpq, wired, wires
 from copypipe.relay.paces import Pace
-from copypipe.relay.waits import Idle, Spent, Waits
+from copypipe.relay.waits import Spent, Waits
 from copypipe.requests import Transport
-from copypipe.servers import Session
+from copypipe.servers import Idle, Session
 from copypipe.statements import Statement
 
 Data = bytes | memoryview

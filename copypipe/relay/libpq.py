@@ -199,8 +199,8 @@ class Sink:
     def _aborted(self) -> bool:
         try:
             if self._observer is None:
-                self._observer = self.session.connect_again()
-            state = sessions.backend_state(self.pgconn.backend_pid)
+                self._observer = self.session.observer()
+            state = sessions.activity(self.pgconn.backend_pid)
             row = self._observer.execute(state).fetchone()
         except (psycopg.Error, CopypipeError):
             self._observer = None

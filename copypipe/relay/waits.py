@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import select
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from psycopg import pq
 
 from copypipe.errors import Side
+from copypipe.servers import Idle
 
 
 class Ready(NamedTuple):
@@ -41,11 +41,6 @@ class Spent:
     def relaying(self) -> float:
         """Return what was spent neither waiting nor resting."""
         return max(0.0, self.all - self.source - self.dest - self.limit)
-
-
-Idle = Callable[[Side, float], float]
-"""Told for whom the wait is and since when nothing has moved (time.monotonic); returns when it
-wants to be told again. May raise to end the wait."""
 
 
 @dataclass

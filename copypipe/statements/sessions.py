@@ -83,9 +83,15 @@ def rollback() -> Composed:
     return SQL("ROLLBACK").format()
 
 
-def backend_state(pid: int) -> Composed:
-    """Ask what another session of this role is doing, as pg_stat_activity puts it."""
-    return SQL("SELECT state FROM pg_catalog.pg_stat_activity WHERE pid = {}").format(Value(pid))
+def activity(pid: int) -> Composed:
+    """Ask what another session of this role is doing, and which backends hold what it waits for."""
+    return SQL(
+        """
+        SELECT a.state, a.wait_event_type, a.wait_event, pg_catalog.pg_blocking_pids(a.pid)
+          FROM pg_catalog.pg_stat_activity a
+         WHERE a.pid = {}
+        """
+    ).format(Value(pid))
 
 
 def surroundings() -> Composed:
