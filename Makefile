@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep walk check fmt clean install
+.PHONY: help demo test unit sweep walk wheel check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -21,6 +21,9 @@ unit: install ## the tests that need no server
 
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
+
+wheel: install ## a wheel with the compiled scan in dist/; needs a C compiler
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m build --outdir dist >/dev/null && ls dist/*.whl
 
 walk: ## follow the README as a newcomer would, in an empty directory
 	@$(PYTHON) scripts/walk.py
