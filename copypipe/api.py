@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import date
 
 from copypipe import attempts, requests, slices
+from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
 from copypipe.requests import (
     DEFAULT_WAIT_SECONDS,
@@ -89,7 +90,7 @@ def copy(
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
-        exclude=tuple(exclude),
+        exclude=_names(exclude),
         rate_limit=rate_limit,
         transport=transport,
         stall_timeout=stall_timeout,
@@ -104,6 +105,12 @@ def copy(
         notices=notices,
     )
     return attempts.copy(request, listener, lambda plan: False)
+
+
+def _names(values: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(values, str):  # a sequence too, of letters
+        raise UsageError("the columns to exclude are a list of names, not one text")
+    return tuple(values)
 
 
 def _day(value: str | date) -> date | DaysAgo:

@@ -19,16 +19,13 @@ from copypipe.errors import (
 )
 from copypipe.events import Connected, Listener, Noticed, Planned, Warned
 from copypipe.plans import Plan
+from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check
 from copypipe.servers import Session
 from copypipe.transfers import Transferred
 
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
-
-# While a plan is made nothing but catalogs and EXPLAIN is asked, so an error of these SQLSTATE
-# classes (data exception, syntax and names, unsupported, schema name) is about the request.
-_PLANNING = ("22", "42", "0A", "3F")
 
 
 def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
@@ -95,7 +92,8 @@ def _planned(request: Request, source: Session, dest: Session) -> Plan:
     except (CopyFailed, TransientError) as error:
         if error.sqlstate == "55P03" and error.side == "dest":  # lock_not_available
             problem: type[CopypipeError] = SliceBusy
-        elif error.sqlstate and error.sqlstate.startswith(_PLANNING):
+        elif error.sqlstate and error.sqlstate.startswith(ABOUT_THE_TEXT):
+            # While a plan is made nothing but catalogs and EXPLAIN is asked.
             problem = PlanRefused
         else:
             raise

@@ -5,7 +5,7 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -13,6 +13,7 @@ from typing import Any
 
 from copypipe import slices
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
+from copypipe.expressions import STEADY, Mentions
 from copypipe.servers import Output, Session
 from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
@@ -43,6 +44,8 @@ class Server:
     """Where client_connection_check_interval is known to work."""
     timezone: str
     """The TimeZone that the role's own sessions have."""
+    sorting: str
+    """By which rules the database sorts and folds text, with their version where it knows one."""
 
     @property
     def surroundings(self) -> Surroundings:
@@ -165,6 +168,7 @@ def _columns(session: Session, outputs: Sequence[Output]) -> list[Column]:
             type_kind=type_kind,
             element_oid=element_oid,
             binary=binary,
+            sorted_by_database=False,
             not_null=False,
             generated=False,
             has_default=False,
@@ -173,9 +177,33 @@ def _columns(session: Session, outputs: Sequence[Output]) -> list[Column]:
     ]
 
 
-def unsteady(session: Session, calls: Iterable[tuple[str, str]]) -> list[str]:
-    """Return which of these functions, given as (schema, name), may differ by itself."""
-    return [row[0] for row in session.fetch(expressions.unsteady(sorted(calls)))]
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A condition as the planner prints it."""
+
+    text: str
+    subqueries: bool
+
+
+def printed(session: Session, of: Table, columns: Sequence[str], text: str) -> Printed:
+    """Return a condition over those columns of a table as the planner prints it."""
+    row = session.fetch_one(expressions.printed(of.schema, of.name, columns, text))
+    top = row[0][0]["Plan"]
+    inner = {child.get("Parent Relationship") for child in top.get("Plans", ())}
+    return Printed(str(top["Output"][0]), subqueries=bool({"SubPlan", "InitPlan"} & inner))
+
+
+def unsteady(session: Session, found: Mentions) -> set[str]:
+    """Return what of these may differ from server to server, or from one moment to the next."""
+    unsteady = set(found.moments)
+    if found.calls:
+        rows = session.fetch(expressions.unsteady(found.calls, STEADY))
+        unsteady |= {row[0] for row in rows}
+    if found.operators:
+        unsteady |= {r[0] for r in session.fetch(expressions.unsteady_operators(found.operators))}
+    if found.types:
+        unsteady |= {row[0] for row in session.fetch(expressions.domains(found.types))}
+    return unsteady
 
 
 def indexes(session: Session, of: Relation, column: str) -> tuple[Index, ...]:

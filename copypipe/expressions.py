@@ -1,104 +1,170 @@
-"""What a condition mentions, read without a server: the functions it calls, clocks, other rows.
+"""What a condition mentions, read from the form in which the planner prints it.
 
-This protects nobody from SQL that is meant to harm (`statements.expressions` confines that). It
-finds what makes one condition mean different rows on two servers. Pure.
+PostgreSQL parses, resolves and prints the condition (`statements.expressions.condition`): names are
+qualified where the empty search_path does not find them, columns bear the table's name, words of
+SQL are in capitals. What is looked for is whatever could make one condition mean different rows on
+two servers. Pure.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Words of SQL whose value is the moment, the role or the database ("Functions" in the
-# documentation: date/time and session information), and those that read other rows.
+# documentation: date/time and session information).
 _OF_THE_MOMENT = frozenset(
-    {"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"}
-    | {"current_user", "session_user", "current_role", "user", "system_user"}
-    | {"current_catalog", "current_schema"}
-)
-_OF_OTHER_ROWS = frozenset({"select", "table"})
-
-# Functions that are STABLE, and depend on more than their arguments and the settings that are the
-# same on both sides. (Those that are VOLATILE a server names.)
-_STABLE_OF_THE_MOMENT = frozenset(
-    {"now", "statement_timestamp", "transaction_timestamp", "age"}
-    | {"current_setting", "current_database", "current_schemas", "current_query", "version"}
-    | {"inet_client_addr", "inet_client_port", "inet_server_addr", "inet_server_port"}
+    {"CURRENT_DATE", "CURRENT_TIME", "CURRENT_TIMESTAMP", "LOCALTIME", "LOCALTIMESTAMP"}
+    | {"CURRENT_USER", "SESSION_USER", "CURRENT_ROLE", "USER", "SYSTEM_USER"}
+    | {"CURRENT_CATALOG", "CURRENT_SCHEMA"}
 )
 
-# Literals that a date or time type reads as the moment ("Special Date/Time Inputs"), some of them
-# with a time of day.
-_MOMENT = re.compile(r"(?:now|today|tomorrow|yesterday)(?:\s+(?:\d|allballs).*)?", re.DOTALL)
+# Built-in functions that are STABLE because they depend on settings, which are the same on both
+# sides (`statements.sessions.PINNED`), and on nothing else. Any other one may depend on the moment,
+# the role, a catalog or a text search configuration.
+STEADY = frozenset(
+    {"date", "date_add", "date_part", "date_subtract", "date_trunc", "extract", "make_timestamptz"}
+    | {"overlaps", "time", "timestamp", "timestamptz", "timetz", "timezone"}
+    | {"to_char", "to_date", "to_number", "to_timestamp"}
+    | {"array_to_string", "concat", "concat_ws", "format", "quote_literal", "quote_nullable"}
+    | {"array_to_json", "json_build_array", "json_build_object", "row_to_json", "to_json"}
+    | {"jsonb_build_array", "jsonb_build_object", "to_jsonb"}
+    | {"jsonb_path_exists_tz", "jsonb_path_match_tz"}
+)
 
-# The lexical structure of SQL as far as it matters here: what is skipped, what is a name.
+# Words that a date or time type reads as the moment ("Special Date/Time Inputs").
+_MOMENT = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+
+# Tokens of a printed expression; names that need no quotes are in lower case.
 _TOKEN = re.compile(
     r"""
-      --[^\n\r]* | /\*.*?\*/
-    | (?P<escapes> [eE]'(?:[^'\\]|''|\\.)*' )
-    | (?P<text> '(?:[^']|'')*' )
-    | \$(?P<tag>\w*)\$(?P<dollars>.*?)\$(?P=tag)\$
+      (?P<text> E?'(?:[^'\\]|''|\\.)*' )
     | (?P<quoted> "(?:[^"]|"")*" )
     | (?P<word> [^\W\d][\w$]* )
+    | (?P<symbol> :: | [(),.] )
+    | (?P<operator> [-+*/<>=~!@\#%^&|`?]+ )
     | (?P<other> \S )
     """,
     re.VERBOSE | re.DOTALL,
 )
 
+# What depends on how a database sorts and folds letters.
+_SORTING = frozenset({"<", "<=", ">", ">=", "~", "~*", "!~", "!~*", "~~*", "!~~*"})
+_FOLDING = frozenset({"lower", "upper", "initcap"})
+
+Name = tuple[str, str]
+"""Schema and name. The search path is empty, so what has no schema is pg_catalog's."""
+
 
 @dataclass(frozen=True, slots=True)
 class Mentions:
-    """What a condition mentions besides plain columns."""
+    """What a printed condition mentions."""
 
-    calls: frozenset[tuple[str, str]]
-    """Functions as (schema, name). The search path is empty, so what has none is pg_catalog's."""
+    columns: frozenset[str]
+    calls: frozenset[tuple[Name, int]]
+    """Functions, with the number of their arguments."""
+    operators: frozenset[Name]
+    """Operators that are not pg_catalog's."""
+    types: frozenset[Name]
+    """Types that are not pg_catalog's."""
     moments: frozenset[str]
-    """What depends on when, by whom or where it is asked."""
-    other_rows: bool
-    """It may read rows of other tables."""
-    names: frozenset[str]
-    """Names that stand alone: columns, or the row as a whole."""
+    """Words whose value is the moment, the role or the database."""
+    whole_row: bool
+    sorted: frozenset[str]
+    """Columns that are sorted, folded, or matched by their letters, without a COLLATE."""
 
 
-def mentions(text: str) -> Mentions:
-    """Return what `text` mentions."""
-    tokens = [match for match in _TOKEN.finditer(text) if match.lastgroup is not None]
-    calls, moments, names = set(), set(), set()
-    other_rows = False
+def mentions(printed: str) -> Mentions:
+    """Return what a condition of one table mentions, as the planner prints it."""
+    tokens = [match for match in _TOKEN.finditer(printed) if match.lastgroup is not None]
+    texts = [token[0] for token in tokens]
+    columns, calls, operators, types = set(), set(), set(), set()
+    moments, sorted_ = set(), set()
+    whole_row = False
     for place, token in enumerate(tokens):
-        before = tokens[place - 1][0] if place else ""
-        after = tokens[place + 1][0] if place + 1 < len(tokens) else ""
         name = _name(token)
-        if name is None:
-            if _MOMENT.fullmatch(_literal(token)):
-                moments.add(f"'{_literal(token)}'")
-        elif after == "(":
-            schema = _name(tokens[place - 2]) if before == "." and place > 1 else None
-            calls.add((schema or "pg_catalog", name))
-        elif before not in (".", ":") and after != ".":
-            names.add(name)
-        if token["word"] and before != ".":
-            other_rows |= name in _OF_OTHER_ROWS
-            if name in _OF_THE_MOMENT:
-                moments.add(str(name))
-        if name is not None and after == "." and _is_star(tokens, place + 2):
-            names.add(name)
-    moments |= {f"{name}()" for _, name in calls if name in _STABLE_OF_THE_MOMENT}
-    return Mentions(frozenset(calls), frozenset(moments), other_rows, frozenset(names))
+        before, after = _around(texts, place)
+        if name is None or before == ".":
+            continue
+        qualified = after == "."
+        last = place + 2 if qualified else place
+        own = _name(tokens[last]) if last < len(tokens) else None
+        full = (name, own) if qualified and own is not None else ("pg_catalog", name)
+        if before == "::":
+            if qualified:
+                types.add(full)
+        elif texts[last + 1 : last + 2] == ["("]:
+            if name == "OPERATOR":
+                operators.add((_name(tokens[place + 2]) or "", texts[place + 4]))
+            elif token["quoted"] or not name.isupper():
+                calls.add((full, _arguments(texts, last + 1)))
+        elif qualified and own is not None:
+            columns.add(own)
+            if "COLLATE" not in texts and _is_sorted(texts, place, last):
+                sorted_.add(own)
+        elif qualified:
+            whole_row |= texts[last : last + 1] == ["*"]
+        elif token["word"] and name in _OF_THE_MOMENT:
+            moments.add(name)
+    return Mentions(
+        frozenset(columns),
+        frozenset(calls),
+        frozenset(operators),
+        frozenset(types),
+        frozenset(moments),
+        whole_row,
+        frozenset(sorted_),
+    )
+
+
+def folded_moments(written: str, printed: str) -> list[str]:
+    """Return the words such as 'today' that were read as a date when the condition was parsed.
+
+    They stand in what the user wrote, and no more in what the planner printed.
+    """
+    words = [word.lower() for word in _MOMENT.findall(written)]
+    left = [word.lower() for word in _MOMENT.findall(printed)]
+    return sorted({f"'{word}'" for word in words if words.count(word) > left.count(word)})
+
+
+def may_read_tables(written: str) -> bool:
+    """Return whether an expression as the user wrote it may read tables; a function always may."""
+    return _READING.search(written) is not None
+
+
+_READING = re.compile(r"\b(?:select|table)\b", re.IGNORECASE)
 
 
 def _name(token: re.Match[str]) -> str | None:
-    if token["word"]:
-        return token["word"].lower()
     if token["quoted"]:
         return token["quoted"][1:-1].replace('""', '"')
-    return None
+    return token["word"]
 
 
-def _literal(token: re.Match[str]) -> str:
-    """Return the text of a literal as a date type would look at it."""
-    text = token["dollars"] or (token["escapes"] or " ")[2:-1] or (token["text"] or "")[1:-1]
-    return text.strip().lower()
+def _around(texts: Sequence[str], place: int) -> tuple[str, str]:
+    before = texts[place - 1] if place else ""
+    return before, texts[place + 1] if place + 1 < len(texts) else ""
 
 
-def _is_star(tokens: list[re.Match[str]], place: int) -> bool:
-    return place < len(tokens) and tokens[place][0] == "*"
+def _arguments(texts: Sequence[str], opening: int) -> int:
+    """Return how many arguments stand in the parentheses that open there."""
+    if texts[opening + 1] == ")":
+        return 0
+    depth, number = 0, 1
+    for text in texts[opening:]:
+        depth += (text == "(") - (text == ")")
+        if depth == 0:
+            break
+        number += text == "," and depth == 1
+    return number
+
+
+def _is_sorted(texts: Sequence[str], first: int, last: int) -> bool:
+    """Return whether the column between those places is compared or folded by its letters."""
+    while first and texts[first - 1] == "(":
+        first -= 1
+        if first and texts[first - 1] in _FOLDING:
+            return True
+    after = [text for text in texts[last + 1 : last + 5] if text not in (")", "::", "text")]
+    return bool(_SORTING & {*after[:1], *texts[max(0, first - 1) : first]})

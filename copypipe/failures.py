@@ -38,13 +38,18 @@ _PLACE = re.compile(r"^COPY \S+, line (\d+)(?:, column ([^:]+))?$", re.MULTILINE
 _IN_FUNCTION = re.compile(r"(PL/\w+|SQL) function ")
 
 
-def failure(side: Side, diag: psycopg.errors.Diagnostic) -> CopypipeError:
-    """Turn a server's error into ours; one without SQLSTATE is libpq's: the connection is gone."""
+def failure(
+    side: Side, diag: psycopg.errors.Diagnostic, *, own_text: bool = False
+) -> CopypipeError:
+    """Turn a server's error into ours; one without SQLSTATE is libpq's: the connection is gone.
+
+    `own_text` tells that no row was read: a value that is quoted was written by the user.
+    """
     code = diag.sqlstate
     if not code:
         return lost(side)
     shown = printable(diag.message_primary or "")
-    if code.startswith("22") and code not in _WITHOUT_VALUES:
+    if code.startswith("22") and code not in _WITHOUT_VALUES and not own_text:
         shown = _condition(code)
     facts = [f"SQLSTATE {code}"]
     if diag.table_name:

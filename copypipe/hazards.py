@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from copypipe.catalog import Server
 from copypipe.errors import PlanRefused
@@ -76,7 +76,7 @@ def check_columns(
     problems += [
         f"{c.name} is excluded, and the dest has no default for it, which must not be NULL"
         for c in matching.excluded
-        if c.not_null and not c.has_default
+        if c.not_null and not c.has_default and not dest.has_triggers
     ]
     for at_source, at_dest in matching.columns:
         reason = obstacle(at_source, at_dest, source_is.surroundings, dest_is.surroundings)
@@ -98,15 +98,18 @@ def check_columns(
 
 
 def check_rights(
-    dest: Table, columns: Sequence[str], slice_column: str | None, *, truncate: bool
+    dest: Table, columns: Sequence[str], compared: Iterable[str], *, truncate: bool
 ) -> None:
-    """Refuse a role that lacks a right at the dest, naming the GRANT that gives it."""
+    """Refuse a role that lacks a right at the dest, naming the GRANT that gives it.
+
+    `compared` are the columns by which the slice is found.
+    """
     lacking = []
-    if slice_column is None:
-        if not dest.rights.readable:
-            lacking.append("SELECT")
-    elif slice_column not in dest.rights.readable:
-        lacking.append(f"SELECT ({slice_column})")
+    unreadable = sorted(set(compared) - dest.rights.readable)
+    if unreadable:
+        lacking.append(f"SELECT ({', '.join(unreadable)})")
+    elif not dest.rights.readable:
+        lacking.append("SELECT")
     refused = [name for name in columns if name not in dest.rights.insert]
     if refused:
         of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"

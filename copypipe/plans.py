@@ -7,25 +7,21 @@ know before they do.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from copypipe import catalog, hazards, modes, readings, relay, slices, tables
+from copypipe import catalog, hazards, modes, readings, relay, remarks, slices, tables
 from copypipe.addresses import Address
 from copypipe.errors import PlanRefused
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
-from copypipe.tables import Column, Index, Query, Relation, Table
+from copypipe.tables import Column, Query, Relation, Table
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
 # the documentation of COPY); the planner's width counts the data alone.
 ROW_BYTES = 2
 FIELD_BYTES = 4
-
-PAGE_BYTES = 8192
 
 # How long a run waits for locks of others than copypipe (ALTER TABLE, a row that somebody is
 # changing): as long as for another run by default, so that nothing hangs for ever.
@@ -108,68 +104,98 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
     table (TRUNCATE) is waited for where locks are waited for. Only --where looks at it, and --all
     without a yes.
     """
-    patience = milliseconds(request.wait_lock)
     with (
         source.reading(own_search_path=True, lock_timeout=OTHER_LOCKS),
-        dest.reading(own_search_path=True, lock_timeout=patience),
+        dest.reading(own_search_path=True, lock_timeout=milliseconds(request.wait_lock)),
     ):
         relation = _relation(request, source)
-        dest_table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
-        source_is, dest_is = catalog.server(source), catalog.server(dest)
-        hazards.check_kinds(relation, dest_table)
-        _check_tables(request, relation, dest_table, dest_is)
-        matching = _matching(request, source, relation, dest_table)
-        hazards.check_columns(relation, dest_table, matching, source_is, dest_is)
-        may_truncate = _check_apart(request, source, dest, source_is, dest_is, relation, dest_table)
+        table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
+        found = _Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
+        matching = _matched(request, found)
+        if _same_database(found):
+            _check_apart(request, found, matching)
         slice_ = _slice(request, source, relation, matching)
+        compared = set()
+        if (around := slices.range_of(slice_)) is not None:
+            compared.add(around.column)
         if request.where is not None and isinstance(relation, Table):
-            sides = ((source, relation), (dest, dest_table))
-            readings.check_condition(request.where, sides, matching.columns)
-        names = [column.name for _, column in matching.columns]
-        around = slices.range_of(slice_)
-        by = around.column if around else None
-        hazards.check_rights(dest_table, names, by, truncate=request.clear == "truncate")
-        reads = copies.select(relation, [of for of, _ in matching.columns], slice_)
-        reading = catalog.estimate(source, reads)
-        if isinstance(relation, Query):
-            readings.check_reading(source, reads)
-        asks = isinstance(slice_, slices.Whole) and not request.yes
-        row_bytes = reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(names)
-        serving = catalog.indexes(source, relation, by) if by else ()
-        serving_dest = catalog.indexes(dest, dest_table, by) if by else ()
-        notes, warnings = _remarks(request, dest_table, source_is, dest_is, slice_)
-        if modes.freezes(dest_table, slice_, request.clear, may_truncate=may_truncate):
-            notes.append("where the dest has no row it is truncated and filled with frozen rows")
-        if around:
-            notes += _without_day(source, relation, around, indexed=bool(serving))
-        return Plan(
-            source=Side(
-                source.address,
-                source_is,
-                relation,
-                _source_access(relation, slice_, reading, serving),
-                catalog.rows(source, relation) if asks else None,
-            ),
-            dest=Side(
-                dest.address,
-                dest_is,
-                dest_table,
-                _dest_access(dest, dest_table, slice_, serving_dest),
-                catalog.rows(dest, dest_table) if asks else None,
-            ),
-            slice=slice_,
-            columns=matching.columns,
-            left_out=matching.left_out,
-            excluded=matching.excluded,
-            request=request,
-            estimated_rows=reading.rows,
-            estimated_bytes=reading.rows * row_bytes,
-            notes=tuple(notes),
-            warnings=tuple(warnings),
-            needs_yes=asks and catalog.has_rows(dest, dest_table),
-            transport=relay.carrier(source, dest, request.transport),
-            may_truncate=may_truncate,
+            sides = ((source, relation, found.source_is), (dest, table, found.dest_is))
+            compared |= readings.check_condition(request.where, sides, matching.columns)
+        truncates = request.clear == "truncate"
+        hazards.check_rights(
+            table, [to.name for _, to in matching.columns], compared, truncate=truncates
         )
+        return _assembled(request, found, matching, slice_)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """Both sides while the plan is made, in a transaction each."""
+
+    source: Session
+    dest: Session
+    relation: Relation
+    table: Table
+    source_is: catalog.Server
+    dest_is: catalog.Server
+
+
+def _assembled(
+    request: Request, found: _Found, matching: tables.Matching, slice_: slices.Slice
+) -> Plan:
+    """Ask what the copy will cost and what is worth knowing, and put the plan together."""
+    source, dest, relation, table = found.source, found.dest, found.relation, found.table
+    reads = copies.select(relation, [of for of, _ in matching.columns], slice_)
+    reading = catalog.estimate(source, reads)
+    if isinstance(relation, Query):
+        readings.check_reading(source, reads)
+    around = slices.range_of(slice_)
+    by = around.column if around else None
+    serving = catalog.indexes(source, relation, by) if by else ()
+    serving_dest = catalog.indexes(dest, table, by) if by else ()
+    notes, warnings = remarks.notes_and_warnings(
+        request, table, found.source_is, found.dest_is, slice_, matching.excluded
+    )
+    may_truncate = _reads_nothing_of_dest(relation, matching)
+    if modes.freezes(table, slice_, request.clear, may_truncate=may_truncate):
+        notes.append("where the dest has no row it is truncated and filled with frozen rows")
+    if request.clear == "truncate" and not may_truncate:
+        warnings.append(
+            "what is read must not read the table that is truncated, through a view or another "
+            "server: the two would wait for each other"
+        )
+    if around:
+        notes += remarks.without_day(source, relation, around, indexed=bool(serving))
+    asks = isinstance(slice_, slices.Whole) and not request.yes
+    return Plan(
+        source=Side(
+            source.address,
+            found.source_is,
+            relation,
+            remarks.source_access(relation, slice_, reading, serving),
+            catalog.rows(source, relation) if asks else None,
+        ),
+        dest=Side(
+            dest.address,
+            found.dest_is,
+            table,
+            remarks.dest_access(dest, table, slice_, serving_dest),
+            catalog.rows(dest, table) if asks else None,
+        ),
+        slice=slice_,
+        columns=matching.columns,
+        left_out=matching.left_out,
+        excluded=matching.excluded,
+        request=request,
+        estimated_rows=reading.rows,
+        estimated_bytes=reading.rows
+        * (reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(matching.columns)),
+        notes=tuple(notes),
+        warnings=tuple(warnings),
+        needs_yes=asks and catalog.has_rows(dest, table),
+        transport=relay.carrier(source, dest, request.transport),
+        may_truncate=may_truncate,
+    )
 
 
 def _relation(request: Request, source: Session) -> Relation:
@@ -177,18 +203,23 @@ def _relation(request: Request, source: Session) -> Relation:
     if request.query is None:
         return catalog.table(source, catalog.resolve(source, request.table))
     source.execute(sessions.empty_search_path())
-    return readings.query(source, request.query)
+    # As a file ends, or a line for psql.
+    return readings.query(source, request.query.rstrip().removesuffix(";"))
 
 
-def _matching(
-    request: Request, source: Session, relation: Relation, dest: Table
-) -> tables.Matching:
-    computed = readings.computed(source, relation, dest, request.columns)
-    excluded = readings.excluded(request.exclude, relation, dest)
+def _matched(request: Request, found: _Found) -> tables.Matching:
+    """Pair the columns of both sides; raises PlanRefused for whatever does not fit."""
+    relation, table = found.relation, found.table
+    hazards.check_kinds(relation, table)
+    _check_tables(request, relation, table, found.dest_is)
+    computed = readings.computed(found.source, relation, table, request.columns)
+    excluded = readings.excluded(request.exclude, relation, table)
     both = sorted(excluded & computed.keys())
     if both:
         raise PlanRefused(f'"{both[0]}" is both computed and excluded')
-    return tables.match(relation.columns, dest.columns, computed=computed, excluded=excluded)
+    matching = tables.match(relation.columns, table.columns, computed=computed, excluded=excluded)
+    hazards.check_columns(relation, table, matching, found.source_is, found.dest_is)
+    return matching
 
 
 def milliseconds(seconds: float) -> str:
@@ -234,9 +265,10 @@ def reread_dest(plan: Plan, session: Session) -> Table:
 
 def _shape(of: Relation) -> tuple[object, ...]:
     """Return what a plan relies on."""
+    columns = [replace(column, number=0, has_default=False) for column in of.columns]
     if isinstance(of, Query):
-        return (of.columns,)
-    return of.full_name, of.kind, of.root_oid, of.columns
+        return (columns,)
+    return of.full_name, of.kind, of.root_oid, columns
 
 
 def _altered(side: Side[R], session: Session) -> PlanRefused:
@@ -271,9 +303,10 @@ def _range(
     if not any(at_source is column for at_source, _ in matching.columns):
         raise PlanRefused(
             f'the slice column "{column.name}" is not copied as it is',
-            detail="It is computed, excluded, or generated at the dest: what would be cleared is "
-            "not what would be copied.",
-            hint="Slice by another column with --by.",
+            detail="It is computed, renamed, excluded, or generated at the dest: both sides must "
+            "have it.",
+            hint="Slice by another column with --by, or give it its name at the dest by "
+            '--query "SELECT column AS name, ...".',
         )
     catalog.check_zone(source, request.timezone)
     if slices.is_relative(wanted):
@@ -320,165 +353,52 @@ _SLICE_TYPES = (slices.DATE, slices.TIMESTAMP, slices.TIMESTAMPTZ)
 # ------------------------------------------------------------------------------ same table
 
 
-def _check_apart(
-    request: Request,
-    source: Session,
-    dest: Session,
-    source_is: catalog.Server,
-    dest_is: catalog.Server,
-    relation: Relation,
-    dest_table: Table,
-) -> bool:
-    """Refuse one and the same table on both ends: it would be cleared while it is read.
-
-    Returns whether the dest may be truncated: not while a query may read it, which would wait for
-    the TRUNCATE that waits for it.
-    """
-    if isinstance(relation, Query):
-        apart = not _same_database(source, dest, source_is, dest_is)
-        if request.clear == "truncate" and not apart:
-            raise PlanRefused(
-                "both sides are one database, where the query may read the table to be truncated",
-                hint="Use --clear delete.",
-            )
-        return apart
-    if relation.oid == dest_table.oid and _same_database(source, dest, source_is, dest_is):
+def _check_apart(request: Request, found: _Found, matching: tables.Matching) -> None:
+    """Refuse one table on both ends of one database: it would be cleared while it is read."""
+    relation, table = found.relation, found.table
+    if isinstance(relation, Table) and relation.oid == table.oid:
         raise PlanRefused(
-            f"source and dest are the same table, {dest_table.full_name}",
-            detail=f"Both sides are {dest.address}, or the source is a standby of the dest.",
+            f"source and dest are the same table, {table.full_name}",
+            detail="Both sides are one database, or the source is a standby of the dest.",
             hint="Name another server, database or --into.",
         )
-    return True
+    if request.clear == "truncate" and not _reads_nothing_of_dest(relation, matching):
+        raise PlanRefused(
+            "both sides are one database, where what is read may read the table to be truncated",
+            detail="The two would wait for each other.",
+            hint="Use --clear delete.",
+        )
 
 
-def _same_database(
-    source: Session, dest: Session, source_is: catalog.Server, dest_is: catalog.Server
-) -> bool:
+def _reads_nothing_of_dest(relation: Relation, matching: tables.Matching) -> bool:
+    """Return whether the source is plain tables, so that it cannot wait for a TRUNCATE at the dest.
+
+    A query, a view, a foreign table or a lookup may read the dest's table, in the same database or
+    through another server, where no timeout of ours applies.
+    """
+    plain = (
+        isinstance(relation, Table)
+        and relation.kind in "rpm"
+        and not relation.has_children
+        and not relation.foreign_partitions
+    )
+    return plain and all(of.expression is None for of, _ in matching.columns)
+
+
+def _same_database(found: _Found) -> bool:
     """Return whether both sides are one database, or the source a standby of the dest.
 
     Equal identifiers are a suspicion only, a restored clone has them all. So a lock of a random
     key is taken on one side and looked for on the other; a standby does not show its primary's
     locks and is told by its identifiers.
     """
+    source_is, dest_is = found.source_is, found.dest_is
     if source_is.database_oid != dest_is.database_oid:
         return False
     known = source_is.system_identifier is not None and dest_is.system_identifier is not None
     if known and source_is.system_identifier != dest_is.system_identifier:
         return False
     key = secrets.randbits(63)
-    source.fetch(locks.try_key(key))
-    taken = dest.fetch_one(locks.try_key(key))
+    found.source.fetch(locks.try_key(key))
+    taken = found.dest.fetch_one(locks.try_key(key))
     return not taken[0] or (known and source_is.in_recovery)
-
-
-# ------------------------------------------------------------------------------- remarks
-
-
-def _source_access(
-    of: Relation, slice_: slices.Slice, estimate: catalog.Estimate, serving: Sequence[Index]
-) -> str:
-    """Say how the planner would find the rows: by index, or by a scan that is paid each time."""
-    if isinstance(of, Query) or of.kind in "vf":
-        return f"a {of.kind_name}: what reading it costs is its own matter"
-    if not isinstance(slice_, slices.Whole) and estimate.indexes:
-        # A partitioned table names an index of each partition; its own says the same.
-        return f"by index {serving[0].name if serving else estimate.indexes[0]}"
-    return _access(of, slice_, serving)
-
-
-def _dest_access(
-    dest: Session, table: Table, slice_: slices.Slice, serving: Sequence[Index]
-) -> str:
-    """Say the same of the dest, whose planner is asked only about a condition.
-
-    That also shows whether the role may read the columns of the condition.
-    """
-    if isinstance(slice_, slices.Where):
-        estimate = catalog.estimate(dest, copies.count(table, slice_))
-        if estimate.indexes:
-            return f"by index {estimate.indexes[0]}"
-    return _access(table, slice_, serving)
-
-
-def _access(table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str:
-    """Say which index can serve the slice, or what a scan reads."""
-    size = f"{table.pages * PAGE_BYTES / 1024 / 1024:.1f} MB"
-    if table.estimated_rows >= 0:
-        size += f", about {table.estimated_rows} rows"
-    if isinstance(slice_, slices.Whole):
-        return f"the whole table: {size}"
-    if serving:
-        return f"index {serving[0].name} can serve; a scan would read {size}"
-    around = slices.range_of(slice_)
-    on = around.column if around else "the condition"
-    return f"no index on {on}: scans the whole table ({size})"
-
-
-def _remarks(
-    request: Request,
-    dest: Table,
-    server: catalog.Server,
-    dest_is: catalog.Server,
-    slice_: slices.Slice,
-) -> tuple[list[str], list[str]]:
-    """Return notes and warnings about a slice."""
-    notes, warnings = [], []
-    if dest_is.ignores_triggers:
-        warnings.append(
-            "session_replication_role is replica at the dest: triggers and foreign keys are skipped"
-        )
-    elif dest.has_triggers:
-        warnings.append(
-            f"triggers of {dest.full_name} will run, and may change other tables or what is copied"
-        )
-    if isinstance(slice_, slices.Where):
-        warnings.append(
-            "a row that changed so that the condition holds for it only before or only after is "
-            "cleared without being copied, or copied beside its old version"
-        )
-    around = slices.range_of(slice_)
-    if around is None:
-        notes.append("no other run of copypipe works on the table meanwhile")
-        return notes, warnings
-    notes += _bounds(around)
-    notes.append(
-        f"slices of this table by another column than {around.column} are not kept apart from it"
-    )
-    if around.zone and around.days and not slices.same_zone(request.timezone, server.timezone):
-        warnings.append(
-            f"days are counted in {request.timezone}, the source's own TimeZone is "
-            f"{server.timezone}"
-        )
-    return notes, warnings
-
-
-def _bounds(slice_: slices.Range) -> list[str]:
-    notes = [f"from {slice_.start} up to, not including, {slice_.stop}"]
-    if slice_.days:
-        first, after = slice_.days
-        number = (after - first).days
-        last = after - timedelta(days=1)
-        notes[0] += f" ({number} day{'' if number == 1 else 's'}, last {last})"
-    if slice_.start == slice_.stop:
-        notes.append(f"{slice_.zone} skipped that day: no instant belongs to it")
-    notes += [
-        f"without {start} to {stop}: the clock went back across midnight there"
-        for start, stop in slice_.holes
-    ]
-    return notes
-
-
-def _without_day(
-    source: Session, of: Relation, slice_: slices.Range, *, indexed: bool
-) -> Sequence[str]:
-    """Tell of rows that belong to no day, where an index makes asking cheap."""
-    if isinstance(of, Query) or not indexed:
-        return [f"rows whose {slice_.column} is NULL or infinite: not checked (no index)"]
-    empty, infinite = catalog.without_day(source, of, slice_.column)
-    found = [what for what, there in (("NULL", empty), ("infinite", infinite)) if there]
-    if not found:
-        return [f"no row's {slice_.column} is NULL or infinite"]
-    return [
-        f"rows whose {slice_.column} is {' or '.join(found)} exist at the source; they belong to "
-        "no day, only --all copies them"
-    ]

@@ -1,17 +1,20 @@
 """What is read where the user's own SQL says so, and whether that may be: facts from both servers.
 
-Everything here runs while the plan is made; the texts are parsed and never run. How a text is kept
-within its parentheses is told in `statements.expressions`.
+The texts are parsed and planned, and a query is begun for no row; the planner runs what is
+IMMUTABLE and has constant arguments. How a text is kept within its parentheses is told in
+`statements.expressions`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from copypipe import catalog, expressions
+from copypipe import catalog
+from copypipe.catalog import Printed, Server
 from copypipe.errors import CopypipeError, PlanRefused
+from copypipe.expressions import Mentions, folded_moments, mentions
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies
 from copypipe.statements import expressions as asking
@@ -23,20 +26,15 @@ _ALONE = ("42703", "42P01")
 
 # Classes of errors that are about what the user wrote: data exception, syntax and names,
 # unsupported, schema name; and read_only_sql_transaction.
-_ABOUT_THE_TEXT = ("22", "42", "0A", "3F", "25006")
-
-# grouping_error (aggregates), windowing_error, feature_not_supported (functions returning sets).
-_NOT_PER_ROW = ("42803", "42P20", "0A000")
-
-_UNKNOWN_NAMES = ("42P01", "42883", "42704", "3F000")
+ABOUT_THE_TEXT = ("22", "42", "0A", "3F", "25006")
 
 
 def query(session: Session, text: str) -> Query:
     """Return what a query of the user reads; raises PlanRefused where it is not one query."""
-    with _refusing("the query"):
+    with _refusing("the query", _QUERY):
         if not session.describe(asking.query_alone(text)):
             raise PlanRefused(
-                "source: the query returns nothing", hint="Give a SELECT.", side="source"
+                "source: the query returns no columns", hint="Give a SELECT.", side="source"
             )
         found = catalog.query(session, text)
     names = [column.name for column in found.columns]
@@ -52,7 +50,7 @@ def query(session: Session, text: str) -> Query:
 
 def check_reading(session: Session, statement: Statement) -> None:
     """Refuse what a read-only transaction refuses before the first row (FOR UPDATE, say)."""
-    with _refusing("the query"):
+    with _refusing("the query", _QUERY):
         session.execute(copies.nothing(statement))
 
 
@@ -78,7 +76,7 @@ def computed(
             raise PlanRefused(f'"{column.name}" is computed twice')
         seen.add(column.name)
         what = f'the expression of "{column.name}"'
-        with _refusing(what):
+        with _refusing(what, _EXPRESSION):
             _check_alone(session, expression)
             values = catalog.value(session, of, expression)
         if len(values) != 1:
@@ -107,45 +105,68 @@ def excluded(names: Sequence[str], source: Relation, dest: Table) -> frozenset[s
 
 def check_condition(
     text: str,
-    sides: Sequence[tuple[Session, Table]],
+    sides: Sequence[tuple[Session, Table, Server]],
     columns: Sequence[tuple[Column, Column]],
-) -> None:
-    """Refuse a condition that is not one expression, or may mean other rows on another server.
+) -> frozenset[str]:
+    """Return the columns that a condition uses; refuse one that may mean other rows elsewhere.
 
-    It may use the columns that are copied as they are and nothing else: then the rows for which it
-    holds at the dest are copies of those for which it holds at the source.
+    It must be one expression over the columns that are copied as they are, and nothing else: then
+    the rows for which it holds at the dest are copies of those for which it holds at the source.
     """
-    plain = [dest.name for source, dest in columns if source.expression is None]
-    for session, table in sides:
-        with _refusing("the condition", columns=plain):
+    plain = {dest.name: dest for source, dest in columns if source.expression is None}
+    names = list(plain)
+    used: set[str] = set()
+    by_letters: set[str] = set()
+    for session, table, _ in sides:
+        with _refusing("the condition", _condition_hints(names)):
             _check_alone(session, text)
-            session.describe(asking.condition(table.schema, table.name, plain, text))
-    mentions = expressions.mentions(text)
-    unsteady = set(mentions.moments)
-    if mentions.calls:
-        for session, _ in sides:
-            unsteady |= {f"{name}()" for name in catalog.unsteady(session, mentions.calls)}
+            session.describe(asking.condition(table.schema, table.name, names, text))
+            printed = catalog.printed(session, table, names, text)
+        found = _check_meaning(session, text, printed)
+        used |= found.columns
+        by_letters |= found.sorted
+    by_letters = {name for name in by_letters if plain[name].sorted_by_database}
+    sortings = {server.sorting for *_, server in sides}
+    if by_letters and len(sortings) > 1:
+        raise PlanRefused(
+            f"the condition sorts or folds text, which the two sides do differently: "
+            f"{', '.join(sorted(by_letters))}",
+            detail=f"Their rules: {'; '.join(sorted(sortings))}.",
+            hint='Compare by the bytes: COLLATE "C".',
+        )
+    return frozenset(used)
+
+
+def _check_meaning(session: Session, text: str, printed: Printed) -> Mentions:
+    """Refuse what depends on more than the row; return what the condition mentions."""
+    if printed.text == "true":
+        raise PlanRefused(
+            "the condition holds for every row",
+            hint="Leave it out; for the whole table give --all, which asks before it replaces.",
+        )
+    if printed.subqueries:
+        raise PlanRefused(
+            "the condition has a subquery",
+            detail="What it reads may differ between the two sides.",
+            hint="Put it into --query, with a range or --all.",
+        )
+    found = mentions(printed.text)
+    if found.whole_row:
+        raise PlanRefused(
+            "the condition uses the row as a whole",
+            detail="The two sides may hold other columns, or in another order.",
+            hint="Name the columns.",
+        )
+    unsteady = {*folded_moments(text, printed.text), *catalog.unsteady(session, found)}
     if unsteady:
         raise PlanRefused(
             "the condition may mean other rows at the dest than at the source",
             detail=f"{', '.join(sorted(unsteady))} can differ from server to server, or from one "
             "moment to the next.",
-            hint="Write the value itself; for days use --day or --from with --to. Functions of "
-            "users must be IMMUTABLE.",
+            hint="Write the value itself; for days use --day or --from with --to. Functions and "
+            "operators of users must be IMMUTABLE.",
         )
-    if mentions.other_rows:
-        raise PlanRefused(
-            "the condition reads other rows than the one it is about",
-            detail="They may differ between the two sides.",
-            hint="Put it into --query, with a range or --all.",
-        )
-    whole = {table.name for _, table in sides} & mentions.names - set(plain)
-    if whole:
-        raise PlanRefused(
-            f"the condition uses {whole.pop()}, the row as a whole",
-            detail="The two sides may hold its columns in another order.",
-            hint="Name the columns.",
-        )
+    return found
 
 
 def _check_alone(session: Session, expression: str) -> None:
@@ -157,20 +178,26 @@ def _check_alone(session: Session, expression: str) -> None:
         if error.sqlstate not in _ALONE:
             raise
     session.execute(copies.back_to_savepoint())
+    session.execute(copies.release_savepoint())
+
+
+Hints = dict[str, str]
+"""What to do about an error, by its SQLSTATE or the class of that."""
 
 
 @contextmanager
-def _refusing(what: str, *, columns: Sequence[str] = ()) -> Iterator[None]:
+def _refusing(what: str, hints: Hints) -> Iterator[None]:
     """Turn a server's error about the user's text into a refusal that names the text."""
     try:
         yield
     except CopypipeError as error:
-        if not (error.sqlstate or "").startswith(_ABOUT_THE_TEXT):
+        code = error.sqlstate or ""
+        if not code.startswith(ABOUT_THE_TEXT):
             raise
         refused = PlanRefused(
             f"{what} cannot be used",
             detail=error.message,
-            hint=_hint(error, columns),
+            hint=hints.get(code) or error.hint,
             side=error.side,
             sqlstate=error.sqlstate,
         )
@@ -179,13 +206,29 @@ def _refusing(what: str, *, columns: Sequence[str] = ()) -> Iterator[None]:
     raise refused
 
 
-def _hint(error: CopypipeError, columns: Sequence[str]) -> str | None:
-    if error.sqlstate in _UNKNOWN_NAMES:
-        return "Names are looked up with an empty search_path: qualify them, as in public.users."
-    if error.sqlstate == "42703" and columns:
-        return f"It may use the columns that are copied as they are: {', '.join(columns)}."
-    if error.sqlstate in _NOT_PER_ROW:
-        return "An expression has one value for each row that is read."
-    if error.sqlstate == "42601":
-        return "One expression, or one query, is wanted: no semicolon, nothing left open."
-    return error.hint
+_NAMES: Hints = {
+    "42P01": "Names are looked up with an empty search_path: write the schema, as in public.users.",
+    "3F000": "There is no such schema on this side.",
+    "42883": "Functions and operators that are not built in need their schema, as in public.f(x) "
+    "or x OPERATOR(public.%) y, and arguments of the right types.",
+    "42704": "What is not built in needs its schema, as in public.mood.",
+}
+_QUERY: Hints = {
+    **_NAMES,
+    "42601": "One SELECT is wanted, with nothing left open.",
+    "0A000": "One SELECT is wanted that changes nothing.",
+}
+_EXPRESSION: Hints = {
+    **_NAMES,
+    "42601": "One expression is wanted: no semicolon, nothing left open.",
+    **dict.fromkeys(
+        # grouping_error (aggregates), windowing_error, functions that return sets
+        ("42803", "42P20", "0A000"),
+        "An expression has one value for each row that is read.",
+    ),
+}
+
+
+def _condition_hints(plain: Iterable[str]) -> Hints:
+    columns = f"It may use the columns that are copied as they are: {', '.join(plain)}."
+    return {**_EXPRESSION, "42703": columns, "42P01": f"Name columns alone. {columns}"}

@@ -165,11 +165,17 @@ def plan_text(plan: Plan) -> str:
     lines += [f"  warning  {warning}" for warning in plan.warnings]
     if plan.needs_yes:
         lines.append("  asks     all rows of the dest will be replaced: needs --yes")
-    lines.append(f"  dest     {plan.clear.as_string(None)}")
-    lines.append(f"  dest     {plan.copy_in().as_string(None)}")
-    lines.append(f"  source   {plan.copy_out.as_string(None)}")
+    for side, statement in (
+        ("dest", plan.clear),
+        ("dest", plan.copy_in()),
+        ("source", plan.copy_out),
+    ):
+        # What the user wrote has lines of its own, where a comment ends with its line.
+        first, *others = statement.as_string(None).splitlines()
+        lines.append(f"  {side:<8} {first}")
+        lines += [f"           {line}" for line in others]
     lines.append("nothing was changed")
-    return "\n".join(one_line(line.replace("\n", " ")) for line in lines)
+    return "\n".join(one_line(line) for line in lines)
 
 
 def _column(source: Column, dest: Column) -> str:

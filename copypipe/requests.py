@@ -28,6 +28,10 @@ DEFAULT_WAIT_SECONDS = 600.0
 # lock_timeout is an int4 of milliseconds: nearly 25 days.
 LONGEST_WAIT_SECONDS = 24 * 86400
 
+# The least that a rate may be limited to: a transaction that takes days holds back vacuum on both
+# sides.
+SLOWEST = 1024
+
 # PostgreSQL's units of time (config.sgml, "Parameter Names and Values").
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(us|ms|s|min|h|d)?")
@@ -114,8 +118,10 @@ def check(request: Request) -> None:
         raise UsageError("the table has no name")
     if not request.by.strip():
         raise UsageError("the slice column has no name")
-    if request.rate_limit is not None and request.rate_limit <= 0:
-        raise UsageError(f"cannot copy at {request.rate_limit} bytes a second")
+    if request.rate_limit is not None and request.rate_limit < SLOWEST:
+        raise UsageError(
+            f"cannot copy at {request.rate_limit} bytes a second", hint="At least 1kB."
+        )
     if request.transport not in get_args(Transport):
         raise UsageError(
             f"no such transport: {request.transport!r}",
@@ -137,6 +143,8 @@ def _check_sql(request: Request) -> None:
         ("the query", request.query),
         *((f"the expression of {name!r}", expression) for name, expression in request.columns),
     ):
+        if text is not None and not isinstance(text, str):
+            raise UsageError(f"{what} is not text")
         if text is not None and not text.strip():
             # An unset variable in a script must not mean all rows.
             raise UsageError(f"{what} is empty")

@@ -174,7 +174,7 @@ class Session:
         self.speak(send)
         self.speak(answer.wait)
         if answer.error is not None:
-            raise failure(self.side, answer.error)
+            raise failure(self.side, answer.error, own_text=True)
         if answer.result is None:
             raise lost(self.side)
         return answer.result

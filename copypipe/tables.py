@@ -44,6 +44,8 @@ class Column:
     """Type of an array's elements, else 0."""
     binary: bool
     """The type has both a send and a receive function."""
+    sorted_by_database: bool
+    """Of a type that is sorted and folded by the default collation of its database."""
     not_null: bool
     generated: bool
     """GENERATED ALWAYS AS (expression), stored or virtual. Identity columns are not."""
@@ -153,9 +155,13 @@ def named(name: str, columns: Iterable[Column]) -> Column | None:
 
 
 def folded(name: str) -> str:
-    """Return the name that an identifier in SQL means: lower case unless it is quoted."""
-    quoted = len(name) > 1 and name.startswith('"') and name.endswith('"')
-    return name[1:-1].replace('""', '"') if quoted else name.lower()
+    """Return the name that an identifier in SQL means: lower case unless it is quoted.
+
+    Letters beyond ASCII stay as they are (downcase_identifier in scansup.c, of a UTF-8 database).
+    """
+    if len(name) > 1 and name.startswith('"') and name.endswith('"'):
+        return name[1:-1].replace('""', '"')
+    return "".join(c.lower() if c.isascii() else c for c in name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from copypipe.errors import (
     UsageError,
 )
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
-from copypipe.expressions import mentions
+from copypipe.expressions import may_read_tables
 from copypipe.plans import Plan
 from copypipe.relay import relay, scans
 from copypipe.relay.waits import Spent
@@ -100,8 +100,9 @@ def _transferred(
     source.rollback()
     if table.has_triggers:
         dest.execute(copies.run_deferred_triggers())
-    if table.has_triggers or isinstance(plan.slice, Where):
         _count(plan, dest, relayed.rows)
+    elif isinstance(plan.slice, Where):
+        _count_own(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
@@ -226,7 +227,7 @@ def _begin_reading(plan: Plan, source: Session) -> None:
 def _reads_other_tables(plan: Plan) -> bool:
     """Return whether a column is looked up elsewhere."""
     written = (column.expression for column, _ in plan.columns if column.expression is not None)
-    return any(mentions(expression).other_rows for expression in written)
+    return any(map(may_read_tables, written))
 
 
 def _refuse_unasked(plan: Plan, *, had_rows: bool) -> None:
@@ -246,12 +247,19 @@ def _count(plan: Plan, dest: Session, rows: int) -> None:
     if found != rows:
         raise CopyFailed(
             f"dest: {plan.slice} holds {found} rows where it should hold {rows}",
-            detail=(
-                f"Triggers of {plan.dest.table.full_name} change what is deleted or copied"
-                if plan.dest.table.has_triggers
-                else "The condition does not mean the same rows on both sides"
-            )
-            + ". Nothing was changed.",
+            detail=f"Triggers of {plan.dest.table.full_name} change what is deleted or copied. "
+            "Nothing was changed.",
+            side="dest",
+        )
+
+
+def _count_own(plan: Plan, dest: Session, rows: int) -> None:
+    """Count the copied rows for which the condition holds at the dest too: all of them."""
+    found = dest.fetch_one(copies.count_own(plan.dest.table, plan.slice))[0]
+    if found != rows:
+        raise CopyFailed(
+            f"dest: the condition holds for {found} of the {rows} rows that were copied",
+            detail="The two sides do not understand it alike. Nothing was changed.",
             side="dest",
         )
 

@@ -19,7 +19,7 @@ LEVELS = {
     3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "ledger", "relay", "snapshots", "schemas"),
-    6: ("hazards", "readings", "digests", "modes", "watches"),
+    6: ("hazards", "readings", "remarks", "digests", "modes", "watches"),
     7: ("plans",),
     8: ("transfers",),
     9: ("attempts",),

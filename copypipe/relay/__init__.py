@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -56,8 +57,8 @@ class Stream(Protocol):
     def start(self, copy_out: Statement, sink: Any, /) -> None:
         """Begin COPY TO STDOUT, with an ear to the dest."""
 
-    def read(self, sink: Any, /) -> Data:
-        """Return what has come, nothing for nothing yet."""
+    def read(self, sink: Any, portion: int | None, /) -> Data:
+        """Return what has come, about `portion` bytes at most, nothing for nothing yet."""
 
     def wait(self, sink: Any, /) -> object:
         """Wait for more, with an ear to the dest."""
@@ -75,8 +76,11 @@ class Sink(Protocol):
     def start(self, copy_in: Statement) -> None:
         """Begin COPY FROM STDIN."""
 
-    def rest(self, until: float) -> None:
-        """Send nothing until then (of time.monotonic)."""
+    def ask(self) -> float | None:
+        """Look after a server that may have failed unheard; return when to do so again."""
+
+    def listen(self) -> None:
+        """Read what the server said; raises its error."""
 
     def send(self, data: Any, /, *, whole: bool) -> None:
         """Hand data on; `whole` tells that it ends between two messages."""
@@ -123,12 +127,12 @@ def relay(
             sink.start(copy_in)
             stream.start(copy_out, sink)
             while not stream.ended:
-                data = stream.read(sink)
+                data = stream.read(sink, pace.portion)
                 if data:
-                    sink.rest(pace.free)
                     pace.took(len(data))
                     sink.send(data, whole=stream.whole)
                     report(stream.size, stream.rows)
+                    _rest(pace, waits, sink)
                 elif not stream.ended:
                     stream.wait(sink)
             sent = stream.finish(sink)
@@ -144,6 +148,17 @@ def relay(
             side="dest",
         )
     return Relayed(sent, stream.size, waits.ended())
+
+
+def _rest(pace: Pace, waits: Waits, sink: Sink) -> None:
+    """Let pass the time that what was sent should have taken, with an ear to both servers."""
+    while pace.free > time.monotonic():
+        asks = sink.ask()
+        ready = waits.rest(pace.free if asks is None else min(pace.free, asks))
+        if ready.dest:
+            sink.listen()
+        if ready.source:  # it hung up: what it said last tells why, and need not be spread
+            pace.end()
 
 
 def carrier(source: Session, dest: Session, transport: Transport) -> str:

@@ -61,18 +61,19 @@ class Stream:
         """Begin COPY TO STDOUT, with an ear to the dest; raises the server's error."""
         _begin(self.session, copy_out, pq.ExecStatus.COPY_OUT, lambda: self.wait(sink))
 
-    def read(self, sink: Sink) -> bytes | memoryview:
-        """Return what has come, at most GATHERED_BYTES and one message more, b"" for nothing yet.
+    def read(self, sink: Sink, portion: int | None) -> bytes | memoryview:
+        """Return what has come, up to `portion` bytes and one message more, b"" for nothing yet.
 
         `ended` tells that no more will.
         """
-        return self.session.speak(self._read)
+        wanted = GATHERED_BYTES if portion is None else min(portion, GATHERED_BYTES)
+        return self.session.speak(lambda: self._read(wanted))
 
-    def _read(self) -> bytes | memoryview:
+    def _read(self, wanted: int) -> bytes | memoryview:
         messages: list[memoryview] = []
         length = 0
         next_message = self.pgconn.get_copy_data
-        while length < GATHERED_BYTES:
+        while length < wanted:
             size, data = next_message(1)  # 1: never block
             if size <= 0:
                 self.ended = size < 0
@@ -174,13 +175,6 @@ class Sink:
         if self._failed:
             raise self._failure()
         self._spoken = True
-
-    def rest(self, until: float) -> None:
-        """Send nothing until then (of time.monotonic), with an ear to the server."""
-        while time.monotonic() < until:
-            asks = self.ask()
-            if self.waits.rest(until if asks is None else min(until, asks)).dest:
-                self.listen()
 
     def ask(self) -> float | None:
         """Ask over another connection whether the server failed; raises its error if it did.

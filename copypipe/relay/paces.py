@@ -21,6 +21,16 @@ class Pace:
         self._free = clock()
 
     @property
+    def portion(self) -> int | None:
+        """Return how many bytes to take at once, None for any number: a tenth of a second's."""
+        return None if self._rate is None else max(1, self._rate // 10)
+
+    def end(self) -> None:
+        """Limit nothing any more."""
+        self._rate = None
+        self._free = self._clock()
+
+    @property
     def free(self) -> float:
         """Return from when on more may flow, as a moment of the clock."""
         return self._free

@@ -57,6 +57,7 @@ class Waits:
         self._pollers = {
             "source": _poller((self._source_fd, select.POLLIN), (self._dest_fd, select.POLLIN)),
             "dest": _poller((self._dest_fd, select.POLLIN)),
+            "rest": _poller((self._source_fd, _HUNG_UP), (self._dest_fd, select.POLLIN)),
             "room": _poller((self._dest_fd, select.POLLIN | select.POLLOUT)),
         }
         self._began = self._moved = time.monotonic()
@@ -74,9 +75,9 @@ class Waits:
         return self._wait("dest", "dest", until)
 
     def rest(self, until: float) -> Ready:
-        """Let time pass, with an ear to the dest."""
+        """Let time pass, with an ear to the dest, and an eye on a source that hangs up."""
         began = time.monotonic()
-        ready = self._polled("dest", until)
+        ready = self._polled("rest", until)
         self._moved = time.monotonic()
         self.spent.limit += self._moved - began
         return ready
@@ -105,11 +106,19 @@ class Waits:
 
     def _polled(self, poller: str, until: float) -> Ready:
         """Return what is ready, nothing when `until` has passed."""
-        timeout = max(0.0, until - time.monotonic()) * 1000
+        timeout = min(max(0.0, until - time.monotonic()), _LONGEST) * 1000
         events = dict(self._pollers[poller].poll(timeout))
         at_source, at_dest = events.get(self._source_fd, 0), events.get(self._dest_fd, 0)
         out = select.POLLOUT
         return Ready(bool(at_source), bool(at_dest & ~out), bool(at_dest & out))
+
+
+# The peer has closed its end (Linux); elsewhere only POLLHUP and POLLERR tell, which need no
+# asking.
+_HUNG_UP = getattr(select, "POLLRDHUP", 0)
+
+# poll() takes an int of milliseconds.
+_LONGEST = 86400.0
 
 
 def _poller(*wanted: tuple[int, int]) -> select.poll:

@@ -57,10 +57,10 @@ class _End:
         while self.session.speak(self.pgconn.flush):
             poller.poll()  # a query that is longer than the socket's buffer
 
-    def peek(self) -> bytes | None:
+    def peek(self, size: int = CHUNK_BYTES) -> bytes | None:
         """Return what has come, None for nothing; raises ConnectionLost at the end."""
         try:
-            data = self._wire.peek()
+            data = self._wire.peek(size)
         except OSError:
             data = b""
         if data == b"":
@@ -167,12 +167,16 @@ class Stream(_End):
         while self.message(lambda: self.wait(sink)) != b"H":  # CopyOutResponse
             pass
 
-    def read(self, sink: Sink) -> bytes:
-        """Return what has come, b"" for nothing yet; `ended` tells that no more will."""
+    def read(self, sink: Sink, portion: int | None) -> bytes:
+        """Return what has come, at most `portion` bytes, b"" for nothing yet.
+
+        `ended` tells that no more will.
+        """
         chunks = []
         size = 0
-        while size < CHUNK_BYTES:
-            data = self.peek()
+        wanted = CHUNK_BYTES if portion is None else min(portion, CHUNK_BYTES)
+        while size < wanted:
+            data = self.peek(wanted - size)
             if data is None:
                 break
             try:
@@ -269,12 +273,6 @@ class Sink(_End):
     def ask(self) -> float | None:
         """Return None: what the server says is always heard."""
         return None
-
-    def rest(self, until: float) -> None:
-        """Send nothing until then (of time.monotonic), with an ear to the server."""
-        while time.monotonic() < until:
-            if self.waits.rest(until).dest:
-                self.listen()
 
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""

@@ -29,8 +29,10 @@ class Wire(Protocol):
     def name(self) -> str:
         """What carries the bytes."""
 
-    def peek(self) -> bytes | None:
+    def peek(self, size: int) -> bytes | None:
         """Return what has come, without taking it: None for nothing yet, b"" for never more.
+
+        At most `size` bytes, and CHUNK_BYTES.
 
         Only after None may the socket be waited for: TLS may hold bytes that have left it.
         """
@@ -63,10 +65,10 @@ class Plain:
         self._flags = socket.MSG_TRUNC if tcp else 0
         self._dropped = bytearray(CHUNK_BYTES)
 
-    def peek(self) -> bytes | None:
+    def peek(self, size: int) -> bytes | None:
         """See `Wire`; raises OSError where the connection is broken."""
         try:
-            return self._socket.recv(CHUNK_BYTES, socket.MSG_PEEK)
+            return self._socket.recv(min(size, CHUNK_BYTES), socket.MSG_PEEK)
         except (BlockingIOError, InterruptedError):
             return None
 
@@ -109,10 +111,10 @@ class Tls:
         self._ssl = _handle(pgconn)
         self._buffer = ctypes.create_string_buffer(_RECORD_BYTES)
 
-    def peek(self) -> bytes | None:
+    def peek(self, size: int) -> bytes | None:
         """See `Wire`; returns one record at most. Raises OSError for a broken connection."""
-        size = self._call(self._library.SSL_peek, self._buffer, _RECORD_BYTES)
-        return None if size is None else ctypes.string_at(self._buffer, size)
+        seen = self._call(self._library.SSL_peek, self._buffer, min(size, _RECORD_BYTES))
+        return None if seen is None else ctypes.string_at(self._buffer, seen)
 
     def take(self, size: int) -> None:
         """See `Wire`."""

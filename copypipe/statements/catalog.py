@@ -65,45 +65,57 @@ def relation(oid: int) -> Composed:
 
 
 def columns(oid: int) -> Composed:
-    """Read the columns of a relation in their order, dropped ones left out."""
+    """Read the columns of a relation in their order, dropped ones left out.
+
+    pg_collation.dat, OID 100: the database's default collation.
+    """
     return SQL(
         """
         SELECT a.attname, a.attnum, a.atttypid::int8, a.atttypmod,
-               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
-               coalesce(e.typtype, y.typtype) AS type_kind,
-               coalesce(e.oid, 0)::int8 AS element_oid,
-               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary",
+               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name, {facts},
+               a.attcollation::oid = 100 AS sorted_by_database,
                a.attnotnull, a.attgenerated <> '' AS generated,
                a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL AS has_default,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
-          LEFT JOIN pg_catalog.pg_type e
-            ON e.oid = y.typelem
-           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
-         WHERE a.attrelid = {} AND a.attnum > 0 AND NOT a.attisdropped
+          {elements}
+         WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
          ORDER BY a.attnum
         """
-    ).format(Literal(oid))
+    ).format(facts=_TYPE_FACTS, elements=_ELEMENTS, oid=Literal(oid))
+
+
+# What is told of a type y, and of its elements e where it is an array.
+_TYPE_FACTS = SQL(
+    """coalesce(e.typtype, y.typtype) AS type_kind,
+               coalesce(e.oid, 0)::int8 AS element_oid,
+               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary\""""
+)
+_ELEMENTS = SQL(
+    """LEFT JOIN pg_catalog.pg_type e
+            ON e.oid = y.typelem
+           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc"""
+)
 
 
 def types(oids: Sequence[int], typmods: Sequence[int]) -> Composed:
     """Describe types as `columns` does, in the order given."""
     return SQL(
         """
-        SELECT pg_catalog.format_type(y.oid, w.typmod) AS type_name,
-               coalesce(e.typtype, y.typtype) AS type_kind,
-               coalesce(e.oid, 0)::int8 AS element_oid,
-               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary"
+        SELECT pg_catalog.format_type(y.oid, w.typmod) AS type_name, {facts}
           FROM unnest({oids}::int8[], {typmods}::int4[]) WITH ORDINALITY AS w (oid, typmod, place)
           JOIN pg_catalog.pg_type y ON y.oid = w.oid
-          LEFT JOIN pg_catalog.pg_type e
-            ON e.oid = y.typelem
-           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc
+          {elements}
          ORDER BY w.place
         """
-    ).format(oids=Literal(list(oids)), typmods=Literal(list(typmods)))
+    ).format(
+        facts=_TYPE_FACTS,
+        elements=_ELEMENTS,
+        oids=Literal(list(oids)),
+        typmods=Literal(list(typmods)),
+    )
 
 
 def indexes(oid: int, column: str) -> Composed:

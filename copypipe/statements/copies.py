@@ -64,6 +64,16 @@ def count(table: Table, slice_: Slice) -> Composed:
     return SQL("SELECT count(*) FROM {} WHERE {}").format(_table(table), predicate(slice_))
 
 
+def count_own(table: Table, slice_: Slice) -> Composed:
+    """Count the rows of the slice that this transaction wrote, whatever others commit meanwhile.
+
+    Rows of a subtransaction bear its own number; COPY runs in none.
+    """
+    return SQL(
+        "SELECT count(*) FROM {} WHERE xmin = pg_catalog.pg_current_xact_id()::xid AND {}"
+    ).format(_table(table), predicate(slice_))
+
+
 def size(table: Table) -> Composed:
     """Ask for the size of the table on disk with its partitions, in bytes."""
     return SQL(
@@ -108,6 +118,11 @@ def savepoint() -> Composed:
 def back_to_savepoint() -> Composed:
     """Undo what came after the savepoint."""
     return SQL("ROLLBACK TO SAVEPOINT copypipe").format()
+
+
+def release_savepoint() -> Composed:
+    """Forget the savepoint, and with it its subtransaction."""
+    return SQL("RELEASE SAVEPOINT copypipe").format()
 
 
 def nothing(query: Composable) -> Composed:

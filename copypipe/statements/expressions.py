@@ -3,15 +3,16 @@
 A text is put between parentheses, on lines of its own. It cannot leave them if it is complete by
 itself: `alone` ends with the text, so that a parenthesis, a quote or a comment that the text does
 not close, or closes without having opened it, is a syntax error there. These statements are sent
-as a Parse message, which takes one statement only (protocol, "Extended Query"), and never run.
+as a Parse message, which takes one statement only (protocol, "Extended Query").
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
+from copypipe.expressions import Name
 from copypipe.tables import Query, Relation
 
 
@@ -64,30 +65,92 @@ def per_row(relation: Relation, expression: str) -> Composed:
 
 def condition(schema: str, table: str, columns: Sequence[str], text: str) -> Composed:
     """Have a condition parsed where it sees those columns of the table and nothing else."""
-    return SQL("SELECT FROM (SELECT {} FROM {}) AS {} WHERE {}").format(
-        SQL(", ").join(map(Identifier, columns)),
-        Identifier(schema, table),
-        Identifier(table),
-        within_parentheses(text),
+    return SQL("SELECT FROM {} WHERE {}").format(
+        _only(schema, table, columns), within_parentheses(text)
     )
 
 
-def unsteady(calls: Sequence[tuple[str, str]]) -> Composed:
-    """Find functions, given as (schema, name), whose result may differ for the same arguments.
+def printed(schema: str, table: str, columns: Sequence[str], text: str) -> Composed:
+    """Have the planner print the same condition.
 
-    Built-in functions that are STABLE depend on settings, which are the same on both sides
-    (`sessions.PINNED`); a user's may read tables. transam.h, FirstNormalObjectId: 16384.
+    As a value, since of a condition in WHERE it would make joins. OFFSET 0 keeps it apart from
+    what the table is (a view has conditions too).
     """
+    return SQL("EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) SELECT {} FROM {}").format(
+        within_parentheses(text), _only(schema, table, columns)
+    )
+
+
+def _only(schema: str, table: str, columns: Sequence[str]) -> Composed:
+    return SQL("(SELECT {} FROM {} OFFSET 0) AS {}").format(
+        SQL(", ").join(map(Identifier, columns)), Identifier(schema, table), Identifier(table)
+    )
+
+
+def unsteady(calls: Iterable[tuple[Name, int]], steady: Iterable[str]) -> Composed:
+    """Find functions, given with the number of their arguments, whose result may differ by itself.
+
+    Those are all that are not IMMUTABLE, except for `steady` ones of pg_catalog.
+    """
+    wanted = sorted(calls)
     return SQL(
         """
-        SELECT DISTINCT p.proname
+        SELECT DISTINCT p.proname || '()'
           FROM pg_catalog.pg_proc p
           JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
-          JOIN unnest({schemas}::text[], {names}::text[]) AS w (schema, name)
+          JOIN unnest({schemas}::text[], {names}::text[], {numbers}::int[])
+               AS w (schema, name, number)
             ON n.nspname = w.schema AND p.proname = w.name
-         WHERE p.provolatile = 'v' OR (p.provolatile = 's' AND p.oid >= 16384)
+           AND w.number <= p.pronargs + CASE WHEN p.provariadic <> 0 THEN 100 ELSE 0 END
+           AND w.number >= p.pronargs - p.pronargdefaults
+                           - CASE WHEN p.provariadic <> 0 THEN 1 ELSE 0 END
+         WHERE p.provolatile = 'v'
+            OR (p.provolatile = 's'
+                AND NOT (n.nspname = 'pg_catalog' AND p.proname = ANY ({steady}::text[])))
          ORDER BY 1
         """
     ).format(
-        schemas=Literal([schema for schema, _ in calls]), names=Literal([name for _, name in calls])
+        schemas=Literal([schema for (schema, _), _ in wanted]),
+        names=Literal([name for (_, name), _ in wanted]),
+        numbers=Literal([number for _, number in wanted]),
+        steady=Literal(sorted(steady)),
+    )
+
+
+def unsteady_operators(operators: Iterable[Name]) -> Composed:
+    """Find operators whose function is not IMMUTABLE."""
+    wanted = sorted(operators)
+    return SQL(
+        """
+        SELECT DISTINCT n.nspname || '.' || o.oprname
+          FROM pg_catalog.pg_operator o
+          JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+          JOIN pg_catalog.pg_proc p ON p.oid = o.oprcode
+          JOIN unnest({schemas}::text[], {names}::text[]) AS w (schema, name)
+            ON n.nspname = w.schema AND o.oprname = w.name
+         WHERE p.provolatile <> 'i'
+         ORDER BY 1
+        """
+    ).format(
+        schemas=Literal([schema for schema, _ in wanted]),
+        names=Literal([name for _, name in wanted]),
+    )
+
+
+def domains(types: Iterable[Name]) -> Composed:
+    """Find those of the types that are domains, whose constraints may be anything."""
+    wanted = sorted(types)
+    return SQL(
+        """
+        SELECT DISTINCT n.nspname || '.' || t.typname
+          FROM pg_catalog.pg_type t
+          JOIN pg_catalog.pg_namespace n ON n.oid = t.typnamespace
+          JOIN unnest({schemas}::text[], {names}::text[]) AS w (schema, name)
+            ON n.nspname = w.schema AND t.typname = w.name
+         WHERE t.typtype = 'd'
+         ORDER BY 1
+        """
+    ).format(
+        schemas=Literal([schema for schema, _ in wanted]),
+        names=Literal([name for _, name in wanted]),
     )

@@ -14,8 +14,9 @@ from psycopg.sql import Literal as Value
 
 Isolation = Literal["READ COMMITTED", "REPEATABLE READ"]
 
-# What makes a session of ours behave the same on every server. Names and values are PostgreSQL's
-# (runtime-config-client); pg_dump and postgres_fdw pin the same ones for the same reason.
+# What makes values read the same on every server, and statements see the same rows. Names and
+# values are PostgreSQL's (runtime-config-client); pg_dump and postgres_fdw pin most of them for the
+# same reason.
 PINNED: Mapping[str, str] = {
     "client_encoding": "UTF8",
     "TimeZone": "UTC",
@@ -25,6 +26,10 @@ PINNED: Mapping[str, str] = {
     "bytea_output": "hex",
     # What ends a literal must not differ between checking a user's SQL and running it.
     "standard_conforming_strings": "on",
+    # Nor may what it means differ between the two servers (`= NULL`, '{NULL}', 'IST').
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "timezone_abbreviations": "Default",
     "xmloption": "content",
     # A NOTICE for each row would cost more than the row, and may quote it.
     "client_min_messages": "warning",
@@ -117,6 +122,12 @@ def surroundings() -> Composed:
                    AS can_restrict,
                pg_catalog.version() LIKE '%linux%' AS on_linux,
                (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone')
-                   AS timezone
+                   AS timezone,
+               (SELECT pg_catalog.concat_ws(' ', j ->> 'datlocprovider', j ->> 'datcollate',
+                       j ->> 'datctype', coalesce(j ->> 'datlocale', j ->> 'daticulocale'),
+                       j ->> 'datcollversion')
+                  FROM (SELECT pg_catalog.to_jsonb(d) AS j FROM pg_catalog.pg_database d
+                         WHERE d.datname = pg_catalog.current_database()) AS database)
+                   AS sorting
         """
     ).format()

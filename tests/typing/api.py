@@ -39,6 +39,12 @@ def a_day() -> None:
     assert_type(done.deleted, int | None)
     assert_type(done.seconds, float)
     assert_type(done.transport, str)
+    assert_type(done.scan, str)
+    assert_type(done.spent.source, float)
+    assert_type(done.spent.dest, float)
+    assert_type(done.spent.limit, float)
+    assert_type(done.spent.relaying, float)
+    assert_type(done.spent.all, float)
     assert_type(str(done.slice), str)
 
 
@@ -64,6 +70,8 @@ def every_option() -> None:
         allow_empty=True,
         fail_on_empty=True,
         rate_limit=50_000_000,
+        transport="libpq",
+        stall_timeout=3600,
         wait_lock=0,
         yes=True,
         notices=True,

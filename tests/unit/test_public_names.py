@@ -25,7 +25,7 @@ NAMES = [
 ]
 OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
-    " by, timezone, mode, clear, allow_empty, fail_on_empty, rate_limit, wait_lock, yes, notices,"
+    " by, timezone, mode, clear, allow_empty, fail_on_empty, rate_limit, transport, stall_timeout, wait_lock, yes, notices,"
     " listener"
 )
 

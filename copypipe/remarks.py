@@ -1,0 +1,127 @@
+"""What a person should know of a plan: how rows are found, notes, warnings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import timedelta
+
+from copypipe import catalog, slices
+from copypipe.requests import Request
+from copypipe.servers import Session
+from copypipe.statements import copies
+from copypipe.tables import Column, Index, Query, Relation, Table
+
+PAGE_BYTES = 8192
+
+
+def source_access(
+    of: Relation, slice_: slices.Slice, estimate: catalog.Estimate, serving: Sequence[Index]
+) -> str:
+    """Say how the planner would find the rows: by index, or by a scan that is paid each time."""
+    if isinstance(of, Query) or of.kind in "vf":
+        return f"a {of.kind_name}: what reading it costs is its own matter"
+    if not isinstance(slice_, slices.Whole) and estimate.indexes:
+        # A partitioned table names an index of each partition; its own says the same.
+        return f"by index {serving[0].name if serving else estimate.indexes[0]}"
+    return _access(of, slice_, serving)
+
+
+def dest_access(dest: Session, table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str:
+    """Say the same of the dest, whose planner is asked only about a condition.
+
+    That also shows whether the role may read the columns of the condition.
+    """
+    if isinstance(slice_, slices.Where):
+        estimate = catalog.estimate(dest, copies.count(table, slice_))
+        if estimate.indexes:
+            return f"by index {estimate.indexes[0]}"
+    return _access(table, slice_, serving)
+
+
+def _access(table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str:
+    """Say which index can serve the slice, or what a scan reads."""
+    size = f"{table.pages * PAGE_BYTES / 1024 / 1024:.1f} MB"
+    if table.estimated_rows >= 0:
+        size += f", about {table.estimated_rows} rows"
+    if isinstance(slice_, slices.Whole):
+        return f"the whole table: {size}"
+    if serving:
+        return f"index {serving[0].name} can serve; a scan would read {size}"
+    around = slices.range_of(slice_)
+    on = around.column if around else "the condition"
+    return f"no index on {on}: scans the whole table ({size})"
+
+
+def notes_and_warnings(
+    request: Request,
+    dest: Table,
+    server: catalog.Server,
+    dest_is: catalog.Server,
+    slice_: slices.Slice,
+    excluded: Iterable[Column],
+) -> tuple[list[str], list[str]]:
+    """Return notes and warnings about a slice."""
+    notes = []
+    warnings = [
+        f"{column.name} is excluded: rows that are replaced lose what the dest holds in it"
+        for column in excluded
+    ]
+    if dest_is.ignores_triggers:
+        warnings.append(
+            "session_replication_role is replica at the dest: triggers and foreign keys are skipped"
+        )
+    elif dest.has_triggers:
+        warnings.append(
+            f"triggers of {dest.full_name} will run, and may change other tables or what is copied"
+        )
+    if isinstance(slice_, slices.Where):
+        warnings.append(
+            "a row that changed so that the condition holds only for its old or its new version is "
+            "cleared without being copied, or copied beside the old one (if no key forbids it)"
+        )
+    around = slices.range_of(slice_)
+    if around is None:
+        notes.append("no other run of copypipe works on the table meanwhile")
+        return notes, warnings
+    notes += _bounds(around)
+    notes.append(
+        f"slices of this table by another column than {around.column} are not kept apart from it"
+    )
+    if around.zone and around.days and not slices.same_zone(request.timezone, server.timezone):
+        warnings.append(
+            f"days are counted in {request.timezone}, the source's own TimeZone is "
+            f"{server.timezone}"
+        )
+    return notes, warnings
+
+
+def _bounds(slice_: slices.Range) -> list[str]:
+    notes = [f"from {slice_.start} up to, not including, {slice_.stop}"]
+    if slice_.days:
+        first, after = slice_.days
+        number = (after - first).days
+        last = after - timedelta(days=1)
+        notes[0] += f" ({number} day{'' if number == 1 else 's'}, last {last})"
+    if slice_.start == slice_.stop:
+        notes.append(f"{slice_.zone} skipped that day: no instant belongs to it")
+    notes += [
+        f"without {start} to {stop}: the clock went back across midnight there"
+        for start, stop in slice_.holes
+    ]
+    return notes
+
+
+def without_day(
+    source: Session, of: Relation, slice_: slices.Range, *, indexed: bool
+) -> Sequence[str]:
+    """Tell of rows that belong to no day, where an index makes asking cheap."""
+    if isinstance(of, Query) or not indexed:
+        return [f"rows whose {slice_.column} is NULL or infinite: not checked (no index)"]
+    empty, infinite = catalog.without_day(source, of, slice_.column)
+    found = [what for what, there in (("NULL", empty), ("infinite", infinite)) if there]
+    if not found:
+        return [f"no row's {slice_.column} is NULL or infinite"]
+    return [
+        f"rows whose {slice_.column} is {' or '.join(found)} exist at the source; they belong to "
+        "no day, only --all copies them"
+    ]
