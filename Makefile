@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep walk wheel check fmt clean install
+.PHONY: help demo test unit sweep bench walk wheel check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -21,6 +21,12 @@ unit: install ## the tests that need no server
 
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
+
+bench: install ## measure against psql and others; ARGS=--quick takes two minutes
+	@if command -v uv >/dev/null 2>&1; then pip='uv pip install --python $(BIN)/python'; \
+	else pip='$(BIN)/python -m pip install --disable-pip-version-check'; fi; \
+	$$pip --quiet -c constraints.txt -e '.[bench]'
+	@$(BIN)/python scripts/bench.py $(ARGS)
 
 wheel: install ## a wheel with the compiled scan in dist/; needs a C compiler
 	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m build --outdir dist >/dev/null && ls dist/*.whl

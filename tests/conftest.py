@@ -7,5 +7,7 @@ pytest_plugins = (
     "plugins.databases",
     "plugins.command",
     "plugins.proxy",
+    "plugins.tls",
+    "plugins.ways",
     "plugins.slow",
 )

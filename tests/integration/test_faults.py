@@ -58,12 +58,6 @@ class Sides:
         chosen = {"source": self.source.dsn, "dest": self.dest.dsn, "day": DAY, **options}
         return copypipe.copy("public.users", **chosen)
 
-    def through(self, database: Database, proxy: Proxy) -> str:
-        """Return the connection string of a database that goes through the proxy."""
-        return database.server.dsn(
-            dbname=database.name, host=proxies.HOST, port=proxy.port, sslmode="disable"
-        )
-
     def assert_nothing_happened(self) -> None:
         no_backends(self.source, self.dest)
         assert self.dest.digest("public.users", "id") == self.before
@@ -93,11 +87,11 @@ CUTS = {
     "at the first byte": lambda: proxies.cut_after(0),
     "within the header": lambda: proxies.cut_after(7),
     "within a row": lambda: proxies.cut_after(100_001),
-    "within a row, reset": lambda: proxies.cut_after(100_001, reset=True),
+    "within a row, reset": lambda: proxies.cut_after(100_001, "rst"),
     "between two rows": lambda: proxies.cut_at_row(1000),
-    "between two rows, reset": lambda: proxies.cut_at_row(1000, reset=True),
+    "between two rows, reset": lambda: proxies.cut_at_row(1000, "rst"),
     "before the trailer": proxies.cut_before_trailer,
-    "before the trailer, reset": lambda: proxies.cut_before_trailer(reset=True),
+    "before the trailer, reset": lambda: proxies.cut_before_trailer("rst"),
 }
 
 
@@ -108,10 +102,10 @@ def test_source_is_cut(
     between = proxy(sides.source.server, rule())
 
     with pytest.raises(ConnectionLost) as caught:
-        sides.copy(source=sides.through(sides.source, between))
+        sides.copy(source=between.dsn(sides.source))
 
     assert (caught.value.exit_code, caught.value.side) == (5, "source")
-    assert between.cuts == 1
+    assert len(between.fired) == 1
     sides.assert_nothing_happened()
     sides.assert_a_rerun_succeeds()
 
@@ -120,9 +114,10 @@ def test_source_ends_without_its_trailer(sides: Sides, proxy: Callable[..., Prox
     between = proxy(sides.source.server, proxies.swallow_trailer)
 
     with pytest.raises(CopyFailed, match="ended without its trailer") as caught:
-        sides.copy(source=sides.through(sides.source, between))
+        sides.copy(source=between.dsn(sides.source))
 
     assert (caught.value.exit_code, caught.value.side) == (1, "source")
+    assert between.fired == ["swallowed"]
     sides.assert_nothing_happened()
     sides.assert_a_rerun_succeeds()
 
@@ -133,14 +128,15 @@ def test_source_ends_without_its_trailer_and_without_a_row(
     """An empty result is one message: header and trailer. The header alone is not enough."""
 
     def header_alone(frame: proxies.Frame) -> bytes | None:
-        if frame.sender == "server" and frame.kind == b"d":
-            return proxies.Frame("server", b"d", frame.body[:19], 0).raw
+        if frame.is_data:
+            return proxies.said(b"d", frame.body[:19])
         return None
 
     between = proxy(sides.source.server, header_alone)
     day = "2019-01-01"
     with pytest.raises(CopyFailed, match="ended without its trailer"):
-        sides.copy(source=sides.through(sides.source, between), day=day)
+        sides.copy(source=between.dsn(sides.source), day=day)
+    assert between.fired == ["changed"]
     sides.assert_nothing_happened()
     assert sides.copy(day=day).rows == 0
 
@@ -154,9 +150,10 @@ def test_dest_is_cut(sides: Sides, proxy: Callable[..., Proxy]) -> None:
 
     between = proxy(sides.dest.server, rule)
     with pytest.raises(ConnectionLost) as caught:
-        sides.copy(dest=sides.through(sides.dest, between))
+        sides.copy(dest=between.dsn(sides.dest))
 
     assert (caught.value.exit_code, caught.value.side) == (5, "dest")
+    assert between.fired == ["fin"]
     sides.assert_nothing_happened()
     sides.assert_a_rerun_succeeds()
 
@@ -171,9 +168,10 @@ def test_answer_to_commit_is_lost(
     between = proxy(sides.dest.server, proxies.lose_commit(arrives=arrives))
 
     with pytest.raises(CommitUnknown) as caught:
-        sides.copy(dest=sides.through(sides.dest, between))
+        sides.copy(dest=between.dsn(sides.dest))
 
     assert (caught.value.exit_code, caught.value.side) == (75, "dest")
+    assert between.fired == ["fin"]
     if arrives:
         sides.assert_copied()
     else:
@@ -186,11 +184,12 @@ def test_answer_to_commit_is_lost_on_the_command_line(
 ) -> None:
     between = proxy(sides.dest.server, proxies.lose_commit(arrives=True))
 
-    done = run("copy", "users", "--day", DAY, "--dest", sides.through(sides.dest, between))
+    done = run("copy", "users", "--day", DAY, "--dest", between.dsn(sides.dest))
 
     assert (done.code, done.out) == (75, "")
     assert "ERROR:  dest: the connection was lost while COMMIT was under way\n" in done.err
     assert "HINT:  Run the same command again" in done.err
+    assert between.fired == ["fin"]
     sides.assert_copied()
 
 
@@ -198,9 +197,10 @@ def test_commit_is_answered_by_rollback(sides: Sides, proxy: Callable[..., Proxy
     between = proxy(sides.dest.server, proxies.roll_back_instead)
 
     with pytest.raises(CopyFailed, match="dest: the server rolled back instead") as caught:
-        sides.copy(dest=sides.through(sides.dest, between))
+        sides.copy(dest=between.dsn(sides.dest))
 
     assert (caught.value.exit_code, caught.value.side) == (1, "dest")
+    assert between.fired == ["changed"]
     sides.assert_nothing_happened()
     sides.assert_a_rerun_succeeds()
 
@@ -525,7 +525,7 @@ def test_error_of_the_dest_stops_the_source(
 
     began = time.monotonic()
     with pytest.raises(CopyFailed, match="dest: no") as caught:
-        sides.copy(source=sides.through(sides.source, between), listener=hear)
+        sides.copy(source=between.dsn(sides.source), listener=hear)
     eventually(lambda: not sides.source.backends(), seconds=2, what="the source has stopped")
 
     assert caught.value.sqlstate == "P0001"
@@ -546,11 +546,12 @@ def test_error_of_the_dest_behind_a_torn_notice_stops_the_source(
 
     with pytest.raises(CopyFailed, match="dest: no"):
         sides.copy(
-            source=sides.through(sides.source, from_source),
-            dest=sides.through(sides.dest, to_dest),
+            source=from_source.dsn(sides.source),
+            dest=to_dest.dsn(sides.dest),
             notices=True,
         )
 
+    assert to_dest.fired == ["swallowed", "swallowed", "slowly"]
     assert from_source.bytes["server"] < UNDER_WAY
     sides.assert_nothing_happened()
 
@@ -618,7 +619,8 @@ def test_a_notice_that_comes_in_pieces_does_not_disturb(
     )
     between = proxy(sides.dest.server, proxies.in_pieces(20, b"N", 0.05))
 
-    assert sides.copy(dest=sides.through(sides.dest, between), notices=True).rows == ROWS
+    assert sides.copy(dest=between.dsn(sides.dest), notices=True).rows == ROWS
+    assert between.fired == ["slowly"]
     sides.assert_copied()
 
 

@@ -1,18 +1,24 @@
-"""Between copypipe and a server: a proxy that cuts and alters, and listeners that only pretend.
+"""Between copypipe and a server: a proxy with faults to order, and listeners that only pretend.
 
-All of them live on loopback, each connection in threads of its own. The proxy reads the protocol's
-frames (a type byte, then a length that counts itself), so what it carries must not be encrypted.
+All of them live on this machine, each connection in threads of its own. The proxy reads the
+protocol's frames (a type byte, then a length that counts itself). What is encrypted passes as it
+is, in pieces without a type; faults that count bytes work there too.
 """
 
 import contextlib
+import itertools
 import socket
 import struct
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import pytest
+
+from plugins.databases import Database
+from plugins.servers import Server
 
 HOST = "127.0.0.1"
 LENGTH = struct.Struct("!I")
@@ -23,100 +29,231 @@ SSL, GSS, CANCEL = 80877103, 80877104, 80877102
 TRAILER = b"\xff\xff"  # the last CopyData of a binary COPY
 
 Direction = Literal["server", "client"]
+DIRECTIONS: tuple[Direction, Direction] = ("server", "client")
+
+Ending = Literal["fin", "rst", "hole", "mute", "dead"]
+"""How a connection is cut: closed in order, reset, or nothing arrives any more while both sockets
+stay open: hole in both directions, mute in the one of the frame, dead on every connection through
+the proxy, new ones included."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One message. `sent` counts the bytes of CopyData that went before in the same direction."""
+    """One message, and what of its connection went before it in the same direction."""
 
     sender: Direction
     kind: bytes
+    """Empty for what has none: the request that begins a connection, a piece that is encrypted."""
     body: bytes
-    sent: int
+    sent: int = 0
+    """Bytes in messages of CopyData."""
+    rows: int = 0
+    """Messages of CopyData."""
+    at: int = 0
+    """Bytes in all; a request for encryption and its answer do not count."""
+    number: int = 0
+    """Messages in all."""
+    link: int = 1
+    """Which connection through the proxy it is, counted from 1."""
 
     @property
     def raw(self) -> bytes:
-        return self.kind + LENGTH.pack(len(self.body) + 4) + self.body
+        return said(self.kind, self.body) if self.kind else self.body
+
+    @property
+    def is_data(self) -> bool:
+        """Whether it is data of the source."""
+        return self.sender == "server" and self.kind == b"d"
+
+    @property
+    def is_cancel(self) -> bool:
+        """Whether it asks to cancel what another connection runs."""
+        return self.sender == "client" and self.body[4:8] == LENGTH.pack(CANCEL) and not self.kind
+
+
+def said(kind: bytes, body: bytes) -> bytes:
+    """Return a message as it is sent."""
+    return kind + LENGTH.pack(len(body) + 4) + body
+
+
+def notice(
+    text: str, severity: str = "NOTICE", *, kind: bytes = b"N", code: str = "00000"
+) -> bytes:
+    """Return a notice as servers write it."""
+    fields = {"S": severity, "V": severity, "C": code, "M": text, "F": "proxy.c", "L": "1"}
+    return said(kind, b"".join(f"{k}{v}\0".encode() for k, v in fields.items()) + b"\0")
+
+
+def setting(name: str, value: str) -> bytes:
+    """Return what a server says when a setting that clients follow has changed."""
+    return said(b"S", f"{name}\0{value}\0".encode())
+
+
+def notification(channel: str, payload: str) -> bytes:
+    """Return what a server says of a NOTIFY that was listened for."""
+    return said(b"A", LENGTH.pack(42) + f"{channel}\0{payload}\0".encode())
+
+
+def error(text: str, code: str) -> bytes:
+    """Return an error, which ends the statement, and the readiness in a failed transaction."""
+    return notice(text, "ERROR", kind=b"E", code=code) + said(b"Z", b"E")
 
 
 class Cut(Exception):
-    """Raised by a rule: both connections end, after `last` was handed on."""
+    """Raised by a rule: the connection is cut, after `last` was handed on."""
 
-    def __init__(self, last: bytes = b"", *, reset: bool = False) -> None:
+    def __init__(self, last: bytes = b"", ending: Ending = "fin") -> None:
         super().__init__()
         self.last = last
-        self.reset = reset
+        self.ending = ending
+
+
+class Slowly(Exception):
+    """Raised by a rule: pieces are handed on instead of the frame, with a pause after each."""
+
+    def __init__(self, pieces: list[bytes], pause: float) -> None:
+        super().__init__()
+        self.pieces = pieces
+        self.pause = pause
 
 
 Rule = Callable[[Frame], bytes | None]
-"""Decides what is handed on instead of a frame: None for the frame as it is. May raise Cut."""
+"""Decides what is handed on instead of a frame: None for the frame as it is. May raise Cut and
+Slowly."""
 
 
 def unchanged(frame: Frame) -> None:
     """Hand every frame on."""
 
 
-def cut_after(size: int, *, reset: bool = False) -> Rule:
+def together(*rules: Rule) -> Rule:
+    """Do what the first rule does that does something."""
+
+    def rule(frame: Frame) -> bytes | None:
+        return next((done for one in rules if (done := one(frame)) is not None), None)
+
+    return rule
+
+
+# --- cuts -----------------------------------------------------------------------------------------
+
+
+def at_byte(sender: Direction, count: int, ending: Ending = "fin") -> Rule:
+    """Cut the first connection after that many bytes, in the middle of a message too."""
+
+    def rule(frame: Frame) -> None:
+        concerned = frame.link == 1 and frame.sender == sender
+        if concerned and frame.at + len(frame.raw) > count:
+            raise Cut(frame.raw[: max(0, count - frame.at)], ending)
+
+    return rule
+
+
+def at_message(sender: Direction, number: int, ending: Ending = "fin") -> Rule:
+    """Cut the first connection when that many messages have come from that direction."""
+
+    def rule(frame: Frame) -> None:
+        if frame.link == 1 and frame.sender == sender and frame.number >= number:
+            raise Cut(ending=ending)
+
+    return rule
+
+
+def cut_after(size: int, ending: Ending = "fin") -> Rule:
     """Cut the source's stream after that many bytes of data, in the middle of a message too."""
 
     def rule(frame: Frame) -> None:
-        if frame.sender == "server" and frame.kind == b"d" and frame.sent + len(frame.body) > size:
-            raise Cut(frame.raw[: 5 + max(0, size - frame.sent)], reset=reset)
+        if frame.is_data and frame.sent + len(frame.body) > size:
+            raise Cut(frame.raw[: 5 + max(0, size - frame.sent)], ending)
 
     return rule
 
 
-def cut_at_row(rows: int, *, reset: bool = False) -> Rule:
+def cut_at_row(rows: int, ending: Ending = "fin") -> Rule:
     """Cut between two rows: after that many messages of data."""
-    seen = 0
 
     def rule(frame: Frame) -> None:
-        nonlocal seen
-        if frame.sender == "server" and frame.kind == b"d":
-            seen += 1
-            if seen > rows:
-                raise Cut(reset=reset)
+        if frame.is_data and frame.rows >= rows:
+            raise Cut(ending=ending)
 
     return rule
 
 
-def cut_before_trailer(*, reset: bool = False) -> Rule:
+def cut_before_trailer(ending: Ending = "fin") -> Rule:
     """Cut when every row has come, and the trailer has not."""
 
     def rule(frame: Frame) -> None:
-        if frame.sender == "server" and frame.kind == b"d" and frame.body == TRAILER:
-            raise Cut(reset=reset)
+        if frame.is_data and frame.body == TRAILER:
+            raise Cut(ending=ending)
 
     return rule
+
+
+# --- what is lost, and what is said instead -------------------------------------------------------
 
 
 def swallow_trailer(frame: Frame) -> bytes | None:
     """Leave the trailer out; CopyDone and CommandComplete come as if nothing were missing."""
-    lost = frame.sender == "server" and frame.kind == b"d" and frame.body == TRAILER
-    return b"" if lost else None
+    return b"" if frame.is_data and frame.body == TRAILER else None
+
+
+def swallow_cancels(frame: Frame) -> bytes | None:
+    """Let no cancel request arrive."""
+    return b"" if frame.is_cancel else None
 
 
 def _says(frame: Frame, word: bytes) -> bool:
     return frame.sender == "client" and frame.kind == b"Q" and frame.body.rstrip(b"\0") == word
 
 
-def lose_commit(*, arrives: bool) -> Rule:
+def lose_commit(*, arrives: bool, ending: Ending = "fin") -> Rule:
     """Cut at COMMIT, which the server still gets, or not."""
 
     def rule(frame: Frame) -> None:
         if not arrives and _says(frame, b"COMMIT"):
-            raise Cut
+            raise Cut(ending=ending)
         if arrives and frame.sender == "server" and frame.body == b"COMMIT\0":
-            raise Cut
+            raise Cut(ending=ending)
+
+    return rule
+
+
+def swallow_commit(*, arrives: bool) -> Rule:
+    """Lose the request to commit, or exactly its answer; all else passes."""
+    answering = False
+
+    def rule(frame: Frame) -> bytes | None:
+        nonlocal answering
+        if not arrives:
+            return b"" if _says(frame, b"COMMIT") else None
+        if frame.sender == "server" and frame.body == b"COMMIT\0":
+            answering = True
+            return b""
+        if answering and frame.sender == "server":  # ReadyForQuery, which ends the answer
+            answering = False
+            return b""
+        return None
 
     return rule
 
 
 def roll_back_instead(frame: Frame) -> bytes | None:
     """Turn COMMIT into ROLLBACK, which is how a server answers in an aborted transaction."""
-    if _says(frame, b"COMMIT"):
-        return Frame("client", b"Q", b"ROLLBACK\0", 0).raw
-    return None
+    return said(b"Q", b"ROLLBACK\0") if _says(frame, b"COMMIT") else None
+
+
+def tell_pid(pid: int) -> Rule:
+    """Tell another process's number than the server's, as poolers do; its cancels go astray."""
+
+    def rule(frame: Frame) -> bytes | None:
+        if frame.sender == "server" and frame.kind == b"K":
+            return said(b"K", LENGTH.pack(pid) + frame.body[4:])
+        return None
+
+    return rule
+
+
+# --- what comes in pieces -------------------------------------------------------------------------
 
 
 def in_pieces(size: int, kind: bytes, pause: float) -> Rule:
@@ -124,7 +261,57 @@ def in_pieces(size: int, kind: bytes, pause: float) -> Rule:
 
     def rule(frame: Frame) -> bytes | None:
         if frame.sender == "server" and frame.kind == kind:
-            raise _Slowly([frame.raw[i : i + size] for i in range(0, len(frame.raw), size)], pause)
+            raise Slowly([frame.raw[i : i + size] for i in range(0, len(frame.raw), size)], pause)
+        return None
+
+    return rule
+
+
+def torn(kind: bytes, number: int, size: int, pause: float) -> Rule:
+    """Tear the server's message of one kind and number, counted from 0, after `size` bytes."""
+    count = itertools.count()
+
+    def rule(frame: Frame) -> bytes | None:
+        if frame.sender == "server" and frame.kind == kind and next(count) == number:
+            raise Slowly([frame.raw[:size], frame.raw[size:]], pause)
+        return None
+
+    return rule
+
+
+def insert(
+    extra: bytes,
+    kind: bytes,
+    *,
+    starts: bytes = b"",
+    number: int = 0,
+    torn: int | None = None,
+    pause: float = 0.0,
+) -> Rule:
+    """Have the server say something more before its message of that kind and number, from 0.
+
+    `starts` is how the message's body begins. Where the addition is torn after some bytes, its rest
+    comes after the pause, together with the message.
+    """
+    count = itertools.count()
+
+    def rule(frame: Frame) -> bytes | None:
+        wanted = frame.sender == "server" and frame.kind == kind and frame.body.startswith(starts)
+        if not wanted or next(count) != number:
+            return None
+        if torn is None:
+            return extra + frame.raw
+        raise Slowly([extra[:torn], extra[torn:] + frame.raw], pause)
+
+    return rule
+
+
+def insert_torn_everywhere(extra: bytes, pause: float) -> Rule:
+    """Have the source say something more before many a row, each time torn one byte later."""
+
+    def rule(frame: Frame) -> bytes | None:
+        if frame.is_data and 0 < frame.rows < len(extra):
+            raise Slowly([extra[: frame.rows], extra[frame.rows :] + frame.raw], pause)
         return None
 
     return rule
@@ -147,87 +334,132 @@ def torn_before_error(pause: float) -> Rule:
             early = b"".join(held[:-1]) + held[-1][:3]
             late = held[-1][3:] + frame.raw
             held.clear()
-            raise _Slowly([early, late], pause)
+            raise Slowly([early, late], pause)
         return None
 
     return rule
 
 
-class _Slowly(Exception):
-    def __init__(self, pieces: list[bytes], pause: float) -> None:
-        super().__init__()
-        self.pieces = pieces
-        self.pause = pause
+# --- the proxy ------------------------------------------------------------------------------------
 
 
 class Proxy:
-    """Forwards connections to a server under a rule, which may be changed at any time."""
+    """Forwards connections to a server under a rule, which may be changed at any time.
 
-    def __init__(self, host: str, port: int, rule: Rule = unchanged) -> None:
+    Listens on loopback, or on a unix socket in `folder`.
+    """
+
+    def __init__(
+        self, host: str, port: int, rule: Rule = unchanged, folder: Path | None = None
+    ) -> None:
         self.rule = rule
         self.bytes = {"server": 0, "client": 0}
-        self.cuts = 0
+        """What came from each direction."""
+        self.fired: list[str] = []
+        """What the rule did, in order: an Ending, slowly, swallowed or changed."""
+        self.dead = threading.Event()
+        self.closing = threading.Event()
         self._target = (host, port)
-        self._sockets: list[socket.socket] = []
-        self._closing = threading.Event()
-        self._listener = socket.create_server((HOST, 0))
-        self.port = self._listener.getsockname()[1]
-        self._thread = threading.Thread(target=self._accept, daemon=True)
-        self._thread.start()
+        self._links: list[_Link] = []
+        if folder is None:
+            self._listener = socket.create_server((HOST, 0))
+            self.host, self.port = self._listener.getsockname()
+        else:
+            self.host, self.port = str(folder), 5432
+            path = str(folder / f".s.PGSQL.{self.port}")
+            self._listener = socket.create_server(path, family=socket.AF_UNIX)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def dsn(self, database: Database, **changes: object) -> str:
+        """Return the connection string of a database that goes through the proxy."""
+        way = {"host": self.host, "port": self.port, "sslmode": "disable"}
+        return database.server.dsn(**{**way, "dbname": database.name, **changes})
 
     def close(self) -> None:
-        self._closing.set()
+        """Close all connections: whoever still waits in a hole learns of it."""
+        self.closing.set()
         _shut(self._listener)
-        for one in self._sockets:
-            _shut(one)
+        for link in self._links:
+            link.shut()
 
     def _accept(self) -> None:
-        while not self._closing.is_set():
+        while not self.closing.is_set():
             try:
                 client, _ = self._listener.accept()
+                server = socket.create_connection(self._target)
             except OSError:
                 return
-            server = socket.create_connection(self._target)
             for one in (client, server):
-                one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._sockets.append(one)
-            threading.Thread(target=self._serve, args=(client, server), daemon=True).start()
+                if one.family != socket.AF_UNIX:
+                    one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            link = _Link(self, len(self._links) + 1, client, server)
+            self._links.append(link)
+            threading.Thread(target=link.serve, daemon=True).start()
 
-    def _serve(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError, EOFError):
-            while True:
+
+class _Link:
+    """One connection through the proxy; a thread for each direction."""
+
+    def __init__(
+        self, proxy: Proxy, number: int, client: socket.socket, server: socket.socket
+    ) -> None:
+        self.proxy = proxy
+        self.number = number
+        self.swallowed: set[Direction] = set()
+        self._ends = {"client": client, "server": server}
+
+    def serve(self) -> None:
+        client, server = self._ends["client"], self._ends["server"]
+        request, encrypted = b"", False
+        try:
+            while not request and not encrypted:
                 request = _exactly(client, 4)
                 request += _exactly(client, LENGTH.unpack(request)[0] - 4)
                 code = LENGTH.unpack(request[4:8])[0]
-                if code in (SSL, GSS):
+                if code == GSS:
                     client.sendall(b"N")
-                    continue
-                server.sendall(request)
-                if code == CANCEL:
-                    break
-                back = threading.Thread(
-                    target=self._carry, args=("server", server, client), daemon=True
-                )
-                back.start()
-                self._carry("client", client, server)
-                return
-        _shut(client)
-        _shut(server)
+                elif code == SSL:
+                    server.sendall(request)
+                    answer = _exactly(server, 1)
+                    client.sendall(answer)
+                    encrypted = answer == b"S"
+                if code in (SSL, GSS):
+                    request = b""
+        except (OSError, EOFError):
+            self.shut()
+            return
+        back = threading.Thread(target=self._carry, args=("server", b"", encrypted), daemon=True)
+        back.start()
+        self._carry("client", request, encrypted)
 
-    def _carry(self, sender: Direction, origin: socket.socket, target: socket.socket) -> None:
+    def shut(self, *, reset: bool = False) -> None:
+        for one in self._ends.values():
+            _shut(one, reset=reset)
+
+    def _carry(self, sender: Direction, request: bytes, encrypted: bool) -> None:
+        origin = self._ends[sender]
+        target = self._ends["client" if sender == "server" else "server"]
+        pieces = _pieces(origin) if encrypted else _messages(origin, request)
         try:
-            for frames in _frames(sender, origin):
-                self.bytes[sender] += sum(len(frame.body) + 5 for frame in frames)
+            for frames in _counted(sender, self.number, pieces):
+                self.proxy.bytes[sender] += sum(len(frame.raw) for frame in frames)
+                if sender in self.swallowed or self.proxy.dead.is_set():
+                    break
                 self._hand_on(frames, target)
         except Cut as cut:
-            self.cuts += 1
+            self.proxy.fired.append(cut.ending)
             with contextlib.suppress(OSError):
-                (target if sender == "server" else origin).sendall(cut.last)
-            for one in (origin, target):
-                _shut(one, reset=cut.reset)
+                target.sendall(cut.last)
+            if cut.ending in ("fin", "rst"):
+                self.shut(reset=cut.ending == "rst")
+                return
+            self.swallowed |= {sender} if cut.ending == "mute" else set(DIRECTIONS)
+            if cut.ending == "dead":
+                self.proxy.dead.set()
         except (OSError, EOFError):
-            for one in (origin, target):
-                _shut(one)
+            if not self.swallowed and not self.proxy.dead.is_set():
+                self.shut()
+        # In a hole: nothing is read any more, so that buffers fill, and nobody is told.
 
     def _hand_on(self, frames: list[Frame], target: socket.socket) -> None:
         """Hand on what came together; a frame by itself would cost a system call each."""
@@ -235,38 +467,65 @@ class Proxy:
         try:
             for frame in frames:
                 try:
-                    instead = self.rule(frame)
-                except _Slowly as slowly:
+                    instead = self.proxy.rule(frame)
+                except Slowly as slowly:
+                    self.proxy.fired.append("slowly")
                     target.sendall(b"".join(ready))
                     ready.clear()
                     for piece in slowly.pieces:
                         target.sendall(piece)
-                        self._closing.wait(slowly.pause)
-                else:
-                    ready.append(frame.raw if instead is None else instead)
+                        self.proxy.closing.wait(slowly.pause)
+                    continue
+                if instead is not None:
+                    self.proxy.fired.append("changed" if instead else "swallowed")
+                ready.append(frame.raw if instead is None else instead)
         finally:
             target.sendall(b"".join(ready))
 
 
-def _frames(sender: Direction, origin: socket.socket) -> Iterator[list[Frame]]:
-    """Yield the whole messages of each read."""
-    waiting = b""
-    sent = 0
+def _counted(
+    sender: Direction, link: int, pieces: Iterator[list[tuple[bytes, bytes]]]
+) -> Iterator[list[Frame]]:
+    """Make frames of kinds and bodies, each knowing what went before it."""
+    sent = rows = at = number = 0
+    for piece in pieces:
+        frames = []
+        for kind, body in piece:
+            frames.append(Frame(sender, kind, body, sent, rows, at, number, link))
+            is_data = kind == b"d"
+            sent += len(body) if is_data else 0
+            rows += is_data
+            at += len(body) + (5 if kind else 0)
+            number += 1
+        yield frames
+
+
+def _pieces(origin: socket.socket) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield what is encrypted as it comes."""
+    while data := origin.recv(1 << 18):
+        yield [(b"", data)]
+    raise EOFError
+
+
+def _messages(origin: socket.socket, request: bytes) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yield the request, then the whole messages of each read, as kind and body."""
+    if request:
+        yield [(b"", request)]
+    waiting = bytearray()
     while data := origin.recv(1 << 18):
         waiting += data
-        frames = []
+        messages = []
         position = 0
         while len(waiting) >= position + 5:
             end = position + 1 + LENGTH.unpack_from(waiting, position + 1)[0]
             if end > len(waiting):
                 break
-            kind, body = waiting[position : position + 1], waiting[position + 5 : end]
-            frames.append(Frame(sender, kind, body, sent))
-            sent += len(body) if kind == b"d" else 0
+            kind = bytes(waiting[position : position + 1])
+            messages.append((kind, bytes(waiting[position + 5 : end])))
             position = end
-        waiting = waiting[position:]
-        if frames:
-            yield frames
+        del waiting[:position]
+        if messages:
+            yield messages
     raise EOFError
 
 
@@ -344,19 +603,18 @@ def greeting_of(version: str) -> bytes:
         "integer_datetimes": "on",
         "standard_conforming_strings": "on",
     }
-    frames = [(b"R", LENGTH.pack(0))]
-    frames += [(b"S", f"{name}\0{value}\0".encode()) for name, value in facts.items()]
-    frames += [(b"K", LENGTH.pack(1) + LENGTH.pack(2)), (b"Z", b"I")]
-    return b"".join(Frame("server", kind, body, 0).raw for kind, body in frames)
+    settings = b"".join(setting(name, value) for name, value in facts.items())
+    key = said(b"K", LENGTH.pack(1) + LENGTH.pack(2))
+    return said(b"R", LENGTH.pack(0)) + settings + key + said(b"Z", b"I")
 
 
 @pytest.fixture
 def proxy() -> Iterator[Callable[..., Proxy]]:
-    """Return a maker of proxies: `proxy(database.server, rule)`."""
+    """Return a maker of proxies: `proxy(database.server, rule)`, on a unix socket in a folder."""
     with contextlib.ExitStack() as cleanup:
 
-        def make(server: object, rule: Rule = unchanged) -> Proxy:
-            made = Proxy(server.host, server.port, rule)
+        def make(server: Server, rule: Rule = unchanged, folder: Path | None = None) -> Proxy:
+            made = Proxy(server.host, server.port, rule, folder)
             cleanup.callback(made.close)
             return made
 

@@ -218,10 +218,11 @@ def _fill(found: list[launcher.Binaries], otherwise: str) -> dict[str, launcher.
 def _launch(
     stack: contextlib.ExitStack, binaries: dict[str, launcher.Binaries]
 ) -> dict[str, Server]:
-    return {side: _launch_one(stack, side, binaries[side]) for side in SIDES}
+    return {side: launch_one(stack, side, binaries[side]) for side in SIDES}
 
 
-def _launch_one(stack: contextlib.ExitStack, side: str, binaries: launcher.Binaries) -> Server:
+def launch_one(stack: contextlib.ExitStack, side: str, binaries: launcher.Binaries) -> Server:
+    """Start a server of our own, until the stack ends. Raises Broken."""
     settings = {"max_connections": "200", "max_prepared_transactions": "5"}
     try:
         launched = stack.enter_context(

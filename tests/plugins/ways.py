@@ -1,0 +1,251 @@
+"""`way`: each way in which the bytes may go between two servers, with a pair of databases for it.
+
+`tcp` and `unix` are sockets of the suite's own servers, `libpq` goes through libpq on them, `tls`
+is a pair that encrypts. Every way has a table of its own, so that they can be tried at once.
+"""
+
+import contextlib
+import functools
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import pytest
+
+import copypipe
+from copypipe import Transferred
+from plugins.command import EMPTY, no_backends
+from plugins.databases import Database, fresh
+from plugins.proxy import Proxy, Rule, unchanged
+from plugins.servers import Servers
+
+T = TypeVar("T")
+
+NAMES = ("tcp", "unix", "tls", "libpq")
+PLAIN = ("tcp", "unix", "libpq")
+"""Those whose messages a proxy can read."""
+
+# What the dest holds before a copy, and after one that failed.
+OLD = "SELECT -g AS id, 'old ' || g AS body FROM generate_series(1, 5) AS g"
+
+
+@dataclass
+class Way:
+    """A way from `source` to `dest`: TABLE (id int, body text), which has some old rows there."""
+
+    name: str
+    source: Database
+    dest: Database
+    _proxy: Callable[..., Proxy]
+    _folders: contextlib.ExitStack
+    _proxies: dict[str, Proxy] = field(default_factory=dict)
+    before: str = ""
+
+    def __post_init__(self) -> None:
+        # Not compressed: a row of zeros would be no large row to the dest.
+        for database in (self.source, self.dest):
+            database.execute(
+                f"CREATE TABLE {self.table} (id int, body text);"
+                f"ALTER TABLE {self.table} ALTER body SET STORAGE EXTERNAL"
+            )
+        self.dest.execute(f"INSERT INTO {self.table} {OLD}")
+        self.before = self.dest.digest(self.table, "id")
+
+    @property
+    def table(self) -> str:
+        return f"public.{self.name}"
+
+    @property
+    def carried(self) -> str:
+        """What copypipe calls it."""
+        return {"tcp": "socket", "unix": "socket"}.get(self.name, self.name)
+
+    @property
+    def transport(self) -> str:
+        """What copypipe is asked for."""
+        return "libpq" if self.name == "libpq" else "auto"
+
+    def between(self, side: str, rule: Rule = unchanged) -> Proxy:
+        """Put a proxy between copypipe and a side."""
+        server = getattr(self, side).server
+        folder = None
+        if self.name == "unix":
+            # Not pytest's own: the path of a socket has a low limit.
+            folder = Path(self._folders.enter_context(tempfile.TemporaryDirectory(prefix="cp-")))
+        self._proxies[side] = self._proxy(server, rule, folder)
+        return self._proxies[side]
+
+    def direct(self) -> None:
+        """Go without a proxy again."""
+        self._proxies.clear()
+
+    def dsn(self, side: str) -> str:
+        """Return how to connect to a side by this way."""
+        database = getattr(self, side)
+        sslmode = "require" if self.name == "tls" else "disable"
+        if side in self._proxies:
+            return self._proxies[side].dsn(database, sslmode=sslmode)
+        more = {"host": str(database.server.socket_dir)} if self.name == "unix" else {}
+        return database.server.dsn(dbname=database.name, sslmode=sslmode, **more)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Return what tells a command where both sides are."""
+        return {"COPYPIPE_SOURCE": self.dsn("source"), "COPYPIPE_DEST": self.dsn("dest")}
+
+    def copy(self, query: str, **options: Any) -> Transferred:
+        """Copy what a query of the source returns, in the place of all that the dest has."""
+        chosen = {"transport": self.transport, "all": True, "yes": True, **options}
+        sides = {side: self.dsn(side) for side in ("source", "dest")}
+        return copypipe.copy(self.table, query=query, **{**sides, **chosen})
+
+    def words(self, query: str, *more: str) -> tuple[str, ...]:
+        """Return the same as words of the command line."""
+        transport = ("--transport", self.transport)
+        return ("copy", self.table, "--query", query, "--all", "--yes", *transport, *more)
+
+    def trigger(self, body: str, when: str = "BEFORE INSERT", each: str = "ROW") -> None:
+        """Have the dest do something with each row, or for the whole statement."""
+        name = f"hit_{self.name}"
+        self.dest.execute(
+            f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS"
+            f" $$ BEGIN {body} END $$;"
+            f"CREATE TRIGGER hit {when} ON {self.table} FOR EACH {each}"
+            f" EXECUTE FUNCTION public.{name}()"
+        )
+
+    def assert_unchanged(self) -> None:
+        """Fail unless the dest is what it was, and nobody of ours is left."""
+        no_backends(self.source, self.dest)
+        assert self.dest.digest(self.table, "id") == self.before
+
+    def assert_copied(self, query: str) -> None:
+        """Fail unless the dest is what the query returns; rows may be large."""
+        no_backends(self.source, self.dest)
+        # Without what the body is made of: it would be another 40 MB of Python.
+        digest = "SELECT id, md5(body), octet_length(body) FROM {} AS rows ORDER BY id"
+        expected = self.source.text(digest.format(f"({query})"))
+        assert self.dest.text(digest.format(self.table)) == expected
+
+
+# --- several at once ------------------------------------------------------------------------------
+
+
+class Begun(Generic[T]):
+    """A call in a thread of its own, which ends with the process at the latest."""
+
+    def __init__(self, call: Callable[[], T]) -> None:
+        self._call = call
+        self._outcome: list[T | BaseException] = []
+        self.seconds = 0.0
+        self.cpu = 0.0
+        """Seconds of CPU that the thread took."""
+        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        began, worked = time.monotonic(), time.thread_time()
+        try:
+            outcome: T | BaseException = self._call()
+        except BaseException as error:  # noqa: BLE001 - raised again, or looked at, by who waits
+            outcome = error
+        self.seconds, self.cpu = time.monotonic() - began, time.thread_time() - worked
+        self._outcome.append(outcome)
+
+    @property
+    def running(self) -> bool:
+        return not self._outcome
+
+    def error(self, seconds: float = 20.0) -> BaseException | None:
+        """Return what it raised, None where it returned; fail if it does not end in time."""
+        outcome = self._end(seconds)
+        return outcome if isinstance(outcome, BaseException) else None
+
+    def result(self, seconds: float = 20.0) -> T:
+        """Return what it returned; raise what it raised."""
+        outcome = self._end(seconds)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+    def _end(self, seconds: float) -> T | BaseException:
+        self._thread.join(seconds)
+        if not self._outcome:
+            pytest.fail(f"still at it after {seconds} s")
+        return self._outcome[0]
+
+
+def at_once(ways: list[Way], call: Callable[[Way], T], seconds: float = 20.0) -> dict[str, T]:
+    """Return what the call returns for each way; raise what it raises for one."""
+    begun = {way.name: Begun(functools.partial(call, way)) for way in ways}
+    return {name: one.result(seconds) for name, one in begun.items()}
+
+
+# --- the fixtures ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def shared_tls(tls_servers: Servers) -> Iterator[dict[str, Database]]:
+    """Yield a pair of databases on the servers that encrypt, for a module."""
+    with contextlib.ExitStack() as stack:
+        make = contextlib.contextmanager(fresh)
+        servers = {"source": tls_servers.source, "dest": tls_servers.dest}
+        yield {
+            side: stack.enter_context(make(server, "template0")) for side, server in servers.items()
+        }
+
+
+class _Maker:
+    """Makes ways, each pair of databases emptied once a test."""
+
+    def __init__(self, request: pytest.FixtureRequest, folders: contextlib.ExitStack) -> None:
+        self._request = request
+        self._folders = folders
+
+    def make(self, name: str) -> Way:
+        source, dest = self._tls() if name == "tls" else self._own()
+        if name == "unix" and source.server.socket_dir is None:
+            pytest.skip("the sockets of these servers are out of reach")
+        return Way(name, source, dest, self._request.getfixturevalue("proxy"), self._folders)
+
+    def _own(self) -> tuple[Database, Database]:
+        return tuple(map(self._request.getfixturevalue, ("kept_source", "kept_dest")))
+
+    def _tls(self) -> tuple[Database, Database]:
+        pair = self._request.getfixturevalue("shared_tls")
+        for database in pair.values():
+            database.execute(EMPTY)
+        return pair["source"], pair["dest"]
+
+
+@pytest.fixture
+def make_way(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Way]]:
+    """Return a maker of ways by name; skips the test where there is no such way."""
+    with contextlib.ExitStack() as folders:
+        yield _Maker(request, folders).make
+
+
+@pytest.fixture(params=NAMES)
+def way(request: pytest.FixtureRequest, make_way: Callable[[str], Way]) -> Way:
+    """Return each way in turn."""
+    return make_way(request.param)
+
+
+@pytest.fixture(params=PLAIN)
+def plain_way(request: pytest.FixtureRequest, make_way: Callable[[str], Way]) -> Way:
+    """Return each way in turn whose messages a proxy can read."""
+    return make_way(request.param)
+
+
+@pytest.fixture
+def ways(make_way: Callable[[str], Way]) -> list[Way]:
+    """Return all ways that there are, to be tried at once: where something waits, it costs one."""
+    found = []
+    for name in NAMES:
+        with contextlib.suppress(pytest.skip.Exception):
+            found.append(make_way(name))
+    return found
