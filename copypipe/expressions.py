@@ -36,7 +36,7 @@ STEADY = frozenset(
 # Words that a date or time type reads as the moment ("Special Date/Time Inputs").
 _MOMENT = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
 
-_LATER = re.compile(r"'(?:[^']|'')*'::(?:text|character varying)\)::(?:date|time)", re.IGNORECASE)
+_LATER = re.compile(r"'(?:[^']|'')*'::(?:text|cstring|character varying)\)::(?:date|time)")
 
 # Tokens of a printed expression; names that need no quotes are in lower case.
 _TOKEN = re.compile(
