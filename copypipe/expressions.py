@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Words of SQL whose value is the moment, the role or the database ("Functions" in the
 # documentation: date/time and session information).
@@ -122,8 +123,13 @@ def mentions(printed: str) -> Mentions:
 
 def bare(printed: str, table: str) -> str:
     """Return a printed condition without the table's name, to be compared with another side's."""
-    quoted = '"' + table.replace('"', '""') + '"'
-    return printed.replace(f"{quoted}.", "").replace(f"{table}.", "")
+    tokens = list(_TOKEN.finditer(printed))
+    kept, start = [], 0
+    for token, following in pairwise(tokens):
+        if _name(token) == table and following[0] == ".":
+            kept.append(printed[start : token.start()])
+            start = following.end()
+    return "".join(kept) + printed[start:]
 
 
 def folded_moments(written: str, printed: str) -> list[str]:

@@ -184,15 +184,34 @@ def test_conditions_in_all_spellings(
         assert done.out.endswith(f"  deleted {len(ids)}, copied {len(ids)}\n")
 
 
-def test_where_into_a_table_of_another_name(words: Words, source: Database, dest: Database) -> None:
-    table_of(source, "1 new 04-28, 2 new 04-29")
+@pytest.mark.parametrize(
+    "condition",
+    ["id = 2", "note <> 's.t'", "note <> 't.csv' AND note <> 'x s.y' AND id = 2"],
+    ids=["plain", "a literal like a column", "literals like both tables"],
+)
+def test_where_into_a_table_of_another_name(
+    words: Words, source: Database, dest: Database, condition: str
+) -> None:
+    table_of(source, "2 new 04-29")
     source.execute("ALTER TABLE public.t RENAME TO s")
-    table_of(dest, "1 old 04-28, 2 old 04-29")
+    table_of(dest, "2 old 04-29")
 
-    done = words("copy", "s", "--into", "t", "--where", "id = 2")
+    done = words("copy", "s", "--into", "t", "--where", condition)
 
     assert done.code == 0, done.err
-    assert rows_of(dest) == ["1 old 04-28", "2 new 04-29"]
+    assert rows_of(dest) == ["2 new 04-29"]
+
+
+def test_where_into_a_table_of_another_name_knows_neither_name(
+    words: Words, source: Database, dest: Database
+) -> None:
+    table_of(source, "2 new 04-29")
+    source.execute("ALTER TABLE public.t RENAME TO s")
+    table_of(dest, "2 old 04-29")
+
+    for name in ("s", "t", "public.t"):
+        run = words("copy", "s", "--into", "t", "--where", f"{name}.id = 2")
+        assert_refused(run, 6, "the condition cannot be used\n.*\nHINT:  Name columns alone")
 
 
 def test_where_names_columns_that_need_quotes(

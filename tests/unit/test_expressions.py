@@ -2,7 +2,7 @@
 
 import pytest
 
-from copypipe.expressions import folded_moments, may_read_tables, mentions
+from copypipe.expressions import bare, folded_moments, may_read_tables, mentions
 
 
 @pytest.mark.parametrize(
@@ -120,3 +120,21 @@ def test_words_that_were_read_as_dates(written: str, printed: str, found: list[s
 )
 def test_lookups(written: str, may: bool) -> None:
     assert may_read_tables(written) is may
+
+
+@pytest.mark.parametrize(
+    ("printed", "table", "left"),
+    [
+        (
+            "((t.id = 1) AND (t.note <> 't.csv'::text))",
+            "t",
+            "((id = 1) AND (note <> 't.csv'::text))",
+        ),
+        ('("My t"."id" = 1)', "My t", '("id" = 1)'),
+        ("true", "t", "true"),
+    ],
+)
+def test_a_condition_is_compared_without_the_name_of_its_table(
+    printed: str, table: str, left: str
+) -> None:
+    assert bare(printed, table) == left
