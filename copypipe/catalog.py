@@ -168,7 +168,7 @@ def _columns(session: Session, outputs: Sequence[Output]) -> list[Column]:
             type_kind=type_kind,
             element_oid=element_oid,
             binary=binary,
-            sorted_by_database=False,
+            sorting=None,
             not_null=False,
             generated=False,
             has_default=False,
@@ -185,9 +185,9 @@ class Printed:
     subqueries: bool
 
 
-def printed(session: Session, of: Table, columns: Sequence[str], text: str) -> Printed:
-    """Return a condition over those columns of a table as the planner prints it."""
-    row = session.fetch_one(expressions.printed(of.schema, of.name, columns, text))
+def printed(session: Session, table: str, columns: Sequence[Column], text: str) -> Printed:
+    """Return a condition over those columns as the planner prints it; no table is looked at."""
+    row = session.fetch_one(expressions.printed(table, columns, text))
     top = row[0][0]["Plan"]
     inner = {child.get("Parent Relationship") for child in top.get("Plans", ())}
     return Printed(str(top["Output"][0]), subqueries=bool({"SubPlan", "InitPlan"} & inner))

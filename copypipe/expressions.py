@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 # Words of SQL whose value is the moment, the role or the database ("Functions" in the
 # documentation: date/time and session information).
@@ -35,6 +36,8 @@ STEADY = frozenset(
 
 # Words that a date or time type reads as the moment ("Special Date/Time Inputs").
 _MOMENT = re.compile(r"\b(?:now|today|tomorrow|yesterday)\b", re.IGNORECASE)
+
+_LATER = re.compile(r"'(?:[^']|'')*'::(?:text|cstring|character varying)\)::(?:date|time)")
 
 # Tokens of a printed expression; names that need no quotes are in lower case.
 _TOKEN = re.compile(
@@ -94,6 +97,8 @@ def mentions(printed: str) -> Mentions:
         if before == "::":
             if qualified:
                 types.add(full)
+        elif token["word"] and name in _OF_THE_MOMENT and not qualified:
+            moments.add(name)
         elif texts[last + 1 : last + 2] == ["("]:
             if name == "OPERATOR":
                 operators.add((_name(tokens[place + 2]) or "", texts[place + 4]))
@@ -105,8 +110,6 @@ def mentions(printed: str) -> Mentions:
                 sorted_.add(own)
         elif qualified:
             whole_row |= texts[last : last + 1] == ["*"]
-        elif token["word"] and name in _OF_THE_MOMENT:
-            moments.add(name)
     return Mentions(
         frozenset(columns),
         frozenset(calls),
@@ -118,11 +121,24 @@ def mentions(printed: str) -> Mentions:
     )
 
 
+def bare(printed: str, table: str) -> str:
+    """Return a printed condition without the table's name, to be compared with another side's."""
+    tokens = list(_TOKEN.finditer(printed))
+    kept, start = [], 0
+    for token, following in pairwise(tokens):
+        if _name(token) == table and following[0] == ".":
+            kept.append(printed[start : token.start()])
+            start = following.end()
+    return "".join(kept) + printed[start:]
+
+
 def folded_moments(written: str, printed: str) -> list[str]:
     """Return the words such as 'today' that were read as a date when the condition was parsed.
 
-    They stand in what the user wrote, and no more in what the planner printed.
+    They stand in what the user wrote, and no more in what the planner printed, or there in a text
+    that is turned into a date later.
     """
+    printed = _LATER.sub("", printed)
     words = [word.lower() for word in _MOMENT.findall(written)]
     left = [word.lower() for word in _MOMENT.findall(printed)]
     return sorted({f"'{word}'" for word in words if words.count(word) > left.count(word)})

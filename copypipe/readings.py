@@ -14,7 +14,7 @@ from dataclasses import replace
 from copypipe import catalog
 from copypipe.catalog import Printed, Server
 from copypipe.errors import CopypipeError, PlanRefused
-from copypipe.expressions import Mentions, folded_moments, mentions
+from copypipe.expressions import Mentions, bare, folded_moments, mentions
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies
 from copypipe.statements import expressions as asking
@@ -113,28 +113,38 @@ def check_condition(
     It must be one expression over the columns that are copied as they are, and nothing else: then
     the rows for which it holds at the dest are copies of those for which it holds at the source.
     """
-    plain = {dest.name: dest for source, dest in columns if source.expression is None}
-    names = list(plain)
-    used: set[str] = set()
-    by_letters: set[str] = set()
-    for session, table, _ in sides:
-        with _refusing("the condition", _condition_hints(names)):
+    plain = {dest.name: (source, dest) for source, dest in columns if source.expression is None}
+    found: list[Mentions] = []
+    read: list[str] = []
+    for number, (session, table, _) in enumerate(sides):
+        seen = [pair[number] for pair in plain.values()]
+        with _refusing("the condition", _condition_hints(plain)):
             _check_alone(session, text)
-            session.describe(asking.condition(table.schema, table.name, names, text))
-            printed = catalog.printed(session, table, names, text)
-        found = _check_meaning(session, text, printed)
-        used |= found.columns
-        by_letters |= found.sorted
-    by_letters = {name for name in by_letters if plain[name].sorted_by_database}
-    sortings = {server.sorting for *_, server in sides}
-    if by_letters and len(sortings) > 1:
+            session.describe(asking.condition(table.name, seen, text))
+            printed = catalog.printed(session, table.name, seen, text)
+        found.append(_check_meaning(session, text, printed))
+        read.append(bare(printed.text, table.name))
+    if len(set(read)) > 1:
         raise PlanRefused(
-            f"the condition sorts or folds text, which the two sides do differently: "
-            f"{', '.join(sorted(by_letters))}",
-            detail=f"Their rules: {'; '.join(sorted(sortings))}.",
-            hint='Compare by the bytes: COLLATE "C".',
+            "the condition is not read alike by the two sides",
+            detail=f"The source reads {read[0]}, the dest {read[1]}.",
+            hint="Write the values themselves.",
         )
-    return frozenset(used)
+    used = frozenset().union(*(each.columns for each in found))
+    by_letters = frozenset().union(*(each.sorted for each in found))
+    for name in sorted(by_letters):
+        rules = [_rules(of, server) for of, (*_, server) in zip(plain[name], sides, strict=True)]
+        if len(set(rules)) > 1:
+            raise PlanRefused(
+                f"the condition sorts or folds {name}, which the two sides do differently",
+                detail=f"By {rules[0]} at the source, by {rules[1]} at the dest.",
+                hint='Compare by the bytes: COLLATE "C".',
+            )
+    return used
+
+
+def _rules(column: Column, server: Server) -> str | None:
+    return f"database {server.sorting}" if column.sorting == "database" else column.sorting
 
 
 def _check_meaning(session: Session, text: str, printed: Printed) -> Mentions:

@@ -44,8 +44,8 @@ class Column:
     """Type of an array's elements, else 0."""
     binary: bool
     """The type has both a send and a receive function."""
-    sorted_by_database: bool
-    """Of a type that is sorted and folded by the default collation of its database."""
+    sorting: str | None
+    """The collation that sorts and folds its text, "database" for the database's; None for none."""
     not_null: bool
     generated: bool
     """GENERATED ALWAYS AS (expression), stored or virtual. Identity columns are not."""

@@ -101,7 +101,7 @@ def _transferred(
     if table.has_triggers:
         dest.execute(copies.run_deferred_triggers())
         _count(plan, dest, relayed.rows)
-    elif isinstance(plan.slice, Where):
+    elif isinstance(plan.slice, Where) and table.rights.select:  # which a system column asks for
         _count_own(plan, dest, relayed.rows)
     _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
     if not request.notices:

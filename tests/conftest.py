@@ -6,6 +6,7 @@ pytest_plugins = (
     "plugins.servers",
     "plugins.databases",
     "plugins.command",
+    "plugins.rows",
     "plugins.proxy",
     "plugins.tls",
     "plugins.ways",

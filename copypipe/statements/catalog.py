@@ -73,7 +73,11 @@ def columns(oid: int) -> Composed:
         """
         SELECT a.attname, a.attnum, a.atttypid::int8, a.atttypmod,
                pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name, {facts},
-               a.attcollation::oid = 100 AS sorted_by_database,
+               CASE WHEN a.attcollation::oid = 100 THEN 'database'
+                    ELSE (SELECT pg_catalog.concat_ws(' ', co.collname, co.collprovider,
+                                                      co.collversion)
+                            FROM pg_catalog.pg_collation co WHERE co.oid = a.attcollation)
+               END AS sorting,
                a.attnotnull, a.attgenerated <> '' AS generated,
                a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL AS has_default,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
 from copypipe.expressions import Name
-from copypipe.tables import Query, Relation
+from copypipe.tables import Column, Query, Relation
 
 
 def within_parentheses(text: str) -> Composed:
@@ -63,28 +63,29 @@ def per_row(relation: Relation, expression: str) -> Composed:
     )
 
 
-def condition(schema: str, table: str, columns: Sequence[str], text: str) -> Composed:
+def condition(table: str, columns: Sequence[Column], text: str) -> Composed:
     """Have a condition parsed where it sees those columns of the table and nothing else."""
-    return SQL("SELECT FROM {} WHERE {}").format(
-        _only(schema, table, columns), within_parentheses(text)
-    )
+    return SQL("SELECT FROM {} WHERE {}").format(_only(table, columns), within_parentheses(text))
 
 
-def printed(schema: str, table: str, columns: Sequence[str], text: str) -> Composed:
-    """Have the planner print the same condition.
-
-    As a value, since of a condition in WHERE it would make joins. OFFSET 0 keeps it apart from
-    what the table is (a view has conditions too).
-    """
+def printed(table: str, columns: Sequence[Column], text: str) -> Composed:
+    """Have the planner print the same condition: as a value, since of WHERE it would make joins."""
     return SQL("EXPLAIN (VERBOSE, COSTS OFF, FORMAT JSON) SELECT {} FROM {}").format(
-        within_parentheses(text), _only(schema, table, columns)
+        within_parentheses(text), _only(table, columns)
     )
 
 
-def _only(schema: str, table: str, columns: Sequence[str]) -> Composed:
-    return SQL("(SELECT {} FROM {} OFFSET 0) AS {}").format(
-        SQL(", ").join(map(Identifier, columns)), Identifier(schema, table), Identifier(table)
-    )
+def _only(table: str, columns: Sequence[Column]) -> Composed:
+    """Return a row of the columns' types in the table's place, which needs no rights and no lock.
+
+    OFFSET 0 keeps the planner from putting the NULLs into the condition. The types are as
+    format_type() prints them.
+    """
+    nulls = [
+        SQL("NULL::{} AS {}").format(SQL(column.type_name), Identifier(column.name))
+        for column in columns
+    ]
+    return SQL("(SELECT {} OFFSET 0) AS {}").format(SQL(", ").join(nulls), Identifier(table))
 
 
 def unsteady(calls: Iterable[tuple[Name, int]], steady: Iterable[str]) -> Composed:

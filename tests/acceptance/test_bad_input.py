@@ -1,6 +1,5 @@
 """What is wrong is said in three parts, with the documented exit code, and nothing is changed."""
 
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -8,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from plugins.canary import CANARY
-from plugins.command import Command, Run, Words, no_backends, users
+from plugins.command import Command, Words, no_backends, users
 from plugins.databases import Database
 from plugins.proxy import HOST, Impostor, greeting_of
+from plugins.rows import assert_refused, contents
 
 DAY = "users --day 2018-04-29"
 
@@ -18,35 +18,6 @@ DAY = "users --day 2018-04-29"
 QUICK = 0.5
 # With the interpreter, typer and a busy machine.
 QUICK_PROCESS = 3.0
-
-
-def assert_refused(run: Run, code: int, message: str) -> None:
-    """Check the exit code and the three parts, each on a line of its own at the end of stderr."""
-    assert (run.code, run.out) == (code, ""), run.err
-    lines = run.err.splitlines()
-    start = next((n for n, line in enumerate(lines) if line.startswith("ERROR:  ")), None)
-    assert start is not None, run.err
-    assert re.search(message, "\n".join(lines[start:])), run.err
-    labels = [line.split(":  ")[0] for line in lines[start:]]
-    assert labels in (
-        ["ERROR"],
-        ["ERROR", "DETAIL"],
-        ["ERROR", "HINT"],
-        ["ERROR", "DETAIL", "HINT"],
-    ), run.err
-    assert "Traceback" not in run.err
-    # The primary message is one sentence without a period, as in PostgreSQL's style guide.
-    assert not lines[start].endswith("."), run.err
-
-
-def contents(database: Database) -> dict[str, bytes]:
-    """Return every row of every table of a user."""
-    tables = database.fetch(
-        "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c"
-        " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'"
-        " AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
-    )
-    return {name: database.text(f"SELECT * FROM ONLY {name} ORDER BY 1") for (name,) in tables}
 
 
 # --- words alone ----------------------------------------------------------------------------------
@@ -89,6 +60,45 @@ WORDS = {
     "no name at the dest": (f"{DAY} --into ''", "the table has no name"),
     "no slice column": (f"{DAY} --by ''", "the slice column has no name"),
     "TRUNCATE for a day": (f"{DAY} --clear truncate", "--clear truncate removes every row"),
+    "TRUNCATE for a condition": (
+        "users --where true --clear truncate",
+        "--clear truncate removes every row, and the slice is a part of the table",
+    ),
+    "no condition": ("users --where ''", "the condition is empty"),
+    "a blank condition": (f"{DAY} --where ' '", "the condition is empty"),
+    "all and a condition": (
+        "users --all --where true",
+        "--all and --where were both given\nHINT:  Leave --all out",
+    ),
+    "a query without a range": ("users --query 'SELECT 1'", "which rows\\? No slice was given"),
+    "no query": ("users --all --query ''", "the query is empty"),
+    "a query and a condition": (
+        f"{DAY} --query 'SELECT 1' --where true",
+        "--where and --query were both given\nHINT:  Put the condition into the query",
+    ),
+    "a query and a condition alone": (
+        "users --query 'SELECT 1' --where true",
+        "--where and --query were both given",
+    ),
+    "a query and another table": (
+        f"{DAY} --query 'SELECT 1' --into copied",
+        "--into and --query were both given\nHINT:  With --query, TABLE is the dest's",
+    ),
+    "a column that nothing computes": (
+        f"{DAY} --column email",
+        "not a computed column: 'email'\nHINT:  Write name=expression",
+    ),
+    "a column without a name": (f"{DAY} --column =md5(email)", "not a computed column: '=md5"),
+    "a column of nothing": (f"{DAY} --column email=", "the expression of 'email' is empty"),
+    "no size": (
+        f"{DAY} --rate-limit fast",
+        "not a size: 'fast'\nHINT:  Write it as PostgreSQL does: 500kB, 50MB, 1GB",
+    ),
+    "a size without its unit": (f"{DAY} --rate-limit 50", "not a size: '50'"),
+    "a size of another unit": (f"{DAY} --rate-limit 50mb/s", "not a size: '50mb/s'"),
+    "a negative size": (f"{DAY} --rate-limit=-1MB", "not a size: '-1MB'"),
+    "no rate": (f"{DAY} --rate-limit 0MB", "cannot copy at 0 bytes a second"),
+    "a rate of weeks": (f"{DAY} --rate-limit 1B", "cannot copy at 1 bytes a second\nHINT: .*1kB"),
 }
 
 

@@ -3,52 +3,20 @@
 import json
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from plugins.canary import CANARY
-from plugins.command import Command, Words, add_users, no_backends, users
+from plugins.command import EXECUTABLE, Command, Run, Words, add_users, no_backends, users
 from plugins.databases import Database
+from plugins.rows import rows_of, table_of, written
 
 DAY = ("copy", "users", "--day", "2018-04-29")
 
 
 # --- rows in, rows out ----------------------------------------------------------------------------
-#
-# A row is written "ID NOTE TIME"; the time is of 2018, in UTC: 04-29 or 04-29T10:30, or null or
-# infinity.
-
-
-def table_of(database: Database, rows: str) -> None:
-    database.execute(
-        "CREATE TABLE public.t (id int PRIMARY KEY, note text, created_at timestamptz)"
-    )
-    for row in filter(None, map(str.strip, rows.split(","))):
-        number, note, time = row.split()
-        special = {"null": None, "infinity": "infinity", "-infinity": "-infinity"}
-        database.execute(
-            "INSERT INTO public.t VALUES (%s, %s, %s)",
-            [int(number), note, special.get(time, f"2018-{time}Z")],
-        )
-
-
-def rows_of(database: Database) -> list[str]:
-    text = database.text(
-        "SELECT id, note, replace(replace(to_char(created_at, 'MM-DD\"T\"HH24:MI'), 'T00:00', ''),"
-        " '', '') , created_at FROM public.t ORDER BY id"
-    )
-    rows = []
-    for line in text.decode().splitlines():
-        number, note, short, full = line.split("\t")
-        time = {"\\N": "null", "infinity": full, "-infinity": full}.get(full, short)
-        rows.append(f"{number} {note} {time}")
-    return rows
-
-
-def written(rows: str) -> list[str]:
-    return [row.strip() for row in rows.split(",") if row.strip()]
-
 
 THREE_DAYS = "1 a 04-28, 2 b 04-29, 3 c 04-29T23:59, 4 d 04-30"
 
@@ -883,3 +851,78 @@ def test_what_a_slice_brings_is_what_the_source_had_when_it_began(
     add_users(source, 1, rows=1, first="2018-04-29", offset=500)
     assert run(*DAY).out.endswith("deleted 11, copied 12\n")
     assert _digests(dest) == _digests(source)
+
+
+# --- in a script ----------------------------------------------------------------------------------
+
+NIGHTLY = """\
+#!/bin/sh
+# Copies the days named, and says what became of each.
+set -eu
+for day in "$@"; do
+    code=0
+    line=$(copypipe copy t --day "$day" --fail-on-empty --progress none 2>errors) || code=$?
+    if [ "$code" = 6 ] && grep -q 'the source has no row' errors; then
+        echo "$day: emptied by hand"
+        code=0
+        line=$(copypipe copy t --day "$day" --allow-empty --progress none 2>errors) || code=$?
+    fi
+    case $code in
+    0) ;;
+    9) echo "$day: not there yet"; continue ;;
+    *) cat errors >&2; exit "$code" ;;
+    esac
+    deleted=${line##*deleted }
+    deleted=${deleted%%,*}
+    copied=${line##*copied }
+    echo "$day: $((copied - deleted)) rows more ($deleted, $copied)"
+done
+"""
+
+
+def scripted(run: Command, folder: Path, *days: str) -> Run:
+    script = folder / "nightly.sh"
+    script.write_text(NIGHTLY)
+    env = {**run.base, "PATH": f"{EXECUTABLE.parent}:{run.base['PATH']}"}
+    done = subprocess.run(
+        ["/bin/sh", "-eu", str(script), *days],
+        env=env,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    run.check(done.stdout + done.stderr)
+    return Run(done.returncode, done.stdout, done.stderr, 0)
+
+
+def test_a_script_reads_counts_and_exit_codes(
+    run: Command, source: Database, dest: Database, tmp_path: Path
+) -> None:
+    table_of(source, "1 a 04-28, 2 b 04-28, 3 c 04-28T10:00")
+    table_of(dest, "1 old 04-28, 7 old 04-30, 8 old 04-30")
+
+    done = scripted(run, tmp_path, "2018-04-28", "2018-04-29", "2018-04-30")
+
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines() == [
+        "2018-04-28: 2 rows more (1, 3)",
+        "2018-04-29: not there yet",
+        "2018-04-30: emptied by hand",
+        "2018-04-30: -2 rows more (2, 0)",
+    ]
+    assert rows_of(dest) == rows_of(source)
+
+
+def test_a_script_stops_at_any_other_failure(
+    run: Command, source: Database, dest: Database, tmp_path: Path
+) -> None:
+    table_of(source, "1 a 04-28")
+    dest.execute("CREATE TABLE public.t (id int, note bytea, created_at timestamptz)")
+
+    done = scripted(run, tmp_path, "2018-04-28", "2018-04-29")
+
+    assert (done.code, done.out) == (6, "")
+    assert "note: text at the source, bytea at the dest" in done.err

@@ -22,6 +22,9 @@ NEXT_DAY = {"day": "2018-04-30"}
 AROUND = {"start": "2018-04-28", "stop": "2018-05-01"}
 HOURS = {"start": "2018-04-29T06:00", "stop": "2018-04-29T18:00"}
 ALL = {"all": True, "yes": True}
+# Two conditions of one day have a row in common or have none: nobody can tell.
+WHERE = {"where": "id >= 0"}
+OTHER_WHERE = {"where": "id < 0 OR name <> ''"}
 
 # Long enough to be sure that a run that may not go on does not.
 A_WHILE = 0.4
@@ -93,6 +96,13 @@ OVERLAPPING = {
     "a day, all": (DAY, ALL),
     "all, a day": (ALL, DAY),
     "a range of years, a day": ({"start": "2000-01-01", "stop": "2030-01-01"}, DAY),
+    "a condition, a day": (WHERE, DAY),
+    "a day, a condition": (DAY, WHERE),
+    "a condition, another": (WHERE, OTHER_WHERE),
+    "a condition, another within a day": (WHERE, {**DAY, **OTHER_WHERE}),
+    "a condition within a day, the day": ({**DAY, **WHERE}, DAY),
+    "a day, a condition within it": (DAY, {**DAY, **WHERE}),
+    "a condition within a day, another": ({**DAY, **WHERE}, {**DAY, **OTHER_WHERE}),
 }
 
 
@@ -143,6 +153,8 @@ ASIDE = {
         {**DAY, "timezone": "Asia/Kolkata"},
         {**NEXT_DAY, "timezone": "Asia/Kolkata"},
     ),
+    "the next day, conditions within both": ({**DAY, **WHERE}, {**NEXT_DAY, **WHERE}),
+    "the next day, a condition within one": ({**DAY, **WHERE}, NEXT_DAY),
     "the hours after": (
         HOURS,
         {"start": "2018-04-29T18:00", "stop": "2018-04-29T20:00"},
@@ -190,6 +202,18 @@ def test_busy_slice_names_who_holds_it(sides: Sides, wait_lock: float) -> None:
     holder.close()
     assert running.result(20).rows == 24
     assert sides.copy(**AROUND, wait_lock=0).rows == 72
+
+
+def test_a_condition_alone_holds_the_whole_table(sides: Sides) -> None:
+    running, holder = sides.hold("NEW.id = 1000012", **WHERE)
+
+    for other in (DAY, NEXT_DAY, OTHER_WHERE, {**NEXT_DAY, **WHERE}):
+        with pytest.raises(SliceBusy) as caught:
+            sides.copy(**other, wait_lock=0)
+        assert caught.value.exit_code == 11
+
+    holder.close()
+    assert running.result(20).rows == 72
 
 
 def test_a_run_that_waited_brings_what_the_source_has_now(sides: Sides) -> None:

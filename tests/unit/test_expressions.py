@@ -2,7 +2,7 @@
 
 import pytest
 
-from copypipe.expressions import folded_moments, may_read_tables, mentions
+from copypipe.expressions import bare, folded_moments, may_read_tables, mentions
 
 
 @pytest.mark.parametrize(
@@ -106,6 +106,7 @@ def test_columns_that_are_sorted_or_folded(printed: str, columns: set[str]) -> N
         ("d = ANY('{today,yesterday}')", "(t.d = ANY ('{}'::date[]))", ["'today'", "'yesterday'"]),
         ("note = 'now'", "(t.note = 'now'::text)", []),
         ("note = 'now' and d = 'now'", "((t.note = 'now'::text) AND (t.d = '2026'))", ["'now'"]),
+        ("d < 'now'::text::date", "(t.d < ('now'::cstring)::date)", ["'now'"]),
         ("know = 'nowhere'", "(t.know = 'nowhere'::text)", []),
     ],
 )
@@ -119,3 +120,21 @@ def test_words_that_were_read_as_dates(written: str, printed: str, found: list[s
 )
 def test_lookups(written: str, may: bool) -> None:
     assert may_read_tables(written) is may
+
+
+@pytest.mark.parametrize(
+    ("printed", "table", "left"),
+    [
+        (
+            "((t.id = 1) AND (t.note <> 't.csv'::text))",
+            "t",
+            "((id = 1) AND (note <> 't.csv'::text))",
+        ),
+        ('("My t"."id" = 1)', "My t", '("id" = 1)'),
+        ("true", "t", "true"),
+    ],
+)
+def test_a_condition_is_compared_without_the_name_of_its_table(
+    printed: str, table: str, left: str
+) -> None:
+    assert bare(printed, table) == left

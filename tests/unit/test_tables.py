@@ -19,7 +19,7 @@ def column(name: str, *, generated: bool = False) -> Column:
         element_oid=0,
         binary=True,
         not_null=False,
-        sorted_by_database=False,
+        sorting=None,
         generated=generated,
         has_default=False,
     )

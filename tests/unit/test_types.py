@@ -18,7 +18,7 @@ INT4 = Column(
     element_oid=0,
     binary=True,
     not_null=False,
-    sorted_by_database=False,
+    sorting=None,
     generated=False,
     has_default=False,
 )
