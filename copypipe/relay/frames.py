@@ -58,7 +58,8 @@ class Frames:
     @property
     def ended(self) -> bool:
         """Return whether the last message was the trailer of a binary COPY."""
-        return self.whole and self._last > 0 and is_trailer(self._tail[-self._last :])
+        short = self._last in (len(TRAILER), EMPTY_BYTES)
+        return self.whole and short and is_trailer(self._tail[-self._last :])
 
     def feed(self, data: bytes) -> int:
         """Follow `data`; returns how many of its bytes belong to messages of data.

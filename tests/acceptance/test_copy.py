@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from copypipe.relay import scans
 from plugins.canary import CANARY
 from plugins.command import EXECUTABLE, Command, Run, Words, add_users, no_backends, users
 from plugins.databases import Database
@@ -554,6 +555,11 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
     told = json.loads(line)
     assert told["seconds"] > 0
     assert told["bytes"] > 24 * 50
+    spent = {name: told.pop(name) for name in [*told] if name.startswith("seconds_")}
+    assert [*spent] == [
+        *("seconds_on_source", "seconds_on_dest", "seconds_on_limit", "seconds_relaying")
+    ]
+    assert 0 < sum(spent.values()) < told["seconds"]
     assert {k: v for k, v in told.items() if k not in ("seconds", "bytes", "slice")} == {
         "schema_version": 1,
         "type": "slice",
@@ -562,7 +568,8 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
         "mode": "replace",
         "rows": 24,
         "deleted": 3,
-        "transport": "libpq",
+        "transport": "socket",
+        "scan": scans.NAME,
     }
     assert told["slice"]["all"] is False
     assert told["slice"]["by"] == "created_at"

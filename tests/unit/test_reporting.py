@@ -10,6 +10,7 @@ import pytest
 
 from copypipe import events, reporting
 from copypipe.errors import PlanRefused
+from copypipe.relay.waits import Spent
 from copypipe.slices import DATE, TIMESTAMPTZ, Range, Whole
 from copypipe.transfers import Transferred
 
@@ -33,7 +34,9 @@ def done(**changes: object) -> Transferred:
         "bytes": 13_736_346,
         "deleted": 49999,
         "seconds": 0.4321,
-        "transport": "libpq",
+        "transport": "tls",
+        "scan": "compiled",
+        "spent": Spent(source=0.1, dest=0.2, limit=0.0, all=0.4),
     }
     return Transferred(**{**facts, **changes})
 
@@ -240,3 +243,14 @@ def test_a_bar_that_stays_ends_at_what_was_copied_and_not_at_what_was_expected()
     last = screen.getvalue().split("\r")[-1]
     assert "100%" in last
     assert "1.00k/1.00k" in last
+
+
+def test_the_diagnosis_names_the_bottleneck() -> None:
+    assert reporting.diagnosis(done()) == (
+        "the dest is the bottleneck: 50% of 0.40 s (the source 25%, the relay 25%); "
+        "carried by tls, compiled scan"
+    )
+    resting = Spent(source=0.0, dest=0.0, limit=3.0, all=4.0)
+    assert reporting.diagnosis(done(spent=resting)).startswith(
+        "the rate limit is the bottleneck: 75% of 4.00 s (the source 0%, "
+    )
