@@ -148,8 +148,8 @@ class Session:
         """
         pgconn = self.conn.pgconn
         text = statement.as_bytes(self.conn)
-        self._answer(lambda: pgconn.send_prepare(b"", text))
-        result = self._answer(lambda: pgconn.send_describe_prepared(b""))
+        self._answer(lambda: pgconn.send_prepare(b"", text), own_text=True)
+        result = self._answer(lambda: pgconn.send_describe_prepared(b""), own_text=True)
         if result.nparams:
             raise PlanRefused(
                 f"{self.side}: there is no value for the parameter $1",
@@ -168,13 +168,16 @@ class Session:
             for i in range(result.nfields)
         ]
 
-    def _answer(self, send: Callable[[], None]) -> pq.abc.PGresult:
-        """Send a command and return its result; raises the server's error."""
+    def _answer(self, send: Callable[[], None], *, own_text: bool = False) -> pq.abc.PGresult:
+        """Send a command and return its result; raises the server's error.
+
+        `own_text` tells that no row is read: what an error quotes is the user's own.
+        """
         answer = Answer(self.conn.pgconn, self._pause())
         self.speak(send)
         self.speak(answer.wait)
         if answer.error is not None:
-            raise failure(self.side, answer.error, own_text=True)
+            raise failure(self.side, answer.error, own_text=own_text)
         if answer.result is None:
             raise lost(self.side)
         return answer.result

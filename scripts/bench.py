@@ -143,6 +143,16 @@ class Bench:
     save: Callable[[], None]
     missing: set[Way] = field(default_factory=set)
 
+    def make(self, shape: Shape, rows: int) -> tuple[int, int]:
+        """Make a table on both sides and copy it once, so that no first run makes files and WAL.
+
+        Returns its rows and bytes.
+        """
+        data = self.servers.make(shape, rows)
+        job = Job(self.servers, shape, "unix")
+        run(self.programs.commands(PSQL, job), self.programs.environment(PSQL))
+        return rows, data
+
     def rounds(
         self, part: str, job: Job, size: tuple[int, int], turns: dict[Way, int], label: str = ""
     ) -> None:
@@ -290,14 +300,14 @@ def _tables(bench: Bench, links: Sequence[str]) -> None:
     pairs, few = bench.scale.pairs, bench.scale.few
     for shape in SHAPES:
         rows = -(-bench.scale.main_bytes // shape.row_bytes)
-        table, data = bench.servers.make(shape, rows)
+        size = bench.make(shape, rows)
         for link in links:
             # No target is about the interpreted scan over TLS.
             turns = {PSQL: pairs, COMPILED: pairs, INTERPRETED: few if link == "tls" else pairs}
             turns |= {PSQL_TEXT: few, PSYCOPG: few, ASYNCPG: few, LIBPQ: few}
-            bench.rounds("main", Job(bench.servers, shape, link), (rows, data), turns)
-        _limits(bench, Job(bench.servers, shape, "unix"), (rows, data))
-        bench.servers.drop(table)
+            bench.rounds("main", Job(bench.servers, shape, link), size, turns)
+        _limits(bench, Job(bench.servers, shape, "unix"), size)
+        bench.servers.drop(shape)
 
 
 def _limits(bench: Bench, job: Job, size: tuple[int, int]) -> None:
@@ -312,12 +322,10 @@ def _limits(bench: Bench, job: Job, size: tuple[int, int]) -> None:
 def _starts(bench: Bench, links: Sequence[str]) -> None:
     """The ways people start from, once: they take long."""
     for shape in SHAPES:
-        table, data = bench.servers.make(shape, bench.scale.start_rows)
+        size = bench.make(shape, bench.scale.start_rows)
         ways = dict.fromkeys(report.STARTS, 1)
-        bench.rounds(
-            "start", Job(bench.servers, shape, "tcp"), (bench.scale.start_rows, data), ways
-        )
-        bench.servers.drop(table)
+        bench.rounds("start", Job(bench.servers, shape, "tcp"), size, ways)
+        bench.servers.drop(shape)
 
 
 def _growth(bench: Bench, links: Sequence[str]) -> None:
@@ -327,21 +335,21 @@ def _growth(bench: Bench, links: Sequence[str]) -> None:
     series += [("bytes", WIDE, size // WIDE.row_bytes) for size in scale.bytes]
     series += [("width", of_width(width), scale.width_bytes // width) for width in scale.widths]
     for part, shape, rows in series:
-        table, data = bench.servers.make(shape, rows)
+        size = bench.make(shape, rows)
         ways = dict.fromkeys(report.GROWING, scale.few)
-        bench.rounds(part, Job(bench.servers, shape, "tcp"), (rows, data), ways, f"{rows}")
-        bench.servers.drop(table)
+        bench.rounds(part, Job(bench.servers, shape, "tcp"), size, ways, f"{rows}")
+        bench.servers.drop(shape)
 
 
 def _memories(bench: Bench, links: Sequence[str]) -> None:
     """Peak memory, whatever a table and a row weigh."""
     for name, shape, rows in bench.scale.memory:
-        table, data = bench.servers.make(shape, rows)
+        size = bench.make(shape, rows)
         for link in links:
             ways = [COMPILED, INTERPRETED] + ([PSQL, LIBPQ] if link == "tcp" else [])
             job = Job(bench.servers, shape, link)
-            bench.rounds("memory", job, (rows, data), dict.fromkeys(ways, 1), name)
-        bench.servers.drop(table)
+            bench.rounds("memory", job, size, dict.fromkeys(ways, 1), name)
+        bench.servers.drop(shape)
 
 
 def _faults(bench: Bench, links: Sequence[str]) -> None:
@@ -351,7 +359,7 @@ def _faults(bench: Bench, links: Sequence[str]) -> None:
     """
     rows = bench.scale.main_bytes // NARROW.row_bytes
     check = f", CHECK (id <> {rows // 10})"
-    table, _ = bench.servers.make(NARROW, rows, check=check)
+    bench.servers.make(NARROW, rows, check=check)
     way = INTERPRETED if COMPILED in bench.missing else COMPILED
     for link, transport in report.FAULTS:
         if link in links:
@@ -360,7 +368,7 @@ def _faults(bench: Bench, links: Sequence[str]) -> None:
                 _fault(bench, Job(bench.servers, NARROW, link), way, transport)
     if "tcp" in links:
         _fault(bench, Job(bench.servers, NARROW, "tcp"), PSQL, "-")
-    bench.servers.drop(table)
+    bench.servers.drop(NARROW)
 
 
 def _fault(bench: Bench, job: Job, way: Way, transport: str) -> None:

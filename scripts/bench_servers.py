@@ -52,6 +52,11 @@ class Shape:
     """As in SELECT, from the number `i` of the row."""
 
     @property
+    def table(self) -> str:
+        """Return the table's name on both sides."""
+        return f"public.{self.name}"
+
+    @property
     def names(self) -> list[str]:
         """Return the names of the columns."""
         return [column.split()[0] for column in self.columns.split(", ")]
@@ -142,13 +147,13 @@ class Servers:
             cursor = connection.execute(sql.SQL(statement))  # type: ignore[arg-type]
             return cursor.fetchall() if cursor.description else []
 
-    def make(self, shape: Shape, rows: int, *, check: str = "") -> tuple[str, int]:
-        """Make the table on both sides and fill the source's; return its name and data bytes.
+    def make(self, shape: Shape, rows: int, *, check: str = "") -> int:
+        """Make the table on both sides and fill the source's; return its bytes in binary COPY.
 
-        The bytes are those of binary COPY. `check` is a constraint of the dest's. No index on
-        either side: it would cost the dest alone, and everybody the same.
+        `check` is a constraint of the dest's. No index on either side: it would cost the dest
+        alone, and everybody the same.
         """
-        table = f"public.{shape.name}"
+        table = shape.table
         for side, extra in (("source", ""), ("dest", check)):
             self.execute(side, f"DROP TABLE IF EXISTS {table}")
             self.execute(side, f"CREATE TABLE {table} ({shape.columns}{extra})")
@@ -162,24 +167,24 @@ class Servers:
         self.execute("source", f"INSERT INTO {table} SELECT {shape.values} FROM {numbers}")  # noqa: S608 - our own text
         self.execute("source", f"VACUUM (FREEZE, ANALYZE) {table}")
         self.execute("source", "CHECKPOINT")
-        return table, self._data_bytes(shape, table)
+        return self._data_bytes(shape)
 
-    def _data_bytes(self, shape: Shape, table: str) -> int:
-        """Count what COPY sends: the file it writes is not kept."""
+    def _data_bytes(self, shape: Shape) -> int:
+        """Return how many bytes COPY sends."""
         path = self.source.socket_dir / "count"
         names = ", ".join(shape.names)
         # A pipe into wc needs no disk, and says how much came through it.
-        program = f"wc -c > {path}"
+        program = f'wc -c > "{path}"'
         self.execute(
             "source",
-            f"COPY (SELECT {names} FROM {table}) TO PROGRAM '{program}' (FORMAT binary)",  # noqa: S608 - our own text
+            f"COPY (SELECT {names} FROM {shape.table}) TO PROGRAM '{program}' (FORMAT binary)",  # noqa: S608 - our own text
         )
         return int(path.read_text())
 
-    def drop(self, table: str) -> None:
+    def drop(self, shape: Shape) -> None:
         """Drop the table on both sides."""
         for side in ("source", "dest"):
-            self.execute(side, f"DROP TABLE IF EXISTS {table}")
+            self.execute(side, f"DROP TABLE IF EXISTS {shape.table}")
 
     def settle(self) -> None:
         """Leave nothing to be written that a run would be disturbed by."""

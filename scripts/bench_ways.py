@@ -45,7 +45,7 @@ class Job:
     @property
     def table(self) -> str:
         """Return the table's name on both sides."""
-        return f"public.{self.shape.name}"
+        return self.shape.table
 
     @property
     def columns(self) -> str:
@@ -193,12 +193,14 @@ def make_packages(folder: Path, wheel: Path | None) -> dict[str, Path]:
         place.mkdir()
         if name == "compiled" and wheel is not None:
             shutil.unpack_archive(wheel, place, "zip")
-            continue
-        ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
-        shutil.copytree(ROOT / "copypipe", place / "copypipe", ignore=ignored)
-        if name == "compiled":
-            mypyc = [sys.executable, "-m", "mypyc", "copypipe/relay/tight.py"]
-            subprocess.run(mypyc, cwd=place, check=False, capture_output=True)
+        else:
+            ignored = shutil.ignore_patterns("__pycache__", "*.so", "*.pyd")
+            shutil.copytree(ROOT / "copypipe", place / "copypipe", ignore=ignored)
+            if name == "compiled":
+                mypyc = [sys.executable, "-m", "mypyc", "copypipe/relay/tight.py"]
+                subprocess.run(mypyc, cwd=place, check=False, capture_output=True)
+        # What is installed is compiled to bytecode, too; no first run shall pay for it.
+        subprocess.run([sys.executable, "-m", "compileall", "-q", str(place)], check=True)
     found = {name: place for name, place in folders.items() if f"{name} scan" in version(place)}
     if "interpreted" not in found or (wheel is not None and "compiled" not in found):
         raise SystemExit("copypipe or the wheel does not run, or has not the scan that is meant")

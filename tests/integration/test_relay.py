@@ -1,19 +1,24 @@
 """Whatever carries the bytes: rows arrive as they are, and every failure is heard and told."""
 
 import functools
+import json
+import re
+import signal
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 
-from copypipe import ConnectionLost, CopyFailed, transfers
-from copypipe.events import Cleared, Event, Noticed
-from copypipe.relay import Relayed, relay
+from copypipe import ConnectionLost, CopyFailed, UsageError, transfers
+from copypipe.events import Cleared, Event, Noticed, Progress
+from copypipe.relay import Relayed, relay, scans
 from copypipe.servers import Answer, Session
 from plugins import proxy as proxies
-from plugins.command import no_backends
+from plugins.command import Command, Used, Words, eventually, no_backends
 from plugins.ways import PLAIN, Begun, Way, at_once
 
 MEGABYTE = 1024 * 1024
@@ -332,11 +337,10 @@ def test_error_of_the_dest_in_a_row_that_the_source_does_not_go_on_with(
     ways = [make_way(name) for name in PLAIN]
 
     def copy(way: Way) -> float:
-        way.dest.execute(f"ALTER TABLE {way.table} ADD CONSTRAINT small CHECK (id <> 1)")
-        between = way.between("source", proxies.torn(b"d", 3, 700_000, 20))
-        with pytest.raises(CopyFailed) as caught:
+        way.trigger("PERFORM pg_sleep(0.5); RAISE EXCEPTION 'no';")
+        between = way.between("source", proxies.torn(b"d", 1, 700_000, 20))
+        with pytest.raises(CopyFailed, match="dest: no"):
             way.copy(rows_of(8, "repeat('x', 1000000)"))
-        assert caught.value.sqlstate == "23514"
         assert between.fired == ["slowly"]
         way.direct()
         between.close()
@@ -398,3 +402,284 @@ def assert_lost(
         way.direct()
         way.copy(query)
         way.assert_copied(query)
+
+
+def test_a_source_that_is_ended_while_the_relay_rests(ways: list[Way]) -> None:
+    """At a low rate most of the time passes in rests, and what has come would last for minutes."""
+
+    def copy(way: Way) -> float:
+        ended: list[float] = []
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Progress) and not ended:
+                ended.append(time.monotonic())
+                pids = [b.pid for b in way.source.backends() if way.table in b.query]
+                assert len(pids) == 1
+                way.source.execute("SELECT pg_terminate_backend(%s)", pids)
+
+        # 40 MB, more than the sockets between hold. The query names the table, by which its backend
+        # is found.
+        query = rows_of(40_000, "repeat('x', 1000)") + f" /* {way.table} */"
+        with pytest.raises(ConnectionLost) as caught:
+            way.copy(query, rate_limit=50 * 1024, listener=hear)
+        assert (caught.value.exit_code, caught.value.side) == (5, "source")
+        return time.monotonic() - ended[0]
+
+    for name, seconds in at_once(ways, copy).items():
+        assert seconds < 3, name
+    for way in ways:
+        way.assert_unchanged()
+
+
+# --- a dest that is busy --------------------------------------------------------------------------
+
+
+def test_other_threads_run_while_the_dest_is_busy(ways: list[Way]) -> None:
+    """All is sent, and foreign keys, say, are checked for a while."""
+    for way in ways:
+        way.trigger("PERFORM pg_sleep(1); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+    copying = {way.name: Begun(functools.partial(way.copy, rows_of(1000))) for way in ways}
+    longest = 0.0
+    while any(begun.running for begun in copying.values()):
+        before = time.monotonic()
+        time.sleep(0.01)
+        longest = max(longest, time.monotonic() - before)
+
+    assert longest < 0.5
+    for way in ways:
+        assert copying[way.name].result().rows == 1000
+        assert copying[way.name].seconds > 1
+        way.assert_copied(rows_of(1000))
+
+
+def test_a_signal_ends_a_run_whose_dest_is_busy(ways: list[Way], bare_run: Command) -> None:
+    for way in ways:
+        way.trigger("PERFORM pg_sleep(60); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+    running = {
+        way.name: bare_run.start(*way.words(rows_of(1000)), env=way.environment) for way in ways
+    }
+    for way in ways:
+        busy = f"""SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'
+                      AND query LIKE 'COPY "public"."{way.name}"%'"""
+        eventually(lambda way=way, busy=busy: way.dest.fetch(busy), seconds=20, what=way.name)
+    for process in running.values():
+        sent = process.signal(signal.SIGTERM)
+        done = process.wait()
+
+        assert time.monotonic() - sent < 2
+        assert done.code == 143, done.err
+    for way in ways:
+        way.assert_unchanged()
+
+
+# --- no turning while there is nothing to do ------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Wait:
+    """A copy in which something takes a second, and the same without."""
+
+    query: str = rows_of(2000)
+    without: str = rows_of(2000)
+    trigger: str = ""
+    side: str = ""
+    rule: Callable[[], proxies.Rule] = lambda: proxies.unchanged
+
+
+def sleeping(number: int) -> str:
+    return f"CASE WHEN g = {number} THEN left(pg_sleep(1)::text, 0) ELSE lpad(g::text, 30, 'x') END"
+
+
+AT_TEN = "IF NEW.id = 10 THEN PERFORM pg_sleep(1); END IF; RETURN NEW;"
+LARGE = rows_of(1000, "repeat('x', 20000)")
+
+WAITS = {
+    "for the first row": Wait(rows_of(2000).replace("FROM", "FROM pg_sleep(1),")),
+    "for a row": Wait(rows_of(2000, sleeping(1000))),
+    "for the last row": Wait(rows_of(2000, sleeping(2000))),
+    "for a dest that takes no more": Wait(LARGE, LARGE, AT_TEN),
+    "for a dest that has all": Wait(trigger=AT_TEN),
+    "for the rest of a header": Wait(side="source", rule=lambda: proxies.torn(b"d", 900, 2, 1)),
+    "for the rest of a row": Wait(side="source", rule=lambda: proxies.torn(b"d", 900, 9, 1)),
+    "for the rest of what the source says": Wait(
+        side="source", rule=lambda: proxies.insert(CHATTER, b"d", number=900, torn=3, pause=1)
+    ),
+    "for the rest of what the dest says": Wait(
+        side="dest", rule=lambda: proxies.insert(CHATTER, b"C", starts=b"COPY", torn=3, pause=1)
+    ),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS.keys())
+def test_waiting_costs_no_cpu(ways: list[Way], wait: Wait) -> None:
+    if wait.side:
+        ways = [way for way in ways if way.name in PLAIN]
+
+    def cpu(way: Way, query: str) -> tuple[float, float]:
+        begun = Begun(functools.partial(way.copy, query))
+        begun.result()
+        return begun.seconds, begun.cpu
+
+    _, without = zip(*at_once(ways, lambda way: cpu(way, wait.without)).values(), strict=True)
+    for way in ways:
+        if wait.trigger:
+            way.trigger(wait.trigger)
+        if wait.side:
+            way.between(wait.side, wait.rule())
+    took = at_once(ways, lambda way: cpu(way, wait.query))
+
+    for way, base in zip(ways, without, strict=True):
+        seconds, used = took[way.name]
+        assert seconds > 1, way.name
+        assert used < base + 0.1, way.name
+
+
+def test_waiting_for_the_rest_of_what_is_encrypted_costs_no_cpu(
+    make_way: Callable[[str], Way],
+) -> None:
+    """OpenSSL hands out nothing of a record before it is there as a whole."""
+    way = make_way("tls")
+    between = way.between("source")
+    query = rows_of(200_000)
+    without = Begun(functools.partial(way.copy, query))
+    without.result()
+
+    def tear(event: Event) -> None:
+        if isinstance(event, Progress) and between.rule is proxies.unchanged:
+            between.rule = proxies.torn(b"", 0, 3, 1)
+
+    begun = Begun(functools.partial(way.copy, query, listener=tear))
+    begun.result()
+
+    assert between.fired == ["slowly"]
+    assert begun.seconds > 1
+    assert begun.cpu < without.cpu + 0.1
+    way.assert_copied(query)
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "size", [60_000_000, pytest.param(300_000_000, marks=pytest.mark.slow)], ids=["60 MB", "300 MB"]
+)
+@pytest.mark.parametrize("name", ["tcp", "unix", "tls"])
+def test_a_large_row_needs_no_memory(
+    make_way: Callable[[str], Way], bare_run: Command, tmp_path: Path, name: str, size: int
+) -> None:
+    way = make_way(name)
+    used = Used(tmp_path / "used")
+    query = rows_of(1, f"repeat('x', {size})")
+
+    done = bare_run.start(*way.words(query), env=way.environment, prefix=used.prefix).wait(120)
+
+    assert done.code == 0, done.err
+    assert used.memory <= 64 * MEGABYTE
+    assert way.dest.scalar(f"SELECT octet_length(body) FROM {way.table}") == size
+
+
+# --- what carried it, and where the time went -----------------------------------------------------
+
+
+def words_of(way: Way, bare_run: Command) -> Words:
+    return Words(bare_run.base | way.environment, bare_run.check)
+
+
+def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
+    command = way.words(rows_of(10))
+    words = words_of(way, bare_run)
+
+    plan = json.loads(words(*command, "--json", "--dry-run").out)
+    told = json.loads(words(*command, "--json").out)
+    verbose = words(*command, "-v")
+
+    scan = "libpq" if way.name == "libpq" else scans.NAME
+    assert plan["transport"] == told["transport"] == way.carried
+    assert told["scan"] == scan
+    assert verbose.err.splitlines()[-1].endswith(f"; carried by {way.carried}, {scan} scan")
+    assert f"carried  by {way.carried}\n" in words(*command, "--dry-run").out
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "code"),
+    [
+        *((name, "socket", 0) for name in ("tcp", "unix")),
+        *((name, "tls", 2) for name in ("tcp", "unix")),
+        ("tls", "tls", 0),
+        ("tls", "socket", 2),
+        *((name, "libpq", 0) for name in ("tcp", "unix", "tls")),
+    ],
+)
+def test_a_transport_is_taken_or_refused(
+    make_way: Callable[[str], Way], bare_run: Command, name: str, asked: str, code: int
+) -> None:
+    way = make_way(name)
+
+    done = words_of(way, bare_run)(*way.words(rows_of(10)), "--transport", asked, "--json")
+
+    assert done.code == code, done.err
+    if code:
+        told = json.loads(done.err.splitlines()[-1])
+        why = {"tls": "It is encrypted by TLS.", "tcp": "It is not encrypted."}
+        assert (told["message"], told["detail"], told["side"]) == (
+            f"the connection to the source cannot be carried by --transport {asked}",
+            why.get(name, why["tcp"]),
+            "source",
+        )
+        assert told["hint"] == "Use --transport auto."
+        way.assert_unchanged()
+    else:
+        assert json.loads(done.out)["transport"] == asked
+        way.assert_copied(rows_of(10))
+
+
+def test_each_side_is_carried_by_what_it_has(make_way: Callable[[str], Way]) -> None:
+    plain, encrypted = make_way("tcp"), make_way("tls")
+    query = rows_of(20_000)
+    mixed = {"source": plain.dsn("source"), "dest": encrypted.dsn("dest")}
+
+    done = encrypted.copy(query, **mixed)
+    with pytest.raises(UsageError, match="the connection to the dest cannot be carried"):
+        encrypted.copy(query, **mixed, transport="socket")
+
+    assert done.transport == "socket/tls"
+    encrypted.assert_copied(query)
+
+
+SPENT = {
+    "the source": (rows_of(10, "'x' || left(pg_sleep(0.1)::text, 0)"), "", {}, "source"),
+    "the dest": (rows_of(10), "PERFORM pg_sleep(0.1); RETURN NEW;", {}, "dest"),
+    "the rate limit": (rows_of(1000, "repeat('x', 100)"), "", {"rate_limit": 100 * 1024}, "limit"),
+}
+
+
+@pytest.mark.parametrize(("query", "trigger", "options", "name"), SPENT.values(), ids=SPENT.keys())
+def test_the_result_tells_where_the_time_went(
+    ways: list[Way], query: str, trigger: str, options: dict[str, Any], name: str
+) -> None:
+    for way in ways:
+        if trigger:
+            way.trigger(trigger)
+
+    for way, done in at_once(ways, lambda way: way.copy(query, **options)).items():
+        spent = done.spent
+        waited = spent.source + spent.dest + spent.limit
+        assert 1 <= spent.all <= done.seconds, way
+        assert getattr(spent, name) > 0.8 * spent.all, way
+        assert waited + spent.relaying == pytest.approx(spent.all, rel=0.1), way
+        assert waited <= spent.all, way
+
+
+def test_the_bottleneck_is_the_last_thing_that_is_said(
+    make_way: Callable[[str], Way], bare_run: Command
+) -> None:
+    way = make_way("tcp")
+    query, *_ = SPENT["the source"]
+
+    done = words_of(way, bare_run)(*way.words(query), "-v")
+
+    assert re.fullmatch(
+        r"the source is the bottleneck: \d+% of \d+\.\d\d s \(the dest \d+%, the relay \d+%\); "
+        rf"carried by socket, {scans.NAME} scan",
+        done.err.splitlines()[-1],
+    )

@@ -6,6 +6,7 @@ canary password and for tracebacks.
 
 import contextlib
 import fcntl
+import json
 import os
 import pty
 import select
@@ -155,6 +156,37 @@ class Process:
             with contextlib.suppress(BrokenPipeError):
                 self.process.stdin.write(data)
                 self.process.stdin.close()
+
+
+# Runs its arguments and writes what they used. A process that pytest starts by itself is charged with
+# pytest's own memory (ru_maxrss counts from before exec on).
+_MEASURE = """
+import json, os, sys
+pid = os.fork()
+if not pid:
+    os.execv(sys.argv[2], sys.argv[2:])
+_, status, used = os.wait4(pid, 0)
+unit = 1 if sys.platform == "darwin" else 1024
+with open(sys.argv[1], "w") as file:
+    json.dump({"memory": used.ru_maxrss * unit, "cpu": used.ru_utime + used.ru_stime}, file)
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+
+
+@dataclass(frozen=True)
+class Used:
+    """What a process used; its `prefix` goes before the words of its command."""
+
+    path: Path
+
+    @property
+    def prefix(self) -> tuple[str, ...]:
+        return (sys.executable, "-S", "-c", _MEASURE, str(self.path))
+
+    @property
+    def memory(self) -> int:
+        """The most bytes that it had at a time."""
+        return json.loads(self.path.read_text())["memory"]
 
 
 @dataclass

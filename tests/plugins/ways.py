@@ -9,7 +9,7 @@ import functools
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -179,7 +179,7 @@ class Begun(Generic[T]):
         return self._outcome[0]
 
 
-def at_once(ways: list[Way], call: Callable[[Way], T], seconds: float = 20.0) -> dict[str, T]:
+def at_once(ways: Sequence[Way], call: Callable[[Way], T], seconds: float = 20.0) -> dict[str, T]:
     """Return what the call returns for each way; raise what it raises for one."""
     begun = {way.name: Begun(functools.partial(call, way)) for way in ways}
     return {name: one.result(seconds) for name, one in begun.items()}
