@@ -241,6 +241,9 @@ def copy(
         requests.check(request)
         from copypipe import attempts  # psycopg, which --help need not pay for
 
+        # What was imported stays to the end: it need not be looked at again, the least when Python
+        # exits (0.27 s of CPU instead of 0.36 for a tiny copy, medians of 31).
+        gc.freeze()
         gc.enable()
         if dry_run:
             plan = attempts.plan(request, ignore)

@@ -276,6 +276,32 @@ def test_error(ways: list[Way], query: str, check: str | None, side: str) -> Non
         way.assert_copied(rows_of(10))
 
 
+@pytest.mark.parametrize("size", [1, 3, 40], ids=["1 byte", "3 bytes", "40 bytes"])
+@pytest.mark.parametrize("side", ["source", "dest"])
+def test_an_error_that_comes_in_two_pieces(
+    make_way: Callable[[str], Way], side: str, size: int
+) -> None:
+    """A packet was lost on the way: the rest of the error comes a second later."""
+    ways = [make_way(name) for name in PLAIN]
+    query, check, _ = ERRORS[f"of the {side} in the last row"]
+    for way in ways:
+        if check:
+            way.dest.execute(f"ALTER TABLE {way.table} ADD CONSTRAINT small CHECK ({check})")
+    between = {way.name: way.between(side, proxies.torn(b"E", 0, size, 1)) for way in ways}
+    failed = {way.name: Begun(functools.partial(way.copy, query)) for way in ways}
+
+    for name, begun in failed.items():
+        error = begun.error()
+        assert isinstance(error, CopyFailed), (name, error)
+        assert (error.side, error.sqlstate) == (side, "22012" if side == "source" else "23514"), (
+            name,
+            error,
+        )
+        assert between[name].fired == ["slowly"], name
+    for way in ways:
+        way.assert_unchanged()
+
+
 TRAILERLESS = {
     "rows": rows_of(1000),
     # Header and trailer share a message; without the trailer there is none.
@@ -405,23 +431,27 @@ def assert_lost(
 
 
 def test_a_source_that_is_ended_while_the_relay_rests(ways: list[Way]) -> None:
-    """At a low rate most of the time passes in rests, and what has come would last for minutes."""
+    """What it sent before is not spread over its time any more.
+
+    That must be little: the end of a connection stands behind all that was sent, so a relay that
+    does not read for a while does not hear of it where the sockets between are full.
+    """
 
     def copy(way: Way) -> float:
         ended: list[float] = []
 
         def hear(event: Event) -> None:
             if isinstance(event, Progress) and not ended:
+                time.sleep(0.5)  # 50 kB have come now, which would take five seconds
+                (pid,) = [b.pid for b in way.source.backends() if way.table in b.query]
                 ended.append(time.monotonic())
-                pids = [b.pid for b in way.source.backends() if way.table in b.query]
-                assert len(pids) == 1
-                way.source.execute("SELECT pg_terminate_backend(%s)", pids)
+                way.source.execute("SELECT pg_terminate_backend(%s)", [pid])
 
-        # 40 MB, more than the sockets between hold. The query names the table, by which its backend
-        # is found.
-        query = rows_of(40_000, "repeat('x', 1000)") + f" /* {way.table} */"
+        # The table's name is how the backend is found.
+        slowly = "repeat('x', 1000) || left(pg_sleep(0.01)::text, 0)"
+        query = rows_of(5000, slowly) + f" /* {way.table} */"
         with pytest.raises(ConnectionLost) as caught:
-            way.copy(query, rate_limit=50 * 1024, listener=hear)
+            way.copy(query, rate_limit=10 * 1024, listener=hear)
         assert (caught.value.exit_code, caught.value.side) == (5, "source")
         return time.monotonic() - ended[0]
 

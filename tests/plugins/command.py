@@ -158,7 +158,7 @@ class Process:
                 self.process.stdin.close()
 
 
-# Runs its arguments and writes what they used. A process that pytest starts by itself is charged with
+# Runs its arguments and writes what they used. A process that pytest itself starts is charged with
 # pytest's own memory (ru_maxrss counts from before exec on).
 _MEASURE = """
 import json, os, sys
