@@ -159,6 +159,21 @@ def at_message(sender: Direction, number: int, ending: Ending = "fin") -> Rule:
     return rule
 
 
+def at_kind(
+    sender: Direction, kind: bytes, ending: Ending, *, starts: bytes = b"", arrives: bool = False
+) -> Rule:
+    """Cut at the first message of that kind, which still arrives, or not.
+
+    `starts` is how the message's body begins.
+    """
+
+    def rule(frame: Frame) -> None:
+        if frame.sender == sender and frame.kind == kind and frame.body.startswith(starts):
+            raise Cut(frame.raw if arrives else b"", ending)
+
+    return rule
+
+
 def cut_after(size: int, ending: Ending = "fin") -> Rule:
     """Cut the source's stream after that many bytes of data, in the middle of a message too."""
 
@@ -357,7 +372,7 @@ class Proxy:
         """What came from each direction."""
         self.fired: list[str] = []
         """What the rule did, in order: an Ending, slowly, swallowed or changed."""
-        self.dead = threading.Event()
+        self.is_dead = threading.Event()
         self.closing = threading.Event()
         self._target = (host, port)
         self._links: list[_Link] = []
@@ -370,10 +385,21 @@ class Proxy:
             self._listener = socket.create_server(path, family=socket.AF_UNIX)
         threading.Thread(target=self._accept, daemon=True).start()
 
+    @property
+    def links(self) -> int:
+        """How many connections there were."""
+        return len(self._links)
+
     def dsn(self, database: Database, **changes: object) -> str:
         """Return the connection string of a database that goes through the proxy."""
         way = {"host": self.host, "port": self.port, "sslmode": "disable"}
         return database.server.dsn(**{**way, "dbname": database.name, **changes})
+
+    def die(self) -> None:
+        """Let nothing arrive any more, on any connection."""
+        if not self.is_dead.is_set():
+            self.fired.append("dead")
+            self.is_dead.set()
 
     def close(self) -> None:
         """Close all connections: whoever still waits in a hole learns of it."""
@@ -443,7 +469,7 @@ class _Link:
         try:
             for frames in _counted(sender, self.number, pieces):
                 self.proxy.bytes[sender] += sum(len(frame.raw) for frame in frames)
-                if sender in self.swallowed or self.proxy.dead.is_set():
+                if sender in self.swallowed or self.proxy.is_dead.is_set():
                     break
                 self._hand_on(frames, target)
         except Cut as cut:
@@ -455,9 +481,9 @@ class _Link:
                 return
             self.swallowed |= {sender} if cut.ending == "mute" else set(DIRECTIONS)
             if cut.ending == "dead":
-                self.proxy.dead.set()
+                self.proxy.is_dead.set()
         except (OSError, EOFError):
-            if not self.swallowed and not self.proxy.dead.is_set():
+            if not self.swallowed and not self.proxy.is_dead.is_set():
                 self.shut()
         # In a hole: nothing is read any more, so that buffers fill, and nobody is told.
 
