@@ -153,7 +153,12 @@ def copy(
         typer.Option("--allow-empty", help="Let an empty source slice remove rows of the dest."),
     ] = False,
     fail_on_empty: Annotated[
-        bool, typer.Option("--fail-on-empty", help="Exit 9 where the source has no row.")
+        bool,
+        typer.Option(
+            "--fail-on-empty",
+            help="Exit 9 where the source has no row (6 where the dest has some, without "
+            "--allow-empty).",
+        ),
     ] = False,
     rate_limit: Annotated[
         str | None,
