@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 from copypipe import addresses, plans, servers, transfers
 from copypipe.errors import (
@@ -23,6 +23,7 @@ from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check
 from copypipe.servers import Session
 from copypipe.transfers import Transferred
+from copypipe.watches import Watch
 
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
@@ -75,7 +76,9 @@ def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session
         for session in (source, dest):
             session.hear(lambda *said: listen(_noticed(*said)))
         listen(Connected(str(source.address), str(dest.address)))
-        yield source, dest
+        with closing(Watch(source, dest, listen, request.stall_timeout)) as watch:
+            source.idle = dest.idle = watch
+            yield source, dest
 
 
 def _endpoints(request: Request) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:

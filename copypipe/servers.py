@@ -10,8 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
+from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
-from psycopg.rows import TupleRow, tuple_row
+from psycopg.rows import TupleRow
 
 from copypipe import addresses
 from copypipe.addresses import Address
@@ -50,6 +51,10 @@ Idle = Callable[[Side, float], float]
 Returns when it wants to be told again. May raise to end the wait."""
 
 
+def _unwatched(side: Side, moved: float, /) -> float:
+    return time.monotonic() + 3600
+
+
 class Output(NamedTuple):
     """One column of what a query returns, as RowDescription tells it."""
 
@@ -81,10 +86,10 @@ class Session:
         self.address = address
         self.observer = observer
         """Connects once more to the same server, within OBSERVER_SECONDS."""
-        self.idle: Idle | None = None
-        """Told of silence while a statement runs."""
+        self.idle: Idle = _unwatched
+        """Told of silence while a statement runs, or bytes are relayed."""
         self.major = conn.info.server_version // 10000
-        self._application_name = application_name
+        self.application_name = application_name
         self._notice: Notice = lambda side, severity, text: None
 
     def begin(
@@ -100,7 +105,7 @@ class Session:
         The search path is emptied unless names are still to be resolved by the role's own.
         """
         # Said here too, for connections that a caller's callable made.
-        name = {"application_name": self._application_name}
+        name = {"application_name": self.application_name}
         settings = sessions.settings(self.major, {**name, **(local or {})})
         if not own_search_path:
             settings["search_path"] = ""
@@ -115,7 +120,7 @@ class Session:
         return int(self._perform(statement).command_tuples or 0)
 
     def _perform(self, statement: Statement) -> pq.abc.PGresult:
-        """Run what returns no rows and may take hours: `idle` is told of the silence."""
+        """Run what may take hours: `idle` is told of the silence."""
         text = statement.as_bytes(self.conn)
         return self._answer(lambda: self.conn.pgconn.send_query(text))
 
@@ -123,22 +128,21 @@ class Session:
         began = time.monotonic()
 
         def pause() -> None:
-            until = self.idle(self.side, began) if self.idle is not None else None
             with suppress(TimeoutError):
-                wait(self.conn.pgconn, until=until)
+                wait(self.conn.pgconn, until=self.idle(self.side, began))
 
         return pause
 
     def fetch(self, statement: Statement) -> list[TupleRow]:
         """Run a query and return its rows; raises the server's error as ours."""
-        return self._run(statement).fetchall()
+        result = self._perform(statement)
+        rows = Transformer(self.conn)
+        rows.set_pgresult(result)
+        return rows.load_rows(0, result.ntuples, tuple)
 
     def fetch_one(self, statement: Statement) -> TupleRow:
         """Run a query that always has a row, and return the first."""
         return self.fetch(statement)[0]
-
-    def _run(self, statement: Statement) -> psycopg.Cursor[TupleRow]:
-        return self.speak(lambda: self.conn.cursor(row_factory=tuple_row).execute(statement))
 
     def describe(self, statement: Statement) -> list[Output]:
         """Have one statement parsed and return its columns; nothing is run.
@@ -240,7 +244,7 @@ class Session:
         where the server rolled back without one, and CommitUnknown where the connection was lost
         on the way: then only the dest knows.
         """
-        answer = Answer(self.conn.pgconn)
+        answer = Answer(self.conn.pgconn, self._pause())
         command = sessions.commit().as_bytes(self.conn)
         interrupt: KeyboardInterrupt | None = None
         try:
@@ -253,8 +257,8 @@ class Session:
                     if interrupt is not None:
                         raise
                     interrupt = pressed
-        except psycopg.Error:
-            pass  # the connection is gone; whether the answer came before, `answer` knows
+        except (psycopg.Error, CopypipeError):
+            pass  # the connection is gone or dead; whether the answer came before, `answer` knows
         if answer.error is not None:
             problem = failure(self.side, answer.error)
             raise self._unknown() if isinstance(problem, ConnectionLost) else problem
@@ -419,6 +423,26 @@ class Answer:
                 self.result = result
             if result.status in _COPYING:
                 return  # libpq would return the same for ever
+
+
+def ask(
+    conn: psycopg.Connection[Any], statement: Statement, seconds: float
+) -> tuple[str | None, ...] | None:
+    """Return the first row of a short query as text, None for no row.
+
+    Raises psycopg.Error, and TimeoutError when the answer is not there in time: the connection may
+    be as dead as the one that is asked about.
+    """
+    answer = Answer(conn.pgconn)
+    conn.pgconn.send_query(statement.as_bytes(conn))
+    answer.wait(time.monotonic() + seconds)
+    result = answer.result
+    if result is None or result.status != pq.ExecStatus.TUPLES_OK:
+        raise psycopg.OperationalError("no answer")
+    if not result.ntuples:
+        return None
+    values = (result.get_value(0, i) for i in range(result.nfields))
+    return tuple(None if value is None else value.decode() for value in values)
 
 
 _COPYING = (pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH)

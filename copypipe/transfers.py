@@ -32,7 +32,6 @@ from copypipe.slices import Slice, Where, Whole, locks
 from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
-from copypipe.watches import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,18 +61,6 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     CommitUnknown alone says that the COMMIT may have happened. The caller has asked whoever must
     agree to a plan that `needs_yes`.
     """
-    watch = Watch(source, dest, listen, plan.request.stall_timeout)
-    source.idle = dest.idle = watch
-    try:
-        return _transferred(plan, source, dest, listen, watch)
-    finally:
-        source.idle = dest.idle = None
-        watch.close()
-
-
-def _transferred(
-    plan: Plan, source: Session, dest: Session, listen: Listener, watch: Watch
-) -> Transferred:
     began = time.monotonic()
     request = plan.request
     _lock(plan, dest, listen)
@@ -95,7 +82,7 @@ def _transferred(
         lambda size, rows: listen(Progress(bytes=size, rows=rows)),
         transport=request.transport,
         bytes_per_second=request.rate_limit,
-        idle=watch,
+        idle=dest.idle,
     )
     source.rollback()
     if table.has_triggers:

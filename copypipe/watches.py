@@ -19,7 +19,7 @@ import psycopg
 
 from copypipe.errors import ConnectionLost, CopypipeError, Side, TransientError
 from copypipe.events import Listener, Silent
-from copypipe.servers import Session
+from copypipe.servers import OBSERVER_SECONDS, Session, ask
 from copypipe.statements import sessions
 
 # After so long without a byte the server is asked, and again after as long. Long enough that most
@@ -94,11 +94,15 @@ class Watch:
         try:
             if asked.observer is None:
                 asked.observer = session.observer()
-            query = sessions.activity(session.conn.pgconn.backend_pid)
-            row = asked.observer.execute(query).fetchone()
-        except (psycopg.Error, CopypipeError) as error:
-            asked.observer = None
-            asked.unreachable += isinstance(error, ConnectionLost | psycopg.OperationalError)
+            pid = session.conn.pgconn.backend_pid
+            query = sessions.activity(pid, session.application_name)
+            row = ask(asked.observer, query, OBSERVER_SECONDS)
+        except (psycopg.Error, CopypipeError, TimeoutError) as error:
+            if asked.observer is not None:
+                asked.observer.close()
+                asked.observer = None
+            dead = ConnectionLost | psycopg.OperationalError | TimeoutError
+            asked.unreachable += isinstance(error, dead)
             self.listen(Silent(side, seconds, "cannot be asked"))
             if asked.unreachable >= UNREACHABLE:
                 raise _dead(side, "cannot be reached any more") from None
@@ -122,10 +126,11 @@ def _dead(side: Side, why: str) -> ConnectionLost:
     return ConnectionLost(f"{side}: the connection is dead", detail=f"The server {why}.", side=side)
 
 
-def _doing(side: Side, kind: str | None, event: str | None, blockers: list[int]) -> str:
+def _doing(side: Side, kind: str | None, event: str | None, blockers: str | None) -> str:
     """Say what pg_stat_activity's wait events mean for whoever waits ("Wait Events")."""
-    if blockers:
-        return f"waiting for a lock held by backend {', '.join(map(str, blockers))}"
+    holders = (blockers or "").strip("{}")
+    if holders:
+        return f"waiting for a lock held by backend {holders.replace(',', ', ')}"
     if kind is None:
         return "computing" if side == "source" else "working"
     if kind == "IO":

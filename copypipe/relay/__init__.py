@@ -131,6 +131,7 @@ def relay(
                 if data:
                     pace.took(len(data))
                     sink.send(data, whole=stream.whole)
+                    waits.moved()
                     report(stream.size, stream.rows)
                     _rest(pace, waits, sink)
                 elif not stream.ended:

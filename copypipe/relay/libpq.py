@@ -22,7 +22,7 @@ from copypipe.failures import failure, lost
 from copypipe.relay.frames import EMPTY_BYTES, is_trailer
 from copypipe.relay.waits import Ready, Waits
 from copypipe.relay.wired import FAREWELL, FAREWELL_SECONDS, without_trailer
-from copypipe.servers import Answer, Session, wait
+from copypipe.servers import OBSERVER_SECONDS, Answer, Session, ask, wait
 from copypipe.statements import Statement, sessions
 
 # Rows are gathered up to this size before a write. 128 KiB is also the most that psycopg hands to
@@ -194,9 +194,10 @@ class Sink:
         try:
             if self._observer is None:
                 self._observer = self.session.observer()
-            state = sessions.activity(self.pgconn.backend_pid)
-            row = self._observer.execute(state).fetchone()
-        except (psycopg.Error, CopypipeError):
+            pid = self.pgconn.backend_pid
+            state = sessions.activity(pid, self.session.application_name)
+            row = ask(self._observer, state, OBSERVER_SECONDS)
+        except (psycopg.Error, CopypipeError, TimeoutError):
             self._observer = None
             return False  # asked again soon; if it stays so, the error comes with CopyDone
         return row is not None and "aborted" in str(row[0])

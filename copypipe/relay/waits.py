@@ -82,6 +82,10 @@ class Waits:
         self.spent.limit += self._moved - began
         return ready
 
+    def moved(self) -> None:
+        """Take note that bytes have moved, without a wait."""
+        self._moved = time.monotonic()
+
     def ended(self) -> Spent:
         """Return where the time went."""
         self.spent.all = time.monotonic() - self._began

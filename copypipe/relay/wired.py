@@ -83,7 +83,7 @@ class _End:
             wait()
         kind = data[:1]
         if kind == b"E":
-            raise self.error()
+            raise self.error(wait)
         header = self._exactly(KIND_AND_LENGTH, wait)
         (length,) = struct.unpack_from("!i", header, 1)
         if kind not in _EXPECTED or length < KIND_AND_LENGTH - 1:
@@ -105,9 +105,12 @@ class _End:
             size -= len(parts[-1])
         return b"".join(parts)
 
-    def error(self) -> CopypipeError:
-        """Return the error that the server has sent, read by libpq."""
-        answer = Answer(self.pgconn)
+    def error(self, wait: Wait | None = None) -> CopypipeError:
+        """Return the error that the server has sent, read by libpq.
+
+        With `wait` its end may still be under way, else it is there or will not come.
+        """
+        answer = Answer(self.pgconn, wait)
         try:
             self.pgconn.consume_input()  # TLS may have taken it from the socket already
             answer.wait(time.monotonic() + FAREWELL_SECONDS)
@@ -276,22 +279,21 @@ class Sink(_End):
 
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""
-        self.send(COPY_DONE, whole=False)
+        self.send(COPY_DONE, whole=True)
         return self.count(self.waits.for_dest)
 
     def stop(self) -> None:
         """Make the server give up the COPY, or close the connection; raises nothing.
 
         Within a message it would take CopyFail for the bytes of a row and wait for more, deaf to
-        a cancel, its locks held.
+        a cancel, its locks held; one that has failed would take the next statement for them.
         """
-        if self.pgconn.transaction_status != pq.TransactionStatus.ACTIVE:
-            return
-        if self._between:
+        active = self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE
+        if active and self._between:
             with suppress(OSError, psycopg.Error, TimeoutError):
                 if self._wire.send(COPY_FAIL, 0) == len(COPY_FAIL):
                     Answer(self.pgconn).wait(time.monotonic() + FAREWELL_SECONDS)
-        if self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
+        if not self._between or self.pgconn.transaction_status == pq.TransactionStatus.ACTIVE:
             self.session.abandon()
 
 

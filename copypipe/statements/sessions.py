@@ -88,15 +88,18 @@ def rollback() -> Composed:
     return SQL("ROLLBACK").format()
 
 
-def activity(pid: int) -> Composed:
-    """Ask what another session of this role is doing, and which backends hold what it waits for."""
+def activity(pid: int, application_name: str) -> Composed:
+    """Ask what another session of this role is doing, and which backends hold what it waits for.
+
+    A pooler may tell a number that is somebody else's; the name is that of one run.
+    """
     return SQL(
         """
         SELECT a.state, a.wait_event_type, a.wait_event, pg_catalog.pg_blocking_pids(a.pid)
           FROM pg_catalog.pg_stat_activity a
-         WHERE a.pid = {}
+         WHERE a.pid = {} AND a.application_name = {}
         """
-    ).format(Value(pid))
+    ).format(Value(pid), Value(application_name))
 
 
 def surroundings() -> Composed:

@@ -87,6 +87,17 @@ def test_rows_arrive_as_they_are(ways: list[Way], count: int, body: str) -> None
         way.assert_copied(query)
 
 
+def test_a_query_that_is_longer_than_what_sockets_hold(ways: list[Way]) -> None:
+    """It is written in pieces, while the server says nothing yet."""
+    query = rows_of(10)
+
+    copied = at_once(ways, lambda way: way.copy(f"{query} /* {'x' * 10_000_000} */"))
+
+    for way in ways:
+        assert copied[way.name].rows == 10
+        way.assert_copied(query)
+
+
 # --- messages that are no data --------------------------------------------------------------------
 
 
@@ -176,7 +187,7 @@ PLACES = {
 @pytest.mark.parametrize("torn", [None, 1, 5, 30], ids=["whole", "1 byte", "5 bytes", "30 bytes"])
 @pytest.mark.parametrize(("side", "kind", "starts"), PLACES.values(), ids=PLACES.keys())
 def test_what_is_said_around_the_data_is_heard_once(
-    make_way: Callable[[str], Way], side: str, kind: bytes, starts: bytes, torn: int | None
+    make_way: Callable[..., Way], side: str, kind: bytes, starts: bytes, torn: int | None
 ) -> None:
     ways = [make_way(name) for name in PLAIN]
 
@@ -195,7 +206,7 @@ def test_what_is_said_around_the_data_is_heard_once(
         way.assert_copied(rows_of(1000))
 
 
-def test_what_is_said_in_mid_stream_may_be_torn_anywhere(make_way: Callable[[str], Way]) -> None:
+def test_what_is_said_in_mid_stream_may_be_torn_anywhere(make_way: Callable[..., Way]) -> None:
     """A byte here, the rest a moment later, for every byte of it."""
     ways = [make_way(name) for name in PLAIN]
 
@@ -213,7 +224,7 @@ def test_what_is_said_in_mid_stream_may_be_torn_anywhere(make_way: Callable[[str
 
 
 def test_what_the_dest_says_in_mid_stream_may_be_torn_anywhere(
-    make_way: Callable[[str], Way],
+    make_way: Callable[..., Way],
 ) -> None:
     """It comes byte by byte from the response to COPY on, while rows flow and when all have."""
     ways = [make_way(name) for name in PLAIN]
@@ -279,7 +290,7 @@ def test_error(ways: list[Way], query: str, check: str | None, side: str) -> Non
 @pytest.mark.parametrize("size", [1, 3, 40], ids=["1 byte", "3 bytes", "40 bytes"])
 @pytest.mark.parametrize("side", ["source", "dest"])
 def test_an_error_that_comes_in_two_pieces(
-    make_way: Callable[[str], Way], side: str, size: int
+    make_way: Callable[..., Way], side: str, size: int
 ) -> None:
     """A packet was lost on the way: the rest of the error comes a second later."""
     ways = [make_way(name) for name in PLAIN]
@@ -357,7 +368,7 @@ def test_error_of_the_dest_stops_the_source(way: Way, query: str) -> None:
 
 
 def test_error_of_the_dest_in_a_row_that_the_source_does_not_go_on_with(
-    make_way: Callable[[str], Way],
+    make_way: Callable[..., Way],
 ) -> None:
     """The dest has failed, and only a part of the next row has come: neither is waited for."""
     ways = [make_way(name) for name in PLAIN]
@@ -393,7 +404,7 @@ DEATHS = {
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
 def test_a_source_that_dies(
-    make_way: Callable[[str], Way],
+    make_way: Callable[..., Way],
     death: Callable[[proxies.Ending], proxies.Rule],
     ending: proxies.Ending,
 ) -> None:
@@ -565,7 +576,7 @@ def test_waiting_costs_no_cpu(ways: list[Way], wait: Wait) -> None:
 
 
 def test_waiting_for_the_rest_of_what_is_encrypted_costs_no_cpu(
-    make_way: Callable[[str], Way],
+    make_way: Callable[..., Way],
 ) -> None:
     """OpenSSL hands out nothing of a record before it is there as a whole."""
     way = make_way("tls")
@@ -595,7 +606,7 @@ def test_waiting_for_the_rest_of_what_is_encrypted_costs_no_cpu(
 )
 @pytest.mark.parametrize("name", ["tcp", "unix", "tls"])
 def test_a_large_row_needs_no_memory(
-    make_way: Callable[[str], Way], bare_run: Command, tmp_path: Path, name: str, size: int
+    make_way: Callable[..., Way], bare_run: Command, tmp_path: Path, name: str, size: int
 ) -> None:
     way = make_way(name)
     used = Used(tmp_path / "used")
@@ -641,7 +652,7 @@ def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
     ],
 )
 def test_a_transport_is_taken_or_refused(
-    make_way: Callable[[str], Way], bare_run: Command, name: str, asked: str, code: int
+    make_way: Callable[..., Way], bare_run: Command, name: str, asked: str, code: int
 ) -> None:
     way = make_way(name)
 
@@ -663,7 +674,7 @@ def test_a_transport_is_taken_or_refused(
         way.assert_copied(rows_of(10))
 
 
-def test_each_side_is_carried_by_what_it_has(make_way: Callable[[str], Way]) -> None:
+def test_each_side_is_carried_by_what_it_has(make_way: Callable[..., Way]) -> None:
     plain, encrypted = make_way("tcp"), make_way("tls")
     query = rows_of(20_000)
     mixed = {"source": plain.dsn("source"), "dest": encrypted.dsn("dest")}
@@ -701,7 +712,7 @@ def test_the_result_tells_where_the_time_went(
 
 
 def test_the_bottleneck_is_the_last_thing_that_is_said(
-    make_way: Callable[[str], Way], bare_run: Command
+    make_way: Callable[..., Way], bare_run: Command
 ) -> None:
     way = make_way("tcp")
     query, *_ = SPENT["the source"]

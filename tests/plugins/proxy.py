@@ -241,13 +241,12 @@ def swallow_commit(*, arrives: bool) -> Rule:
         nonlocal answering
         if not arrives:
             return b"" if _says(frame, b"COMMIT") else None
-        if frame.sender == "server" and frame.body == b"COMMIT\0":
-            answering = True
-            return b""
-        if answering and frame.sender == "server":  # ReadyForQuery, which ends the answer
-            answering = False
-            return b""
-        return None
+        if frame.sender == "client":
+            return None
+        answering |= frame.body == b"COMMIT\0"
+        lost = answering
+        answering &= frame.kind != b"Z"  # which ends the answer, behind settings that changed back
+        return b"" if lost else None
 
     return rule
 
@@ -369,7 +368,8 @@ class Proxy:
     ) -> None:
         self.rule = rule
         self.bytes = {"server": 0, "client": 0}
-        """What came from each direction."""
+        self.messages = {"server": 0, "client": 0}
+        """How much came from each direction."""
         self.fired: list[str] = []
         """What the rule did, in order: an Ending, slowly, swallowed or changed."""
         self.is_dead = threading.Event()
@@ -469,6 +469,7 @@ class _Link:
         try:
             for frames in _counted(sender, self.number, pieces):
                 self.proxy.bytes[sender] += sum(len(frame.raw) for frame in frames)
+                self.proxy.messages[sender] += len(frames)
                 if sender in self.swallowed or self.proxy.is_dead.is_set():
                     break
                 self._hand_on(frames, target)

@@ -42,8 +42,9 @@ class Way:
     dest: Database
     _proxy: Callable[..., Proxy]
     _folders: contextlib.ExitStack
-    _proxies: dict[str, Proxy] = field(default_factory=dict)
+    relation: str = ""
     before: str = ""
+    _proxies: dict[str, Proxy] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # Not compressed: a row of zeros would be no large row to the dest.
@@ -57,7 +58,7 @@ class Way:
 
     @property
     def table(self) -> str:
-        return f"public.{self.name}"
+        return f"public.{self.relation or self.name}"
 
     @property
     def carried(self) -> str:
@@ -110,7 +111,7 @@ class Way:
 
     def trigger(self, body: str, when: str = "BEFORE INSERT", each: str = "ROW") -> None:
         """Have the dest do something with each row, or for the whole statement."""
-        name = f"hit_{self.name}"
+        name = f"hit_{self.relation or self.name}"
         self.dest.execute(
             f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS"
             f" $$ BEGIN {body} END $$;"
@@ -199,50 +200,49 @@ def shared_tls(tls_servers: Servers) -> Iterator[dict[str, Database]]:
         }
 
 
-class _Maker:
-    """Makes ways, each pair of databases emptied once a test."""
-
-    def __init__(self, request: pytest.FixtureRequest, folders: contextlib.ExitStack) -> None:
-        self._request = request
-        self._folders = folders
-
-    def make(self, name: str) -> Way:
-        source, dest = self._tls() if name == "tls" else self._own()
-        if name == "unix" and source.server.socket_dir is None:
-            pytest.skip("the sockets of these servers are out of reach")
-        return Way(name, source, dest, self._request.getfixturevalue("proxy"), self._folders)
-
-    def _own(self) -> tuple[Database, Database]:
-        return tuple(map(self._request.getfixturevalue, ("kept_source", "kept_dest")))
-
-    def _tls(self) -> tuple[Database, Database]:
-        pair = self._request.getfixturevalue("shared_tls")
-        for database in pair.values():
-            database.execute(EMPTY)
-        return pair["source"], pair["dest"]
+@pytest.fixture
+def kept_tls(shared_tls: dict[str, Database]) -> dict[str, Database]:
+    """Return the module's pair on the servers that encrypt, emptied."""
+    for database in shared_tls.values():
+        database.execute(EMPTY)
+    return shared_tls
 
 
 @pytest.fixture
-def make_way(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Way]]:
-    """Return a maker of ways by name; skips the test where there is no such way."""
+def make_way(request: pytest.FixtureRequest) -> Iterator[Callable[..., Way]]:
+    """Return a maker of ways by name, with another table if told; skips where there is no such way.
+
+    The databases are emptied before the first one of a test is made.
+    """
+    value = request.getfixturevalue
     with contextlib.ExitStack() as folders:
-        yield _Maker(request, folders).make
+
+        def make(name: str, relation: str = "") -> Way:
+            if name == "tls":
+                source, dest = map(value("kept_tls").get, ("source", "dest"))
+            else:
+                source, dest = value("kept_source"), value("kept_dest")
+            if name == "unix" and source.server.socket_dir is None:
+                pytest.skip("the sockets of these servers are out of reach")
+            return Way(name, source, dest, value("proxy"), folders, relation)
+
+        yield make
 
 
 @pytest.fixture(params=NAMES)
-def way(request: pytest.FixtureRequest, make_way: Callable[[str], Way]) -> Way:
+def way(request: pytest.FixtureRequest, make_way: Callable[..., Way]) -> Way:
     """Return each way in turn."""
     return make_way(request.param)
 
 
 @pytest.fixture(params=PLAIN)
-def plain_way(request: pytest.FixtureRequest, make_way: Callable[[str], Way]) -> Way:
+def plain_way(request: pytest.FixtureRequest, make_way: Callable[..., Way]) -> Way:
     """Return each way in turn whose messages a proxy can read."""
     return make_way(request.param)
 
 
 @pytest.fixture
-def ways(make_way: Callable[[str], Way]) -> list[Way]:
+def ways(make_way: Callable[..., Way]) -> list[Way]:
     """Return all ways that there are, to be tried at once: where something waits, it costs one."""
     found = []
     for name in NAMES:

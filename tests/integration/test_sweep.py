@@ -1,0 +1,175 @@
+"""Wherever a connection is cut, the dest is what it was or what the source had; the outcome says.
+
+Some places in each run of the suite, every message under the marker `slow`.
+"""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import pytest
+
+from copypipe import CopypipeError, watches
+from copypipe.events import Cleared, Committing, Event, Listener, ignore
+from plugins import proxy as proxies
+from plugins.command import no_backends
+from plugins.proxy import DIRECTIONS, Direction, Ending, Proxy, Rule
+from plugins.ways import NAMES, OLD, Begun, Way
+
+QUERY = "SELECT g AS id, repeat('x', g) AS body FROM generate_series(1, 100) AS g"
+
+# How many copies are cut at once, and how many places a sample of them has.
+AT_ONCE = 4
+SAMPLE = 6
+
+# Stalls are found within one second, and several connections may have to be given up.
+LONGEST = 8.0
+
+COPIED = 0
+NOTHING_CHANGED = 5
+UNKNOWN = 75
+
+
+@dataclass(frozen=True)
+class Cut:
+    """One place where a connection is cut."""
+
+    side: str
+    sender: Direction
+    unit: str
+    position: int
+    ending: Ending
+
+    def __str__(self) -> str:
+        return f"{self.side}, {self.ending} at {self.unit} {self.position} of the {self.sender}"
+
+    @property
+    def rule(self) -> Rule:
+        at = proxies.at_message if self.unit == "message" else proxies.at_byte
+        return at(self.sender, self.position, self.ending)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask a silent server after a moment."""
+    monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.1)
+
+
+@pytest.fixture
+def four(make_way: Callable[..., Way], request: pytest.FixtureRequest) -> list[Way]:
+    """Return several ways of one kind, each with a table of its own."""
+    return [make_way(request.param, f"t{number}") for number in range(AT_ONCE)]
+
+
+def copy(way: Way, listener: Listener = ignore) -> None:
+    way.copy(QUERY, stall_timeout=1.0, listener=listener)
+
+
+@dataclass
+class Measured:
+    """How much of a unit comes from each direction in a whole copy, and until when."""
+
+    cleared: dict[Direction, int]
+    committing: dict[Direction, int]
+    end: dict[Direction, int]
+
+
+def measured(way: Way, side: str) -> dict[str, Measured]:
+    """Return for each unit what a copy needs."""
+    between = way.between(side)
+    marks: list[dict[str, dict[Direction, int]]] = []
+
+    def mark(event: Event | None) -> None:
+        if event is None or isinstance(event, Cleared | Committing):
+            marks.append({"message": dict(between.messages), "byte": dict(between.bytes)})
+
+    copy(way, mark)
+    no_backends(way.source, way.dest)
+    mark(None)
+    way.direct()
+    return {unit: Measured(*(one[unit] for one in marks)) for unit in ("message", "byte")}
+
+
+def places(start: int, stop: int, wanted: int | None, step: int = 1) -> Sequence[int]:
+    """Return so many numbers from `start` to below `stop`, the first and the last; None for all."""
+    every = range(start, stop, step)
+    if wanted is None or wanted >= len(every):
+        return every
+    return sorted({every[number * (len(every) - 1) // (wanted - 1)] for number in range(wanted)})
+
+
+def cuts(way: Way, side: str, ending: Ending, wanted: int | None) -> Iterator[Cut]:
+    """Return cuts between two messages and within them, in both directions."""
+    for unit, needed in measured(way, side).items():
+        if unit == "message" and way.name == "tls":
+            continue
+        for sender in DIRECTIONS:
+            start, stop = 0, needed.end[sender]
+            if ending == "hole":  # elsewhere see test_watches.py
+                start, stop = needed.cleared[sender], needed.committing[sender]
+            if way.name == "tls":
+                stop -= stop // 20  # what encrypts differs a little from run to run
+            # An odd number of bytes, so that it falls within messages.
+            for position in places(start, stop, wanted, 1 if unit == "message" else 101):
+                yield Cut(side, sender, unit, position, ending)
+
+
+def complaints(ways: list[Way], some: Sequence[Cut]) -> Iterator[str]:
+    """Cut a copy of each way; say what should not have happened."""
+    begun: dict[str, Begun] = {}
+    between: dict[str, Proxy] = {}
+    for way, cut in zip(ways, some, strict=False):
+        way.dest.execute(f"TRUNCATE {way.table}; INSERT INTO {way.table} {OLD}")
+        between[way.table] = way.between(cut.side, cut.rule)
+        begun[way.table] = Begun(functools.partial(copy, way))
+    outcomes = {}
+    for table, one in begun.items():
+        try:
+            outcomes[table] = one.error(LONGEST)
+        except pytest.fail.Exception as late:
+            outcomes[table] = late
+        between[table].close()  # a server behind a hole notices now
+    no_backends(ways[0].source, ways[0].dest)
+    for way, cut in zip(ways, some, strict=False):
+        way.direct()
+        complaint = judged(way, outcomes[way.table])
+        if complaint or between[way.table].fired != [cut.ending]:
+            yield f"{cut}: {complaint or 'did not happen'}"
+
+
+def judged(way: Way, error: BaseException | None) -> str | None:
+    """Return what is wrong about the dest after such an outcome."""
+    if error is not None and not isinstance(error, CopypipeError):
+        return repr(error)
+    code = COPIED if error is None else error.exit_code
+    ordered = "SELECT id, body FROM {} AS rows ORDER BY id"
+    held = way.dest.text(ordered.format(way.table))
+    is_old = held == way.dest.text(ordered.format(f"({OLD})"))
+    is_new = held == way.source.text(ordered.format(f"({QUERY})"))
+    expected = {COPIED: is_new, NOTHING_CHANGED: is_old, UNKNOWN: is_old or is_new}
+    if expected.get(code):
+        return None
+    state = "old" if is_old else "new" if is_new else "neither old nor new"
+    return f"the dest is {state} after {code}: {error}"
+
+
+@pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.parametrize("ending", ["fin", "rst", "hole"])
+@pytest.mark.parametrize(
+    ("four", "wanted"),
+    [
+        ("tcp", SAMPLE),
+        *(pytest.param(name, None, marks=pytest.mark.slow) for name in NAMES),
+    ],
+    indirect=["four"],
+)
+def test_wherever_a_connection_is_cut(
+    four: list[Way], side: str, ending: Ending, wanted: int | None
+) -> None:
+    every = list(cuts(four[0], side, ending, wanted))
+    found: list[str] = []
+    for start in range(0, len(every), AT_ONCE):
+        found += complaints(four, every[start : start + AT_ONCE])
+
+    assert len(every) > SAMPLE
+    assert not found, "\n".join(found)

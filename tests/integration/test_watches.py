@@ -1,0 +1,499 @@
+"""A server that is silent is asked what it does: one at work is waited for, a dead one is not."""
+
+import contextlib
+import functools
+import itertools
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from copypipe import CommitUnknown, ConnectionLost, TransientError, watches
+from copypipe.events import Event, Progress, Silent
+from plugins import proxy as proxies
+from plugins.command import Command
+from plugins.ways import PLAIN, Begun, Way, at_once
+
+SILENCE = 0.2
+
+# Nothing here needs it, and a network that is dead is asked thrice for two seconds.
+LONGEST = 10.0
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ask after a moment, what runs of hours ask after half a minute."""
+    monkeypatch.setattr(watches, "SILENCE_SECONDS", SILENCE)
+
+
+def rows_of(count: int, body: str = "lpad(g::text, 30, 'x')") -> str:
+    """Return a query of so many rows."""
+    return f"SELECT g AS id, {body} AS body FROM generate_series(1, {count}) AS g"
+
+
+ROWS = rows_of(1000)
+
+
+def silences(heard: list[Event], side: str) -> list[Silent]:
+    return [event for event in heard if isinstance(event, Silent) and event.side == side]
+
+
+def heard_by(way: Way, query: str = ROWS, **options: Any) -> list[Event]:
+    """Copy and return what a listener heard."""
+    heard: list[Event] = []
+    way.copy(query, listener=heard.append, **options)
+    return heard
+
+
+# --- servers at work ------------------------------------------------------------------------------
+
+BUSY = """
+    CREATE FUNCTION public.busy_{name}() RETURNS int LANGUAGE plpgsql AS $$
+    DECLARE
+        until timestamptz := clock_timestamp() + '1 s';
+    BEGIN
+        WHILE clock_timestamp() < until LOOP END LOOP;
+        RETURN 0;
+    END $$
+"""
+SILENT_SOURCES = {
+    "computing": (
+        rows_of(1000).replace("g AS id", "g + b AS id") + ", public.busy_{name}() AS b",
+        ("computing",),
+    ),
+    "sleeping": (
+        rows_of(1000).replace("FROM", "FROM pg_sleep(1),"),
+        ("waiting (Timeout: PgSleep)",),
+    ),
+}
+
+
+@pytest.mark.parametrize(("query", "doing"), SILENT_SOURCES.values(), ids=SILENT_SOURCES.keys())
+def test_a_source_at_work_is_waited_for(
+    ways: list[Way], query: str, doing: tuple[str, ...]
+) -> None:
+    for way in ways:
+        way.source.execute(BUSY.format(name=way.name))
+
+    told = at_once(ways, lambda way: heard_by(way, query.format(name=way.name)))
+
+    for way in ways:
+        silent = silences(told[way.name], "source")
+        assert len(silent) >= 3, way.name
+        assert {event.doing for event in silent} == set(doing), way.name
+        # After each silence anew, since the last byte.
+        assert [event.seconds for event in silent] == sorted(event.seconds for event in silent)
+        assert SILENCE <= silent[0].seconds < 2 * SILENCE, way.name
+        way.assert_copied(ROWS)
+
+
+def test_a_dest_that_waits_for_a_lock_is_waited_for(ways: list[Way]) -> None:
+    """Somebody changes a row that the copy deletes; who that is can be read."""
+    holders: dict[str, psycopg.Connection] = {}
+    for way in ways:
+        holders[way.name] = way.dest.connect(autocommit=False)
+        holders[way.name].execute(f"UPDATE {way.table} SET body = 'changed' WHERE id = -1")
+
+    def copy(way: Way) -> list[Event]:
+        heard: list[Event] = []
+
+        def hear(event: Event) -> None:
+            heard.append(event)
+            if len(silences(heard, "dest")) == 3:
+                holders[way.name].rollback()
+
+        way.copy(ROWS, listener=hear)
+        return heard
+
+    for name, heard in at_once(ways, copy).items():
+        pid = holders[name].info.backend_pid
+        doing = {event.doing for event in silences(heard, "dest")}
+        assert doing == {f"waiting for a lock held by backend {pid}"}, name
+    for way in ways:
+        way.assert_copied(ROWS)
+
+
+def test_a_dest_that_works_after_the_last_row_is_waited_for(ways: list[Way]) -> None:
+    for way in ways:
+        way.trigger("PERFORM pg_sleep(1); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+
+    told = at_once(ways, heard_by)
+
+    for way in ways:
+        silent = silences(told[way.name], "dest")
+        assert len(silent) >= 3, way.name
+        assert {event.doing for event in silent} == {"waiting (Timeout: PgSleep)"}, way.name
+        way.assert_copied(ROWS)
+
+
+def test_a_dest_that_takes_no_more_for_a_while_is_waited_for(ways: list[Way]) -> None:
+    """The sockets are full, and the dest is within a row."""
+    query = rows_of(500, "repeat('x', 100000)")
+    for way in ways:
+        way.trigger("IF NEW.id = 1 THEN PERFORM pg_sleep(1); END IF; RETURN NEW;")
+
+    told = at_once(ways, lambda way: heard_by(way, query))
+
+    for way in ways:
+        # Before and after its sleep it may be caught at work, on a machine that is busy.
+        doing = {event.doing for event in silences(told[way.name], "dest")}
+        assert "waiting (Timeout: PgSleep)" in doing, way.name
+        way.assert_copied(query)
+
+
+# --- nothing is silent ----------------------------------------------------------------------------
+
+
+def test_servers_that_say_something_now_and_then_are_not_asked(
+    ways: list[Way], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.7)
+    # Of 10 kB, which a server sends at once: what is small waits in its buffer for more.
+    query = rows_of(15, "repeat('x', 10000) || left(pg_sleep(0.1)::text, 0)")
+    between = {way.name: [way.between(side) for side in ("source", "dest")] for way in ways}
+
+    told = at_once(ways, lambda way: heard_by(way, query))
+
+    for way in ways:
+        assert not any(isinstance(event, Silent) for event in told[way.name]), way.name
+        assert [proxy.links for proxy in between[way.name]] == [1, 1], way.name
+        way.direct()
+        way.assert_copied(rows_of(15, "repeat('x', 10000)"))
+
+
+@pytest.mark.parametrize("limit", [None, 1.0], ids=["asking", "giving up"])
+def test_a_relay_that_never_waits_takes_nobody_for_silent(
+    ways: list[Way], monkeypatch: pytest.MonkeyPatch, limit: float | None
+) -> None:
+    """It is slower than both servers for a while, so that it waits for neither."""
+    monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.6)
+    query = rows_of(600, "repeat('x', 20000)")
+
+    def copy(way: Way) -> list[Event]:
+        heard: list[Event] = []
+        count = itertools.count()
+
+        def hear(event: Event) -> None:
+            heard.append(event)
+            if isinstance(event, Progress) and next(count) < 8:
+                time.sleep(0.2)
+
+        way.copy(query, listener=hear, stall_timeout=limit)
+        return heard
+
+    copying = {way.name: Begun(functools.partial(copy, way)) for way in ways}
+
+    for name, begun in copying.items():
+        assert not any(isinstance(event, Silent) for event in begun.result()), name
+        assert begun.seconds > 1.6, name
+    for way in ways:
+        way.assert_copied(query)
+
+
+# --- a network that loses what is sent ------------------------------------------------------------
+
+# More than the sockets between the servers hold.
+MUCH = rows_of(200, "repeat('x', 100000)")
+
+HOLES = {
+    "what the source sends": ("source", "server", "mute"),
+    "what the dest is sent": ("dest", "client", "mute"),
+    "what the dest answers": ("dest", "server", "mute"),
+    "all of the source": ("source", "server", "hole"),
+    "all of the dest": ("dest", "client", "hole"),
+}
+
+
+@pytest.mark.parametrize(("side", "sender", "ending"), HOLES.values(), ids=HOLES.keys())
+def test_a_connection_that_loses_packets_while_rows_flow_is_given_up(
+    ways: list[Way], side: str, sender: proxies.Direction, ending: proxies.Ending
+) -> None:
+    between = {way.name: way.between(side) for way in ways}
+
+    def copy(way: Way) -> None:
+        def hear(event: Event) -> None:
+            if isinstance(event, Progress) and between[way.name].rule is proxies.unchanged:
+                between[way.name].rule = proxies.at_message(sender, 0, ending)
+
+        way.copy(MUCH, listener=hear)
+
+    assert_given_up(ways, between, copy, side, ending)
+
+
+# The message with which the network begins to lose all that follows.
+LITTLE_HOLES = {
+    "the source's first row": ("source", "server", b"d", b""),
+    "the source's trailer": ("source", "server", b"d", proxies.TRAILER),
+    "the source's command tag": ("source", "server", b"C", b"COPY"),
+    "the first row": ("dest", "client", b"d", b""),
+    "the end of the data": ("dest", "client", b"c", b""),
+    "the dest's command tag": ("dest", "server", b"C", b"COPY"),
+}
+
+
+@pytest.mark.parametrize("ending", ["hole", pytest.param("mute", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("side", "sender", "kind", "starts"), LITTLE_HOLES.values(), ids=LITTLE_HOLES.keys()
+)
+def test_a_connection_that_loses_packets_is_given_up(
+    make_way: Callable[..., Way],
+    side: str,
+    sender: proxies.Direction,
+    kind: bytes,
+    starts: bytes,
+    ending: proxies.Ending,
+) -> None:
+    ways = [make_way(name) for name in PLAIN]
+    rule = proxies.at_kind(sender, kind, ending, starts=starts)
+    between = {way.name: way.between(side, rule) for way in ways}
+
+    assert_given_up(ways, between, lambda way: way.copy(ROWS), side, ending)
+
+
+def assert_given_up(
+    ways: list[Way],
+    between: dict[str, proxies.Proxy],
+    copy: Callable[[Way], object],
+    side: str,
+    ending: proxies.Ending,
+    detail: str = "The server waits for us, and nothing it sends arrives.",
+) -> None:
+    """Fail unless each copy ends as a lost connection, soon, and with the dest as it was."""
+    failed = {way.name: Begun(functools.partial(copy, way)) for way in ways}
+    for way in ways:
+        error = failed[way.name].error(LONGEST)
+        assert isinstance(error, ConnectionLost), (way.name, error)
+        assert (error.exit_code, error.retryable, error.side) == (5, True, side), way.name
+        assert error.detail == detail, way.name
+        assert failed[way.name].seconds < 4, way.name
+        assert between[way.name].fired == [ending], way.name
+    for way in ways:
+        between[way.name].close()  # now the servers notice too
+        way.direct()
+    for way in ways:
+        way.assert_unchanged()
+
+
+# Where the network dies, and whether the server was asked before: then the connection that asks is
+# as dead as the others.
+DEATHS = [("source", False), ("dest", False), ("source", True), ("dest", True)]
+
+
+@pytest.mark.parametrize(
+    "shift", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in range(1, len(DEATHS)))]
+)
+def test_a_network_that_is_dead_is_given_up(
+    make_way: Callable[..., Way], monkeypatch: pytest.MonkeyPatch, shift: int
+) -> None:
+    """Nor can the server be asked any more. Each way dies another death, for it takes seconds."""
+    monkeypatch.setattr(watches, "UNREACHABLE", 1)
+    ways = [make_way(name) for name in PLAIN]
+    with contextlib.suppress(pytest.skip.Exception):
+        ways.append(make_way("tls"))
+    deaths = {way.name: DEATHS[(i + shift) % len(DEATHS)] for i, way in enumerate(ways)}
+    between = {way.name: way.between(deaths[way.name][0]) for way in ways}
+
+    def copy(way: Way) -> None:
+        side, asked_before = deaths[way.name]
+        # A server at work: it does not wait for us.
+        query = rows_of(1000).replace("FROM", "FROM pg_sleep(4),") if side == "source" else ROWS
+        if not asked_before:  # it dies with the last that is said to the server
+            kind, starts = (b"Q", b"COPY") if side == "source" else (b"c", b"")
+            between[way.name].rule = proxies.at_kind(
+                "client", kind, "dead", starts=starts, arrives=True
+            )
+
+        def hear(event: Event) -> None:
+            if isinstance(event, Silent) and asked_before:
+                between[way.name].die()
+
+        way.copy(query, listener=hear)
+
+    for way in ways:
+        if deaths[way.name][0] == "dest":
+            way.trigger("PERFORM pg_sleep(4); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+    failed = {way.name: Begun(functools.partial(copy, way)) for way in ways}
+
+    for way in ways:
+        error = failed[way.name].error(LONGEST)
+        assert isinstance(error, ConnectionLost), (way.name, error)
+        assert (error.exit_code, error.side) == (5, deaths[way.name][0]), way.name
+        assert error.detail == "The server cannot be reached any more.", way.name
+        assert between[way.name].fired == ["dead"], way.name
+    for way in ways:
+        between[way.name].close()  # now the servers notice too
+        way.direct()
+    for way in ways:
+        way.assert_unchanged()
+
+
+# --- processes ------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_gone_is_not_waited_for(ways: list[Way]) -> None:
+    """It was ended, and the network lost what it said last."""
+    query = rows_of(1000).replace("FROM", "FROM pg_sleep(60),")
+    between = {way.name: way.between("source") for way in ways}
+
+    def copy(way: Way) -> None:
+        def hear(event: Event) -> None:
+            if isinstance(event, Silent) and between[way.name].rule is proxies.unchanged:
+                between[way.name].rule = proxies.at_message("server", 0, "mute")
+                (pid,) = [b.pid for b in way.source.backends() if f'"{way.name}"' in b.query]
+                way.source.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+        way.copy(query + f' /* "{way.name}" */', listener=hear)
+
+    detail = "The server ended the process that worked for us."
+    assert_given_up(ways, between, copy, "source", "mute", detail)
+
+
+PIDS = {
+    "of nobody": lambda way: 999_999_999,
+    "of somebody who waits for a client": lambda way: way.source.connect().info.backend_pid,
+}
+
+
+@pytest.mark.parametrize("pid", PIDS.values(), ids=PIDS.keys())
+def test_behind_a_pooler_nobody_is_ended_by_mistake(
+    make_way: Callable[..., Way], pid: Callable[[Way], int]
+) -> None:
+    """It tells a number of its own; what the process of that number does says nothing."""
+    ways = [make_way(name) for name in PLAIN]
+    query = rows_of(1000).replace("FROM", "FROM pg_sleep(1.2),")
+    between = {way.name: way.between("source", proxies.tell_pid(pid(way))) for way in ways}
+
+    told = at_once(ways, lambda way: heard_by(way, query))
+
+    for way in ways:
+        assert "changed" in between[way.name].fired
+        assert len(silences(told[way.name], "source")) >= 3, way.name
+        way.direct()
+        way.assert_copied(ROWS)
+
+
+def test_behind_a_pooler_somebody_else_may_end(make_way: Callable[..., Way]) -> None:
+    ways = [make_way(name) for name in PLAIN]
+    query = rows_of(1000).replace("FROM", "FROM pg_sleep(1.2),")
+    others = {way.name: way.source.connect() for way in ways}
+    for way in ways:
+        others[way.name].pgconn.send_query(b"SELECT pg_sleep(0.5)")  # at work, like ours
+        way.between("source", proxies.tell_pid(others[way.name].info.backend_pid))
+
+    def copy(way: Way) -> list[Event]:
+        heard: list[Event] = []
+
+        def hear(event: Event) -> None:
+            heard.append(event)
+            if isinstance(event, Silent):
+                others[way.name].close()
+
+        way.copy(query, listener=hear)
+        return heard
+
+    told = at_once(ways, copy)
+
+    for way in ways:
+        assert len(silences(told[way.name], "source")) >= 3, way.name
+        way.direct()
+        way.assert_copied(ROWS)
+
+
+# --- giving up ------------------------------------------------------------------------------------
+
+STALLS = {
+    "the source's first row": ("source", rows_of(10).replace("FROM", "FROM pg_sleep(5),"), ""),
+    "a row": ("source", rows_of(10, "repeat('x', 10000 + length(pg_sleep(g - 1)::text))"), ""),
+    "a row of the dest": ("dest", ROWS, "BEFORE INSERT ROW"),
+    "what the dest does for each statement": ("dest", ROWS, "AFTER INSERT STATEMENT"),
+    "what the dest deletes": ("dest", ROWS, "BEFORE DELETE STATEMENT"),
+}
+
+
+@pytest.mark.parametrize(("side", "query", "hit"), STALLS.values(), ids=STALLS.keys())
+def test_silence_beyond_the_limit_ends_the_run(
+    ways: list[Way], side: str, query: str, hit: str
+) -> None:
+    for way in ways:
+        if hit:
+            when, _, each = hit.rpartition(" ")
+            way.trigger("PERFORM pg_sleep(5); RETURN NULL;", when, each)
+    failed = {
+        way.name: Begun(functools.partial(way.copy, query, stall_timeout=0.6)) for way in ways
+    }
+
+    for way in ways:
+        error = failed[way.name].error(LONGEST)
+        assert isinstance(error, TransientError), (way.name, error)
+        assert not isinstance(error, ConnectionLost), way.name
+        assert (error.exit_code, error.side) == (5, side), way.name
+        assert error.message == f"{side}: nothing came for 1 s", way.name
+        assert error.detail == "That is the limit of --stall-timeout.", way.name
+        assert failed[way.name].seconds < 4, way.name
+        way.assert_unchanged()
+
+
+# How the query begins whose request is lost, with all that follows.
+UNANSWERED = {
+    "planning at the source": ("source", b"SET LOCAL search_path"),
+    "the parse of the query": ("source", None),
+    "planning at the dest": ("dest", b"SELECT pg_catalog.to_regclass"),
+    "the slice's locks": ("dest", b"\n        SELECT CASE WHEN l.exclusive"),
+}
+
+
+@pytest.mark.parametrize(("side", "starts"), UNANSWERED.values(), ids=UNANSWERED.keys())
+def test_no_query_waits_for_ever_where_silence_has_a_limit(
+    make_way: Callable[..., Way], side: str, starts: bytes | None
+) -> None:
+    """Also those that come before the rows."""
+    way = make_way("tcp")
+    kind = b"P" if starts is None else b"Q"
+    between = way.between(side, proxies.at_kind("client", kind, "hole", starts=starts or b""))
+    failed = Begun(functools.partial(way.copy, ROWS, stall_timeout=0.6))
+
+    error = failed.error(3)
+    assert isinstance(error, TransientError)
+    assert (error.exit_code, error.side) == (5, side)
+    assert between.fired == ["hole"]
+    between.close()
+    way.direct()
+    way.assert_unchanged()
+
+
+@pytest.mark.parametrize("limit", [None, 0.6], ids=["asking", "giving up"])
+@pytest.mark.parametrize("arrives", [False, True], ids=["request", "answer"])
+def test_a_commit_whose_request_or_answer_is_lost(
+    make_way: Callable[..., Way], limit: float | None, *, arrives: bool
+) -> None:
+    """The dest waits for us, or said that it committed: only the dest knows."""
+    way = make_way("tcp")
+    between = way.between("dest", proxies.swallow_commit(arrives=arrives))
+    failed = Begun(functools.partial(way.copy, ROWS, stall_timeout=limit))
+
+    error = failed.error(3)
+    assert isinstance(error, CommitUnknown)
+    assert set(between.fired) == {"swallowed"}
+    between.close()
+    way.direct()
+    if arrives:
+        way.assert_copied(ROWS)
+    else:
+        way.assert_unchanged()
+
+
+def test_the_limit_of_silence_on_the_command_line(
+    make_way: Callable[..., Way], bare_run: Command
+) -> None:
+    way = make_way("tcp")
+    query = rows_of(10).replace("FROM", "FROM pg_sleep(30),")
+
+    done = bare_run(*way.words(query, "--stall-timeout", "600ms"), env=way.environment)
+
+    assert done.code == 5
+    assert "ERROR:  source: nothing came for 1 s\n" in done.err
+    assert "DETAIL:  That is the limit of --stall-timeout.\n" in done.err
+    assert done.seconds < 8
+    way.assert_unchanged()
