@@ -410,7 +410,7 @@ class Answer:
         while True:
             unsent = pgconn.flush()
             if pgconn.is_busy():
-                if self._pause is not None:
+                if self._pause is not None and not unsent:
                     self._pause()
                     pgconn.consume_input()
                 elif wait(pgconn, writing=bool(unsent), until=until):
