@@ -2,8 +2,10 @@
 
 import functools
 import json
+import os
 import re
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -85,6 +87,40 @@ def test_rows_arrive_as_they_are(ways: list[Way], count: int, body: str) -> None
     for way in ways:
         assert (copied[way.name].rows, copied[way.name].transport) == (count, way.carried)
         way.assert_copied(query)
+
+
+@pytest.mark.parametrize("transport", ["auto", "libpq"])
+def test_the_end_of_the_data_does_not_fit_into_the_socket(
+    make_way: Callable[..., Way], transport: str
+) -> None:
+    """The dest is slow with the last rows, and what was sent before it fills the socket.
+
+    A unix socket is full of what the other end has not read, and a small one nearly always; whether
+    five bytes more fit depends on how much comes last, so several amounts are tried.
+    """
+    more = range(0, 4800, 400)
+    ways = [make_way("unix", f"t{number}") for number in more]
+
+    def query(way: Way) -> str:
+        last = f"CASE WHEN g = 200 THEN {way.relation[1:]} ELSE 0 END"
+        return rows_of(200, f"repeat('x', 1000 + {last})")
+
+    def copy(way: Way) -> int:
+        def connect() -> psycopg.Connection:
+            connection = psycopg.connect(way.dsn("dest"))
+            with socket.socket(fileno=os.dup(connection.fileno())) as same:
+                same.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            return connection
+
+        return way.copy(query(way), dest=connect, transport=transport).rows
+
+    for way in ways:
+        way.trigger("IF NEW.id > 190 THEN PERFORM pg_sleep(0.02); END IF; RETURN NEW;")
+    copying = [Begun(functools.partial(copy, way)) for way in ways]
+
+    assert [begun.result(10) for begun in copying] == [200 for _ in more]
+    for way in ways:
+        way.assert_copied(query(way))
 
 
 def test_a_query_that_is_longer_than_what_sockets_hold(ways: list[Way]) -> None:
