@@ -22,6 +22,7 @@ from copypipe.errors import (
     CopypipeError,
     LoginRefused,
     Side,
+    TransientError,
     UsageError,
     printable,
 )
@@ -52,6 +53,7 @@ _PASSING = re.compile(
     r"|recovery|not yet accepting connections|not in hot standby mode|is not read-only"
     r"|read-write|read-only|standby"
 )
+_BROKEN = re.compile(r"unexpected eof|SSL SYSCALL error|[Cc]onnection reset|closed the connection")
 _SERVICE = re.compile(r'definition of service "[^"]*" not found|service file "[^"]*" not found')
 
 _PORTS = re.compile(r"\d*(,\d*)*")
@@ -167,12 +169,13 @@ def unreachable(side: Side, error: psycopg.Error, given: Mapping[str, str]) -> C
             hint="Check role, database and password (.pgpass, PGPASSWORD, a service file).",
             side=side,
         )
-    if asked and ("FATAL" in text or " SSL" in text) and not _PASSING.search(text):
+    broken = _BROKEN.search(text)  # in the middle of a TLS handshake, say
+    if asked and ("FATAL" in text or " SSL" in text) and not (broken or _PASSING.search(text)):
         return LoginRefused(
             f"{side}: the server does not accept the connection", detail=detail, side=side
         )
     if asked and _PASSING.search(text):
-        return ConnectionLost(
+        return TransientError(
             f"{side}: the server does not accept connections now", detail=detail, side=side
         )
     return ConnectionLost(

@@ -70,9 +70,10 @@ def diagnosis(done: Transferred) -> str:
         for name, seconds in shares.items()
         if name != most and (seconds or name != "the rate limit")
     )
+    scan = "" if done.scan == "libpq" else f", {done.scan} scan"
     return (
         f"{most} is the bottleneck: {shares[most] / whole:.0%} of {spent.all:.2f} s ({others}); "
-        f"carried by {done.transport}, {done.scan} scan"
+        f"carried by {done.transport}{scan}"
     )
 
 

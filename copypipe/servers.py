@@ -51,6 +51,10 @@ Idle = Callable[[Side, float], float]
 Returns when it wants to be told again. May raise to end the wait."""
 
 
+Pause = Callable[[bool], object]
+"""Waits until the server has said something, or, if that is True, takes more."""
+
+
 def _unwatched(side: Side, moved: float, /) -> float:
     return time.monotonic() + 3600
 
@@ -85,7 +89,8 @@ class Session:
         self.conn = conn
         self.address = address
         self.observer = observer
-        """Connects once more to the same server, within OBSERVER_SECONDS."""
+        """Connects once more to the same server, within OBSERVER_SECONDS or as long as a caller's
+        callable takes."""
         self.idle: Idle = _unwatched
         """Told of silence while a statement runs, or bytes are relayed."""
         self.major = conn.info.server_version // 10000
@@ -124,14 +129,25 @@ class Session:
         text = statement.as_bytes(self.conn)
         return self._answer(lambda: self.conn.pgconn.send_query(text))
 
-    def _pause(self) -> Callable[[], None]:
-        began = time.monotonic()
+    def _pause(self) -> Pause:
+        """Return what waits for this server and tells `idle` of its silence."""
+        moved = time.monotonic()
 
-        def pause() -> None:
+        def pause(writing: bool) -> None:
+            nonlocal moved
             with suppress(TimeoutError):
-                wait(self.conn.pgconn, until=self.idle(self.side, began))
+                wait(self.conn.pgconn, writing=writing, until=self.idle(self.side, moved))
+                moved = time.monotonic()
 
         return pause
+
+    def send(self, statement: Statement) -> None:
+        """Send a statement to its last byte; nothing of the answer is read."""
+        text = statement.as_bytes(self.conn)
+        self.speak(lambda: self.conn.pgconn.send_query(text))
+        pause = self._pause()
+        while self.speak(self.conn.pgconn.flush):
+            pause(True)
 
     def fetch(self, statement: Statement) -> list[TupleRow]:
         """Run a query and return its rows; raises the server's error as ours."""
@@ -179,7 +195,18 @@ class Session:
         """
         answer = Answer(self.conn.pgconn, self._pause())
         self.speak(send)
-        self.speak(answer.wait)
+        return self.result(answer, own_text=own_text)
+
+    def result(self, answer: Answer, *, own_text: bool = False) -> pq.abc.PGresult:
+        """Wait for the end of an answer and return its result; raises the server's error.
+
+        What a server said last counts, also where the connection ended behind it.
+        """
+        try:
+            self.speak(answer.wait)
+        except CopypipeError:
+            if answer.error is None:
+                raise
         if answer.error is not None:
             raise failure(self.side, answer.error, own_text=own_text)
         if answer.result is None:
@@ -199,7 +226,9 @@ class Session:
         """Hand on a notice that libpq did not read ("Error and Notice Message Fields")."""
         found = {field[:1]: field[1:] for field in fields.split(b"\0")}
         severity, text = found.get(b"V", b"NOTICE"), found.get(b"M", b"")
-        self._notice(self.side, severity.decode(), text.decode("utf-8", "replace"))
+        self._notice(
+            self.side, severity.decode("ascii", "replace"), text.decode("utf-8", "replace")
+        )
 
     def speak(self, call: Callable[[], T]) -> T:
         """Return what `call` returns; raises psycopg's errors as ours.
@@ -286,7 +315,8 @@ class Session:
 
         The running statement is cancelled (a sort or a DELETE would not notice that the client is
         gone), then the socket is closed (a backend in COPY ignores cancel requests while it waits
-        for data). Takes at most CANCEL_SECONDS; raises nothing.
+        for data). Takes at most CANCEL_SECONDS (where libpq is older than 17, as long as its own
+        cancel request takes); raises nothing.
         """
         if self.conn.closed:
             return
@@ -386,8 +416,8 @@ class Answer:
     when something is there. What has come stays here when waiting is interrupted.
     """
 
-    def __init__(self, pgconn: pq.abc.PGconn, pause: Callable[[], object] | None = None) -> None:
-        """Read from `pgconn`; `pause` waits for it in its own way (see `wait`)."""
+    def __init__(self, pgconn: pq.abc.PGconn, pause: Pause | None = None) -> None:
+        """Read from `pgconn`; `pause` waits for it in its own way, and knows no `until`."""
         self._pgconn = pgconn
         self._pause = pause
         self.result: pq.abc.PGresult | None = None
@@ -408,10 +438,13 @@ class Answer:
         """
         pgconn = self._pgconn
         while True:
-            unsent = pgconn.flush()
+            try:
+                unsent = pgconn.flush()
+            except psycopg.Error:
+                unsent = 0  # what the server said last may have come all the same
             if pgconn.is_busy():
-                if self._pause is not None and not unsent:
-                    self._pause()
+                if self._pause is not None:
+                    self._pause(bool(unsent))
                     pgconn.consume_input()
                 elif wait(pgconn, writing=bool(unsent), until=until):
                     pgconn.consume_input()
@@ -430,13 +463,16 @@ def ask(
 ) -> tuple[str | None, ...] | None:
     """Return the first row of a short query as text, None for no row.
 
-    Raises psycopg.Error, and TimeoutError when the answer is not there in time: the connection may
+    Raises psycopg.DatabaseError where the server answers with an error, psycopg.OperationalError
+    where nobody answers, and TimeoutError when the answer is not there in time: the connection may
     be as dead as the one that is asked about.
     """
     answer = Answer(conn.pgconn)
     conn.pgconn.send_query(statement.as_bytes(conn))
     answer.wait(time.monotonic() + seconds)
     result = answer.result
+    if answer.error is not None and answer.error.sqlstate:
+        raise psycopg.DatabaseError("an error for an answer")
     if result is None or result.status != pq.ExecStatus.TUPLES_OK:
         raise psycopg.OperationalError("no answer")
     if not result.ntuples:

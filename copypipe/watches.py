@@ -29,8 +29,10 @@ SILENCE_SECONDS = 30.0
 # One answer could be the moment between two steps; after so many in a row it is a fact.
 CERTAIN = 2
 
-# How often a server may be unreachable in a row, in which time TCP would notice too (keepalives).
-UNREACHABLE = 3
+# How often in a row nobody may answer, or not in time: two minutes and a half, in which TCP would
+# notice too (keepalives), and a host that is merely overloaded answers once. A server that answers
+# that it takes no more connections is there.
+UNREACHABLE = 5
 
 
 @dataclass
@@ -43,7 +45,9 @@ class _Asked:
     seen: bool = False
     """The process was there when it was asked before."""
     stuck: int = 0
-    """How often in a row it waited for us."""
+    """How often in a row it waited for us, with nothing moved meanwhile."""
+    bytes: str | None = None
+    """What it had copied when it was asked before; a slow link still moves."""
     unreachable: int = 0
 
 
@@ -102,7 +106,7 @@ class Watch:
                 asked.observer.close()
                 asked.observer = None
             dead = ConnectionLost | psycopg.OperationalError | TimeoutError
-            asked.unreachable += isinstance(error, dead)
+            asked.unreachable = asked.unreachable + 1 if isinstance(error, dead) else 0
             self.listen(Silent(side, seconds, "cannot be asked"))
             if asked.unreachable >= UNREACHABLE:
                 raise _dead(side, "cannot be reached any more") from None
@@ -115,8 +119,9 @@ class Watch:
             self.listen(Silent(side, seconds, "does not show what it is doing"))
             return
         asked.seen = True
-        _, kind, event, blockers = row
-        asked.stuck = asked.stuck + 1 if kind == "Client" else 0
+        _, kind, event, blockers, copied = row
+        waits = kind == "Client" and copied == asked.bytes
+        asked.stuck, asked.bytes = asked.stuck + 1 if waits else 0, copied
         if asked.stuck >= CERTAIN:
             raise _dead(side, "waits for us, and nothing it sends arrives")
         self.listen(Silent(side, seconds, _doing(side, kind, event, blockers)))

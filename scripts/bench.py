@@ -1,6 +1,6 @@
 """Measure copypipe against `psql | psql` and others, on two servers of its own.
 
-python scripts/bench.py            everything: an hour, on a quiet machine
+python scripts/bench.py            everything: three quarters of an hour, on a quiet machine
 python scripts/bench.py --quick    two minutes, to see that it works; too little to judge by
 python scripts/bench.py --render   write tables and charts anew from docs/performance/results.json
 

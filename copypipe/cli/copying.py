@@ -175,7 +175,7 @@ def copy(
         str | None,
         typer.Option(
             help="Give up when nothing has come from a server for so long; never, if not given. A "
-            "long DELETE or sort is silence too.",
+            "long DELETE, a sort, waiting for a lock are silence too.",
             metavar="TIME",
         ),
     ] = None,

@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from psycopg import pq
+
 from copypipe.errors import CopyFailed, UsageError
 from copypipe.relay import libpq, wired, wires
 from copypipe.relay.paces import Pace
@@ -138,16 +140,18 @@ def relay(
                     stream.wait(sink)
             sent = stream.finish(sink)
             taken = sink.finish()
+            if sent != taken:
+                raise CopyFailed(
+                    f"the source sent {sent} rows and the dest took {taken}",
+                    detail="A trigger at the dest may drop rows. Nothing was changed.",
+                    side="dest",
+                )
         except BaseException:
             stream.stop()
             sink.stop()
+            if dest.conn.pgconn.transaction_status == pq.TransactionStatus.INTRANS:
+                dest.abandon()  # it took rows, and must not keep them
             raise
-    if sent != taken:
-        raise CopyFailed(
-            f"the source sent {sent} rows and the dest took {taken}",
-            detail="A trigger at the dest may drop rows. Nothing was changed.",
-            side="dest",
-        )
     return Relayed(sent, stream.size, waits.ended())
 
 
@@ -197,7 +201,9 @@ def _ends(
         sink = libpq.Sink(dest, waits)
         stack.callback(sink.close)
         return libpq.Stream(source, waits), sink
-    wire_of = [wires.borrow(session.conn.pgconn) for session in (source, dest)]
-    for wire in wire_of:
+    ends = []
+    for session in (source, dest):
+        wire = wires.borrow(session.conn.pgconn)
         stack.callback(wire.close)
-    return wired.Stream(source, wire_of[0], waits), wired.Sink(dest, wire_of[1], waits)
+        ends.append(wire)
+    return wired.Stream(source, ends[0], waits), wired.Sink(dest, ends[1], waits)

@@ -19,10 +19,11 @@ from psycopg import pq
 
 from copypipe.errors import CopyFailed, CopypipeError, TransientError
 from copypipe.failures import failure, lost
+from copypipe.relay import wires
 from copypipe.relay.frames import EMPTY_BYTES, is_trailer
 from copypipe.relay.waits import Ready, Waits
 from copypipe.relay.wired import FAREWELL, FAREWELL_SECONDS, without_trailer
-from copypipe.servers import OBSERVER_SECONDS, Answer, Session, ask, wait
+from copypipe.servers import OBSERVER_SECONDS, Answer, Pause, Session, ask
 from copypipe.statements import Statement, sessions
 
 # Rows are gathered up to this size before a write. 128 KiB is also the most that psycopg hands to
@@ -99,7 +100,7 @@ class Stream:
 
     def finish(self, sink: Sink) -> int:
         """See `wired.Stream.finish`."""
-        rows = _finished(self.session, lambda: self.wait(sink))
+        rows = _finished(self.session, lambda _: self.wait(sink))
         if not is_trailer(self._last):
             raise without_trailer()
         return rows
@@ -128,7 +129,8 @@ class Sink:
         self._failed = False
         self._asks_after = 0.0
         self._observer: psycopg.Connection[Any] | None = None
-        self._peek = None if self.pgconn.ssl_in_use else _Peek(self.pgconn.socket)
+        plain = wires.encryption(self.pgconn) == "none"
+        self._peek = _Peek(self.pgconn.socket) if plain else None
 
     def close(self) -> None:
         """Give up what was opened beside the connection."""
@@ -205,7 +207,10 @@ class Sink:
     def finish(self) -> int:
         """Send CopyDone and return the row count of the server's command tag."""
         self.session.speak(self.pgconn.put_copy_end)
-        return _finished(self.session, self.waits.for_dest)
+        waits = self.waits
+        return _finished(
+            self.session, lambda unsent: (waits.for_room if unsent else waits.for_dest)()
+        )
 
     def stop(self) -> None:
         """Make the server give up the COPY, or close the connection; raises nothing."""
@@ -250,6 +255,7 @@ class _Peek:
 
     def __init__(self, descriptor: int) -> None:
         self._socket = socket.socket(fileno=os.dup(descriptor))
+        self._socket.setblocking(False)  # as it is; Python may have been told otherwise
         self._begun = 0
         """Bytes still to come of a message whose beginning was taken with the last read."""
         self._lost = False
@@ -289,28 +295,18 @@ def _begin(
     `read` waits for something of this server and lets libpq take it.
     """
     pgconn = session.conn.pgconn
-    answer = Answer(pgconn)
-    session.speak(lambda: pgconn.send_query(statement.as_bytes(session.conn)))
-    while session.speak(pgconn.flush):
-        if wait(pgconn, writing=True):
-            session.speak(pgconn.consume_input)
+    session.send(statement)
     while session.speak(pgconn.is_busy):
         read()
-    session.speak(answer.wait)
-    if answer.error is not None:
-        raise failure(session.side, answer.error)
-    if answer.result is None or answer.result.status != expected:
+    if session.result(Answer(pgconn)).status != expected:
         session.abandon()
         raise CopyFailed(f"{session.side}: the server did not begin to copy", side=session.side)
 
 
-def _finished(session: Session, wait: Callable[[], object]) -> int:
+def _finished(session: Session, pause: Pause) -> int:
     """Wait for the end of COPY and return the row count of the command tag."""
-    answer = Answer(session.conn.pgconn, wait)
-    session.speak(answer.wait)
-    if answer.error is not None:
-        raise failure(session.side, answer.error)
-    if answer.result is None or answer.result.status != pq.ExecStatus.COMMAND_OK:
+    result = session.result(Answer(session.conn.pgconn, pause))
+    if result.status != pq.ExecStatus.COMMAND_OK:
         session.abandon()
         raise lost(session.side)
-    return int(answer.result.command_tuples or 0)
+    return int(result.command_tuples or 0)

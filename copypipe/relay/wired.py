@@ -6,7 +6,6 @@ data is left to it, so that it reads results and errors as always.
 
 from __future__ import annotations
 
-import select
 import struct
 import time
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from copypipe.failures import failure, lost
 from copypipe.relay.frames import KIND_AND_LENGTH, BadFrame, Frames
 from copypipe.relay.waits import Ready, Waits
 from copypipe.relay.wires import CHUNK_BYTES, Wire
-from copypipe.servers import Answer, Session
+from copypipe.servers import Answer, Pause, Session
 from copypipe.statements import Statement
 
 # CopyDone and CopyFail ("Message Formats" in the protocol's documentation). The dest writes the
@@ -51,11 +50,7 @@ class _End:
 
     def send_command(self, statement: Statement) -> None:
         """Send a COPY; libpq reads nothing of the answer."""
-        self.session.speak(lambda: self.pgconn.send_query(statement.as_bytes(self.session.conn)))
-        poller = select.poll()
-        poller.register(self.pgconn.socket, select.POLLOUT)
-        while self.session.speak(self.pgconn.flush):
-            poller.poll()  # a query that is longer than the socket's buffer
+        self.session.send(statement)
 
     def peek(self, size: int = CHUNK_BYTES) -> bytes | None:
         """Return what has come, None for nothing; raises ConnectionLost at the end."""
@@ -110,12 +105,12 @@ class _End:
 
         With `wait` its end may still be under way, else it is there or will not come.
         """
-        answer = Answer(self.pgconn, wait)
-        try:
+        answer = Answer(self.pgconn, _pause(wait) if wait else None)
+        with suppress(psycopg.Error):
             self.pgconn.consume_input()  # TLS may have taken it from the socket already
+        # What was read counts, though the connection may have ended behind it.
+        with suppress(psycopg.Error, TimeoutError):
             answer.wait(time.monotonic() + FAREWELL_SECONDS)
-        except (psycopg.Error, TimeoutError):
-            pass
         if answer.error is not None:
             return failure(self.session.side, answer.error)
         if self.pgconn.status == pq.ConnStatus.BAD:
@@ -130,14 +125,16 @@ class _End:
 
     def count(self, wait: Wait) -> int:
         """Return the row count of the command tag, read by libpq; raises the server's error."""
-        answer = Answer(self.pgconn, wait)
-        self.session.speak(self.pgconn.consume_input)  # TLS may have taken it from the socket
-        self.session.speak(answer.wait)
-        if answer.error is not None:
-            raise failure(self.session.side, answer.error)
-        if answer.result is None or answer.result.status != pq.ExecStatus.COMMAND_OK:
+        with suppress(psycopg.Error):
+            self.pgconn.consume_input()  # TLS may have taken it from the socket
+        result = self.session.result(Answer(self.pgconn, _pause(wait)))
+        if result.status != pq.ExecStatus.COMMAND_OK:
             raise self.unexpected()
-        return int(answer.result.command_tuples or 0)
+        return int(result.command_tuples or 0)
+
+
+def _pause(wait: Wait) -> Pause:
+    return lambda _: wait()  # libpq has nothing to send while data flows
 
 
 class Stream(_End):
@@ -231,18 +228,17 @@ class Sink(_End):
 
     def __init__(self, session: Session, wire: Wire, waits: Waits) -> None:
         super().__init__(session, wire, waits)
-        self._between = True
+        self._between = False
+        """The server takes a message of COPY now: one has ended, or none has begun."""
 
     def start(self, copy_in: Statement) -> None:
         """Begin COPY FROM STDIN; raises the server's error."""
         self.send_command(copy_in)
         while self.message(self.waits.for_dest) != b"G":  # CopyInResponse
             pass
-        if self.waits.heard():  # a trigger BEFORE STATEMENT: its error came with the response
+        self._between = True
+        if self.peek(1) is not None:  # a trigger BEFORE STATEMENT: its error came with the response
             self.listen()
-
-    def close(self) -> None:
-        """Give up nothing: the wire is the connection's."""
 
     def send(self, data: bytes, *, whole: bool) -> None:
         """Hand data to the server; `whole` tells that it ends between two messages.

@@ -9,7 +9,6 @@ taken, so that what is libpq's stays where libpq finds it.
 from __future__ import annotations
 
 import ctypes
-import ctypes.util
 import socket
 import sys
 from functools import cache
@@ -24,10 +23,6 @@ CHUNK_BYTES = 256 * 1024
 
 class Wire(Protocol):
     """A connection's bytes; closed means that libpq has it back."""
-
-    @property
-    def name(self) -> str:
-        """What carries the bytes."""
 
     def peek(self, size: int) -> bytes | None:
         """Return what has come, without taking it: None for nothing yet, b"" for never more.
@@ -53,19 +48,18 @@ class Wire(Protocol):
 class Plain:
     """A socket of TCP or a unix socket."""
 
-    name = "socket"
-
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         # libpq keeps the descriptor: `close` detaches it. It stays as libpq made it, without
-        # blocking; the flag is one for all duplicates of a descriptor.
+        # blocking, which Python must be told: socket.setdefaulttimeout() may say otherwise.
         self._socket = socket.socket(fileno=pgconn.socket)
+        self._socket.setblocking(False)
         # The kernel drops what is taken instead of copying it once more (tcp(7)); a unix socket
         # knows no such thing.
         tcp = sys.platform == "linux" and self._socket.family != socket.AF_UNIX
         self._flags = socket.MSG_TRUNC if tcp else 0
-        # Where nothing is dropped: a large block that is freed teaches glibc to keep blocks of a
-        # chunk's size, instead of giving them back to the kernel each time (mallopt(3)); by unix
-        # sockets that saves a quarter of the CPU.
+        # A large block that is freed teaches glibc to keep blocks of a chunk's size, instead of
+        # giving them back to the kernel each time (mallopt(3)): by unix sockets that saves a
+        # quarter of the CPU.
         self._dropped = bytearray(8 * CHUNK_BYTES)
         self._dropped = bytearray(CHUNK_BYTES)
 
@@ -73,7 +67,7 @@ class Plain:
         """See `Wire`; raises OSError where the connection is broken."""
         try:
             return self._socket.recv(min(size, CHUNK_BYTES), socket.MSG_PEEK)
-        except (BlockingIOError, InterruptedError):
+        except BlockingIOError:
             return None
 
     def take(self, size: int) -> None:
@@ -84,14 +78,18 @@ class Plain:
     def send(self, data: bytes, start: int) -> int:
         """See `Wire`; raises OSError where the connection is broken."""
         try:
-            return self._socket.send(memoryview(data)[start : start + CHUNK_BYTES])
-        except (BlockingIOError, InterruptedError):
+            return self._socket.send(memoryview(data)[start : start + CHUNK_BYTES], _NO_SIGNAL)
+        except BlockingIOError:
             return 0
 
     def close(self) -> None:
         """See `Wire`."""
         self._socket.detach()
 
+
+# A program that embeds us may let SIGPIPE kill it; libpq guards its own writes too. Elsewhere than
+# on Linux there may be no such flag.
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)
 
 # The most that fits into a record (RFC 8446, 5.1); the server writes 8 kB.
 _RECORD_BYTES = 16 * 1024
@@ -108,13 +106,10 @@ class Tls:
     SSL_get_error(3).
     """
 
-    name = "tls"
-
     def __init__(self, pgconn: pq.abc.PGconn) -> None:
         self._library = _library()
         self._ssl = _handle(pgconn)
         self._buffer = ctypes.create_string_buffer(_RECORD_BYTES)
-        self._library.ERR_clear_error()
 
     def peek(self, size: int) -> bytes | None:
         """See `Wire`; returns one record at most. Raises OSError for a broken connection."""
@@ -142,15 +137,18 @@ class Tls:
 
     def _call(self, function: Any, buffer: object, size: int) -> int | None:
         """Return how many bytes went, None where the socket must be waited for, 0 at the end."""
-        done: int = function(self._ssl, buffer, size)
-        if done > 0:
-            return done
-        error = self._library.SSL_get_error(self._ssl, done)
-        self._library.ERR_clear_error()  # only a failure leaves something to be cleared
-        if error in (_WANT_READ, _WANT_WRITE):
-            return None
-        if error == _ZERO_RETURN:
-            return 0
+        for _ in range(2):
+            done: int = function(self._ssl, buffer, size)
+            if done > 0:
+                return done
+            error = self._library.SSL_get_error(self._ssl, done)
+            # The thread's queue of errors is looked at even where this call left none: another
+            # connection of it may have (SSL_get_error(3)). So what looks broken is tried again.
+            self._library.ERR_clear_error()
+            if error in (_WANT_READ, _WANT_WRITE):
+                return None
+            if error == _ZERO_RETURN:
+                return 0
         raise ConnectionResetError
 
 
@@ -189,8 +187,8 @@ def _address(pgconn: Any) -> int:
 def _library() -> Any:
     """Return libpq with what it is linked to, None where that cannot be reached."""
     file = sys.modules[pq.PGconn.__module__].__file__ or ""
-    if file.endswith(".py"):  # psycopg without its extension loads libpq by itself
-        file = ctypes.util.find_library("pq") or ""
+    if file.endswith(".py"):
+        return None  # psycopg without its extension loads a libpq by rules of its own
     try:
         library = ctypes.CDLL(file)
         handle, size = ctypes.c_void_p, ctypes.c_int

@@ -91,11 +91,14 @@ def rollback() -> Composed:
 def activity(pid: int, application_name: str) -> Composed:
     """Ask what another session of this role is doing, and which backends hold what it waits for.
 
-    A pooler may tell a number that is somebody else's; the name is that of one run.
+    A pooler may tell a number that is somebody else's; the name is that of one run. Also tells how
+    many bytes its COPY has read or written.
     """
     return SQL(
         """
-        SELECT a.state, a.wait_event_type, a.wait_event, pg_catalog.pg_blocking_pids(a.pid)
+        SELECT a.state, a.wait_event_type, a.wait_event, pg_catalog.pg_blocking_pids(a.pid),
+               (SELECT p.bytes_processed FROM pg_catalog.pg_stat_progress_copy p
+                 WHERE p.pid = a.pid)
           FROM pg_catalog.pg_stat_activity a
          WHERE a.pid = {} AND a.application_name = {}
         """
