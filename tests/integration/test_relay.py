@@ -673,7 +673,8 @@ def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
     scan = "libpq" if way.name == "libpq" else scans.NAME
     assert plan["transport"] == told["transport"] == way.carried
     assert told["scan"] == scan
-    assert verbose.err.splitlines()[-1].endswith(f"; carried by {way.carried}, {scan} scan")
+    by = way.carried if scan == "libpq" else f"{way.carried}, {scan} scan"
+    assert verbose.err.splitlines()[-1].endswith(f"; carried by {by}")
     assert f"carried  by {way.carried}\n" in words(*command, "--dry-run").out
 
 
