@@ -1,6 +1,5 @@
 """However large a row or a table is, the whole process stays below 64 MiB."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -33,20 +32,21 @@ def rows_of(size: int) -> str:
         pytest.param(rows_of(1_000_000_000), 1_000_000_000, id="1 GB in rows", marks=SLOW),
     ],
 )
-@pytest.mark.parametrize("name", ["tcp", "unix", "tls"])
 def test_what_is_copied_needs_no_memory(
-    make_way: Callable[..., Way],
-    bare_run: Command,
-    tmp_path: Path,
-    name: str,
-    query: str,
-    size: int,
+    ways: list[Way], bare_run: Command, tmp_path: Path, query: str, size: int
 ) -> None:
-    way = make_way(name)
-    used = Used(tmp_path / "used")
+    running = {}
+    for way in ways:
+        if way.name != "libpq":  # which holds a row as a whole
+            used = Used(tmp_path / way.name)
+            process = bare_run.start(*way.words(query), env=way.environment, prefix=used.prefix)
+            running[way.name] = used, process
 
-    done = bare_run.start(*way.words(query), env=way.environment, prefix=used.prefix).wait(120)
-
-    assert done.code == 0, done.err
-    assert used.memory <= MOST
-    assert way.dest.scalar(f"SELECT sum(octet_length(body)) FROM {way.table}") == size
+    for way in ways:
+        if way.name in running:
+            used, process = running[way.name]
+            done = process.wait(120)
+            assert done.code == 0, (way.name, done.err)
+            assert used.memory <= MOST, way.name
+            copied = f"SELECT sum(octet_length(body)) FROM {way.table}"
+            assert way.dest.scalar(copied) == size, way.name
