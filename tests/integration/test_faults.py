@@ -549,6 +549,31 @@ def test_error_of_the_dest_stops_the_source(
 
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", ["in the first row", "right behind a notice", "a wide error"])
+def test_error_of_a_dest_that_cannot_be_asked_stops_the_source(
+    sides: Sides, proxy: Callable[..., Proxy], name: str, transport: Any
+) -> None:
+    """It lets nobody in but us: that it failed must be seen in what it says."""
+    sides.source.execute(MANY)
+    trigger(sides.dest, RAISES[name])
+    from_source = proxy(sides.source.server)
+    to_dest = proxy(
+        sides.dest.server, proxies.let_in_one("sorry, too many clients already", "53300")
+    )
+
+    with pytest.raises(CopyFailed, match="dest: no"):
+        sides.copy(
+            source=from_source.dsn(sides.source),
+            dest=to_dest.dsn(sides.dest),
+            notices=True,
+            transport=transport,
+        )
+
+    assert from_source.bytes["server"] < UNDER_WAY
+    sides.assert_nothing_happened()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_error_of_the_dest_behind_a_torn_notice_stops_the_source(
     sides: Sides, proxy: Callable[..., Proxy], transport: Any
 ) -> None:
