@@ -11,4 +11,5 @@ pytest_plugins = (
     "plugins.tls",
     "plugins.ways",
     "plugins.slow",
+    "plugins.compiled",
 )

@@ -11,6 +11,7 @@ from plugins.command import Command, Words, no_backends, users
 from plugins.databases import Database
 from plugins.proxy import HOST, Impostor, greeting_of
 from plugins.rows import assert_refused, contents
+from plugins.ways import Way
 
 DAY = "users --day 2018-04-29"
 
@@ -266,6 +267,31 @@ def test_a_server_that_hangs_up(nowhere: Words, impostor: Callable[..., Impostor
     run = nowhere("copy", *DAY.split(), env={"COPYPIPE_SOURCE": dsn})
 
     assert_refused(run, 5, "source: the server cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "why"),
+    [
+        ("tls", "socket", "It is encrypted by TLS."),
+        ("tcp", "tls", "It is not encrypted."),
+        ("unix", "tls", "It is not encrypted."),
+    ],
+)
+def test_a_transport_that_cannot_carry_a_connection(
+    make_way: Callable[..., Way], bare_run: Command, name: str, asked: str, why: str
+) -> None:
+    way = make_way(name)
+    words = ("copy", way.table, "--query", "SELECT 1 AS id, 'x' AS body", "--all", "--yes")
+
+    done = bare_run(*words, "--transport", asked, env=way.environment)
+
+    assert_refused(
+        done,
+        2,
+        f"the connection to the source cannot be carried by --transport {asked}\n"
+        f"DETAIL:  {why}\nHINT:  Use --transport auto.$",
+    )
+    way.assert_unchanged()
 
 
 # --- what the servers know ------------------------------------------------------------------------

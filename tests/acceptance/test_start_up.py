@@ -14,7 +14,9 @@ from plugins.databases import Database
 
 # How much CPU a copy of 24 rows may cost above the imports that it cannot do without.
 ALLOWED_SECONDS = 0.2
-RUNS = 7
+# So many are measured, and no more where they are clearly below; else more, again and again.
+FEW, RUNS = 3, 7
+CLEARLY = 0.75
 # Whatever else the machine does only adds to what is measured.
 ROUNDS = 3
 
@@ -72,8 +74,13 @@ def test_a_tiny_copy_costs_little_more_than_its_imports(
         _cpu(command, env)  # bytecode and file caches
 
     for _ in range(ROUNDS):
-        costs = [(_cpu(copy, env), _cpu(imports, env)) for _ in range(RUNS)]
-        difference = statistics.median(whole - base for whole, base in costs)
+        costs: list[float] = []
+        for runs, limit in ((FEW, CLEARLY * ALLOWED_SECONDS), (RUNS, ALLOWED_SECONDS)):
+            while len(costs) < runs:
+                costs.append(_cpu(copy, env) - _cpu(imports, env))
+            difference = statistics.median(costs)
+            if difference <= limit:
+                break
         if difference <= ALLOWED_SECONDS:
             break
     record_property("cpu_seconds_besides_imports", round(difference, 3))

@@ -479,7 +479,7 @@ def test_error_of_the_source_in_the_last_row(sides: Sides) -> None:
 
 # --- an error while the source has far more to send -----------------------------------------------
 
-# 100 MB, so that also a relay that is deaf to the dest comes to an end.
+# 600 MB, so that also a relay that is deaf to the dest comes to an end.
 MANY = """
     ALTER TABLE public.users RENAME TO stored;
     CREATE VIEW public.users AS
@@ -487,10 +487,18 @@ MANY = """
                true AS active, 1::numeric(12, 2) AS balance,
                timestamptz '2018-04-29 10:00Z' AS created_at, NULL::jsonb AS profile,
                NULL::text[] AS tags
-          FROM (SELECT generate_series(0::bigint, 100000) AS g) AS many
+          FROM (SELECT generate_series(0::bigint, 600000) AS g) AS many
 """
+MEGABYTE = 1024 * 1024
+
 # What may lie between the two servers: sockets, gathered writes, with room to spare.
-UNDER_WAY = 24 * 1024 * 1024
+UNDER_WAY = 24 * MEGABYTE
+
+# What libpq swallowed is asked for four times a second, and a dead dest takes 300 MB in one.
+SWALLOWED = 400 * MEGABYTE
+
+# The sockets' own protocol, and libpq, which hides an error of the dest behind what it said before.
+TRANSPORTS = ["socket", "libpq"]
 
 RAISES = {
     "in the first row": "RAISE EXCEPTION 'no';",
@@ -501,20 +509,20 @@ RAISES = {
     ),
     "behind a flood that no setting silences": (
         "RAISE INFO 'row %', NEW.id;"
-        " IF NEW.id = 1020000 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW;"
+        " IF NEW.id = 1002000 THEN RAISE EXCEPTION 'no'; END IF; RETURN NEW;"
     ),
     "a wide error": "RAISE EXCEPTION 'no' USING DETAIL = repeat('z', 300000);",
 }
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("body", RAISES.values(), ids=RAISES.keys())
 def test_error_of_the_dest_stops_the_source(
-    sides: Sides, proxy: Callable[..., Proxy], body: str
+    sides: Sides, proxy: Callable[..., Proxy], body: str, transport: Any
 ) -> None:
-    # What libpq swallowed is asked for four times a second, and a dead dest takes 300 MB in one.
-    flooded = "INFO" in body
-    limit = 400 * 1024 * 1024 if flooded else UNDER_WAY
-    sides.source.execute(MANY.replace(", 100000)", ", 1000000)") if flooded else MANY)
+    swallowed = transport == "libpq" and "row %" in body
+    limit = SWALLOWED if swallowed else UNDER_WAY
+    sides.source.execute(MANY)
     trigger(sides.dest, body)
     between = proxy(sides.source.server)
     progress: list[Progress] = []
@@ -525,7 +533,12 @@ def test_error_of_the_dest_stops_the_source(
 
     began = time.monotonic()
     with pytest.raises(CopyFailed, match="dest: no") as caught:
-        sides.copy(source=between.dsn(sides.source), listener=hear)
+        sides.copy(
+            source=between.dsn(sides.source),
+            listener=hear,
+            notices=True,  # the servers send none unless they are wanted
+            transport=transport,
+        )
     eventually(lambda: not sides.source.backends(), seconds=2, what="the source has stopped")
 
     assert caught.value.sqlstate == "P0001"
@@ -535,8 +548,34 @@ def test_error_of_the_dest_stops_the_source(
     sides.assert_nothing_happened()
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("name", ["in the first row", "right behind a notice", "a wide error"])
+def test_error_of_a_dest_that_cannot_be_asked_stops_the_source(
+    sides: Sides, proxy: Callable[..., Proxy], name: str, transport: Any
+) -> None:
+    """It lets nobody in but us: that it failed must be seen in what it says."""
+    sides.source.execute(MANY)
+    trigger(sides.dest, RAISES[name])
+    from_source = proxy(sides.source.server)
+    to_dest = proxy(
+        sides.dest.server, proxies.let_in_one("sorry, too many clients already", "53300")
+    )
+
+    with pytest.raises(CopyFailed, match="dest: no"):
+        sides.copy(
+            source=from_source.dsn(sides.source),
+            dest=to_dest.dsn(sides.dest),
+            notices=True,
+            transport=transport,
+        )
+
+    assert from_source.bytes["server"] < UNDER_WAY
+    sides.assert_nothing_happened()
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
 def test_error_of_the_dest_behind_a_torn_notice_stops_the_source(
-    sides: Sides, proxy: Callable[..., Proxy]
+    sides: Sides, proxy: Callable[..., Proxy], transport: Any
 ) -> None:
     """A segment ends within a notice, and the next one holds its rest and the error."""
     sides.source.execute(MANY)
@@ -549,6 +588,7 @@ def test_error_of_the_dest_behind_a_torn_notice_stops_the_source(
             source=from_source.dsn(sides.source),
             dest=to_dest.dsn(sides.dest),
             notices=True,
+            transport=transport,
         )
 
     assert to_dest.fired == ["swallowed", "swallowed", "slowly"]

@@ -27,7 +27,7 @@ WHERE = {"where": "id >= 0"}
 OTHER_WHERE = {"where": "id < 0 OR name <> ''"}
 
 # Long enough to be sure that a run that may not go on does not.
-A_WHILE = 0.4
+A_WHILE = 0.2
 
 
 @pytest.fixture

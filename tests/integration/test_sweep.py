@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from copypipe import CopypipeError, watches
+from copypipe import ConnectionLost, CopypipeError, watches
 from copypipe.events import Connected, Event, Listener, ignore
 from plugins import proxy as proxies
 from plugins.command import eventually, no_backends
@@ -19,8 +19,10 @@ from plugins.ways import NAMES, OLD, Begun, Way
 
 QUERY = "SELECT g AS id, repeat('x', g) AS body FROM generate_series(1, 100) AS g"
 
-# How many copies are cut at once, and how many places a sample of them has.
-AT_ONCE = 4
+# How many copies are cut at once: in a hole there is nothing to do but wait.
+AT_ONCE: dict[Ending, int] = {"fin": 4, "rst": 4, "hole": 12}
+
+# How many places a sample has.
 SAMPLE = 6
 
 # Stalls are found within one second, and several connections may have to be given up.
@@ -54,12 +56,6 @@ class Cut:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask a silent server after a moment."""
     monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.1)
-
-
-@pytest.fixture
-def four(make_way: Callable[..., Way], request: pytest.FixtureRequest) -> list[Way]:
-    """Return several ways of one kind, each with a table of its own."""
-    return [make_way(request.param, f"t{number}") for number in range(AT_ONCE)]
 
 
 def copy(way: Way, listener: Listener = ignore) -> None:
@@ -157,20 +153,52 @@ def judged(way: Way, error: BaseException | None) -> str | None:
 @pytest.mark.parametrize("side", ["source", "dest"])
 @pytest.mark.parametrize("ending", ["fin", "rst", "hole"])
 @pytest.mark.parametrize(
-    ("four", "wanted"),
+    ("name", "wanted"),
     [
         ("tcp", SAMPLE),
         *(pytest.param(name, None, marks=pytest.mark.slow) for name in NAMES),
     ],
-    indirect=["four"],
 )
 def test_wherever_a_connection_is_cut(
-    four: list[Way], side: str, ending: Ending, wanted: int | None
+    make_way: Callable[..., Way], name: str, side: str, ending: Ending, wanted: int | None
 ) -> None:
-    every = list(cuts(four[0], side, ending, wanted))
+    some = AT_ONCE[ending]
+    ways = [make_way(name, f"t{number}") for number in range(some)]
+    every = list(cuts(ways[0], side, ending, wanted))
     found: list[str] = []
-    for start in range(0, len(every), AT_ONCE):
-        found += complaints(four, every[start : start + AT_ONCE])
+    for start in range(0, len(every), some):
+        found += complaints(ways, every[start : start + some])
 
     assert len(every) > SAMPLE
     assert not found, "\n".join(found)
+
+
+# Within the first kilobytes of a connection, which are TLS's own.
+HANDSHAKES = [
+    *(("server", position) for position in (0, 1, 100, 700, 1400)),
+    *(("client", position) for position in (0, 1, 200)),
+]
+
+
+@pytest.mark.parametrize("side", ["source", "dest"])
+def test_a_handshake_that_is_cut_is_a_connection_that_is_lost(
+    make_way: Callable[..., Way], side: str
+) -> None:
+    """And no login that was refused: the same command may succeed a moment later."""
+    every = [
+        Cut(side, sender, "byte", position, ending)
+        for sender, position in HANDSHAKES
+        for ending in ("fin", "rst")
+    ]
+    ways = [make_way("tls", f"t{number}") for number in range(len(every))]
+    between = [way.between(side, cut.rule) for way, cut in zip(ways, every, strict=True)]
+    begun = [Begun(functools.partial(copy, way)) for way in ways]
+
+    for cut, proxy, one in zip(every, between, begun, strict=True):
+        error = one.error(LONGEST)
+        assert isinstance(error, ConnectionLost), (str(cut), error)
+        assert (error.exit_code, error.side) == (5, side), str(cut)
+        assert proxy.fired == [cut.ending], str(cut)
+    for way in ways:
+        way.direct()
+        way.assert_unchanged()

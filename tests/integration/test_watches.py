@@ -3,15 +3,17 @@
 import contextlib
 import functools
 import itertools
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import psycopg
 import pytest
 
 from copypipe import CommitUnknown, ConnectionLost, TransientError, watches
-from copypipe.events import Event, Progress, Silent
+from copypipe.events import Cleared, Event, Noticed, Progress, Silent
 from plugins import proxy as proxies
 from plugins.command import Command
 from plugins.ways import PLAIN, Begun, Way, at_once
@@ -61,31 +63,32 @@ BUSY = """
 SILENT_SOURCES = {
     "computing": (
         rows_of(1000).replace("g AS id", "g + b AS id") + ", public.busy_{name}() AS b",
-        ("computing",),
+        "computing",
     ),
     "sleeping": (
         rows_of(1000).replace("FROM", "FROM pg_sleep(1),"),
-        ("waiting (Timeout: PgSleep)",),
+        "waiting (Timeout: PgSleep)",
     ),
 }
 
 
-@pytest.mark.parametrize(("query", "doing"), SILENT_SOURCES.values(), ids=SILENT_SOURCES.keys())
 def test_a_source_at_work_is_waited_for(
-    ways: list[Way], query: str, doing: tuple[str, ...]
+    cases_of: Callable[..., list[tuple[Way, tuple[str, str]]]],
 ) -> None:
-    for way in ways:
-        way.source.execute(BUSY.format(name=way.name))
+    cases = cases_of(SILENT_SOURCES)
+    queries = {way.label: query.format(name=way.label) for way, (query, _) in cases}
+    for way, _ in cases:
+        way.source.execute(BUSY.format(name=way.label))
 
-    told = at_once(ways, lambda way: heard_by(way, query.format(name=way.name)))
+    told = at_once([way for way, _ in cases], lambda way: heard_by(way, queries[way.label]))
 
-    for way in ways:
-        silent = silences(told[way.name], "source")
-        assert len(silent) >= 3, way.name
-        assert {event.doing for event in silent} == set(doing), way.name
+    for way, (_, doing) in cases:
+        silent = silences(told[way.label], "source")
+        assert len(silent) >= 3, way.label
+        assert {event.doing for event in silent} == {doing}, way.label
         # After each silence anew, since the last byte.
         assert [event.seconds for event in silent] == sorted(event.seconds for event in silent)
-        assert SILENCE <= silent[0].seconds < 2 * SILENCE, way.name
+        assert SILENCE <= silent[0].seconds < 2 * SILENCE, way.label
         way.assert_copied(ROWS)
 
 
@@ -143,6 +146,59 @@ def test_a_dest_that_takes_no_more_for_a_while_is_waited_for(ways: list[Way]) ->
         way.assert_copied(query)
 
 
+SIDES = ("source", "dest")
+FULL = {
+    "clients of any kind": "sorry, too many clients already",
+    "all but reserved ones": (
+        "remaining connection slots are reserved for roles with the SUPERUSER attribute"
+    ),
+    "a role's": 'too many connections for role "loader"',
+    "a database's": 'too many connections for database "dwh"',
+}
+
+
+def test_a_server_that_is_full_is_waited_for(
+    cases_of: Callable[..., list[tuple[Way, tuple[str, str]]]],
+) -> None:
+    """It refuses whoever would ask what it does, many times: so it is there."""
+    full = {f"{name} of a {side}": (side, FULL[name]) for name in FULL for side in SIDES}
+    cases = cases_of(full, "tcp")
+    between = {
+        way.label: way.between(side, proxies.let_in_one(text, "53300"))
+        for way, (side, text) in cases
+    }
+    sleeping = {}
+    for way, (side, _) in cases:
+        if side == "dest":
+            way.trigger("PERFORM pg_sleep(1.5); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+        sleeping[way.label] = "pg_sleep(0)," if side == "dest" else "pg_sleep(1.5),"
+
+    told = at_once(
+        [way for way, _ in cases],
+        lambda way: heard_by(way, ROWS.replace("FROM", f"FROM {sleeping[way.label]}")),
+    )
+
+    for way, (side, _) in cases:
+        assert len(silences(told[way.label], side)) > watches.UNREACHABLE + 1, way.label
+        assert between[way.label].links > watches.UNREACHABLE + 2, way.label
+        way.direct()
+        way.assert_copied(ROWS)
+
+
+def test_a_role_without_a_connection_to_spare_is_waited_for(make_way: Callable[..., Way]) -> None:
+    """The same as a server says it itself."""
+    way = make_way("tcp")
+    rights = "SELECT, INSERT, UPDATE, DELETE, TRUNCATE"
+    role = way.dest.role("loader", f"{rights} ON {way.table}", "USAGE ON SCHEMA public")
+    way.dest.execute(f'ALTER ROLE "{role.name}" CONNECTION LIMIT 1')
+    way.trigger("PERFORM pg_sleep(1.5); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+
+    heard = heard_by(way, dest=role.dsn)
+
+    assert len(silences(heard, "dest")) > watches.UNREACHABLE + 1
+    way.assert_copied(ROWS)
+
+
 # --- nothing is silent ----------------------------------------------------------------------------
 
 
@@ -163,15 +219,15 @@ def test_servers_that_say_something_now_and_then_are_not_asked(
         way.assert_copied(rows_of(15, "repeat('x', 10000)"))
 
 
-@pytest.mark.parametrize("limit", [None, 1.0], ids=["asking", "giving up"])
 def test_a_relay_that_never_waits_takes_nobody_for_silent(
-    ways: list[Way], monkeypatch: pytest.MonkeyPatch, limit: float | None
+    cases_of: Callable[..., list[tuple[Way, float | None]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is slower than both servers for a while, so that it waits for neither."""
     monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.6)
     query = rows_of(600, "repeat('x', 20000)")
+    cases = cases_of({"asking": None, "giving up": 1.0})
 
-    def copy(way: Way) -> list[Event]:
+    def copy(way: Way, limit: float | None) -> list[Event]:
         heard: list[Event] = []
         count = itertools.count()
 
@@ -183,12 +239,73 @@ def test_a_relay_that_never_waits_takes_nobody_for_silent(
         way.copy(query, listener=hear, stall_timeout=limit)
         return heard
 
-    copying = {way.name: Begun(functools.partial(copy, way)) for way in ways}
+    copying = {way.label: Begun(functools.partial(copy, way, limit)) for way, limit in cases}
 
-    for name, begun in copying.items():
-        assert not any(isinstance(event, Silent) for event in begun.result()), name
-        assert begun.seconds > 1.6, name
+    for label, begun in copying.items():
+        assert not any(isinstance(event, Silent) for event in begun.result()), label
+        assert begun.seconds > 1.6, label
+    for way, _ in cases:
+        way.assert_copied(query)
+
+
+MURMURS = {
+    "what the dest deletes": ("BEFORE DELETE", "OLD"),
+    "what the dest inserts": ("BEFORE INSERT", "NEW"),
+}
+
+
+def test_a_dest_that_says_something_all_the_time_is_not_silent(
+    cases_of: Callable[..., list[tuple[Way, tuple[str, str]]]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A trigger has something to say about each row, and the statement takes its time."""
+    monkeypatch.setattr(watches, "SILENCE_SECONDS", 0.6)
+    cases = cases_of(MURMURS)
+    ways = [way for way, _ in cases]
+    for way, (when, row) in cases:
+        way.dest.execute(
+            f"INSERT INTO {way.table} SELECT -g, 'old' FROM generate_series(1, 10) AS g"
+        )
+        way.trigger(f"RAISE NOTICE 'row'; PERFORM pg_sleep(0.1); RETURN {row};", when)
+
+    told = at_once(ways, lambda way: heard_by(way, rows_of(15), notices=True, stall_timeout=0.8))
+
+    for way, _ in cases:
+        heard = [event for event in told[way.label] if isinstance(event, Noticed)]
+        assert len(heard) == 15, way.label
+        assert not any(isinstance(event, Silent) for event in told[way.label]), way.label
+        way.assert_copied(rows_of(15))
+
+
+def test_a_dest_that_says_something_all_the_time_on_the_command_line(
+    make_way: Callable[..., Way], bare_run: Command
+) -> None:
+    way = make_way("tcp")
+    way.dest.execute(f"INSERT INTO {way.table} SELECT -g, 'old' FROM generate_series(1, 10) AS g")
+    way.trigger("RAISE NOTICE 'row %', OLD.id; PERFORM pg_sleep(0.1); RETURN OLD;", "BEFORE DELETE")
+
+    done = bare_run(*way.words(ROWS, "--stall-timeout", "800ms", "-v"), env=way.environment)
+
+    assert done.code == 0, done.err
+    assert done.err.count("dest: NOTICE: row ") == 15
+    way.assert_copied(ROWS)
+
+
+def test_a_link_that_is_slow_with_the_last_rows_is_waited_for(ways: list[Way]) -> None:
+    """All was sent, and is on its way: the dest waits for us, and gets more all the time."""
+    # Of a unix socket the buffer is too small.
+    ways = [way for way in ways if way.name != "unix"]
     for way in ways:
+        way.between("dest", proxies.slowed("client", 16_000, 0.01))
+    query = rows_of(200, "repeat('x', 10000)")
+
+    told = at_once(ways, lambda way: heard_by(way, query))
+
+    for name, heard in told.items():
+        last = max(i for i, event in enumerate(heard) if isinstance(event, Progress))
+        assert len(silences(heard[last:], "dest")) > watches.CERTAIN, name
+    for way in ways:
+        way.direct()
         way.assert_copied(query)
 
 
@@ -197,29 +314,42 @@ def test_a_relay_that_never_waits_takes_nobody_for_silent(
 # More than the sockets between the servers hold.
 MUCH = rows_of(200, "repeat('x', 100000)")
 
+
+@dataclass(frozen=True)
+class Hole:
+    """What is lost from some message on: all that comes from the sender, or from both."""
+
+    side: str
+    sender: proxies.Direction
+    ending: proxies.Ending
+
+
 HOLES = {
-    "what the source sends": ("source", "server", "mute"),
-    "what the dest is sent": ("dest", "client", "mute"),
-    "what the dest answers": ("dest", "server", "mute"),
-    "all of the source": ("source", "server", "hole"),
-    "all of the dest": ("dest", "client", "hole"),
+    "what the source sends": Hole("source", "server", "mute"),
+    "what the dest is sent": Hole("dest", "client", "mute"),
+    "what the dest answers": Hole("dest", "server", "mute"),
+    "all of the source": Hole("source", "server", "hole"),
+    "all of the dest": Hole("dest", "client", "hole"),
 }
 
 
-@pytest.mark.parametrize(("side", "sender", "ending"), HOLES.values(), ids=HOLES.keys())
 def test_a_connection_that_loses_packets_while_rows_flow_is_given_up(
-    ways: list[Way], side: str, sender: proxies.Direction, ending: proxies.Ending
+    cases_of: Callable[..., list[tuple[Way, Hole]]],
 ) -> None:
-    between = {way.name: way.between(side) for way in ways}
+    cases = cases_of(HOLES)
+    holes = {way.label: hole for way, hole in cases}
+    between = {way.label: way.between(hole.side) for way, hole in cases}
 
     def copy(way: Way) -> None:
+        hole, proxy = holes[way.label], between[way.label]
+
         def hear(event: Event) -> None:
-            if isinstance(event, Progress) and between[way.name].rule is proxies.unchanged:
-                between[way.name].rule = proxies.at_message(sender, 0, ending)
+            if isinstance(event, Progress) and proxy.rule is proxies.unchanged:
+                proxy.rule = proxies.at_message(hole.sender, 0, hole.ending)
 
         way.copy(MUCH, listener=hear)
 
-    assert_given_up(ways, between, copy, side, ending)
+    assert_given_up(cases, between, copy)
 
 
 # The message with which the network begins to lose all that follows.
@@ -234,45 +364,39 @@ LITTLE_HOLES = {
 
 
 @pytest.mark.parametrize("ending", ["hole", pytest.param("mute", marks=pytest.mark.slow)])
-@pytest.mark.parametrize(
-    ("side", "sender", "kind", "starts"), LITTLE_HOLES.values(), ids=LITTLE_HOLES.keys()
-)
 def test_a_connection_that_loses_packets_is_given_up(
-    make_way: Callable[..., Way],
-    side: str,
-    sender: proxies.Direction,
-    kind: bytes,
-    starts: bytes,
+    cases_of: Callable[..., list[tuple[Way, tuple[str, proxies.Direction, bytes, bytes]]]],
     ending: proxies.Ending,
 ) -> None:
-    ways = [make_way(name) for name in PLAIN]
-    rule = proxies.at_kind(sender, kind, ending, starts=starts)
-    between = {way.name: way.between(side, rule) for way in ways}
+    cases = []
+    between = {}
+    for way, (side, sender, kind, starts) in cases_of(LITTLE_HOLES, *PLAIN):
+        cases.append((way, Hole(side, sender, ending)))
+        rule = proxies.at_kind(sender, kind, ending, starts=starts)
+        between[way.label] = way.between(side, rule)
 
-    assert_given_up(ways, between, lambda way: way.copy(ROWS), side, ending)
+    assert_given_up(cases, between, lambda way: way.copy(ROWS))
 
 
 def assert_given_up(
-    ways: list[Way],
+    cases: list[tuple[Way, Hole]],
     between: dict[str, proxies.Proxy],
     copy: Callable[[Way], object],
-    side: str,
-    ending: proxies.Ending,
     detail: str = "The server waits for us, and nothing it sends arrives.",
 ) -> None:
     """Fail unless each copy ends as a lost connection, soon, and with the dest as it was."""
-    failed = {way.name: Begun(functools.partial(copy, way)) for way in ways}
-    for way in ways:
-        error = failed[way.name].error(LONGEST)
-        assert isinstance(error, ConnectionLost), (way.name, error)
-        assert (error.exit_code, error.retryable, error.side) == (5, True, side), way.name
-        assert error.detail == detail, way.name
-        assert failed[way.name].seconds < 4, way.name
-        assert between[way.name].fired == [ending], way.name
-    for way in ways:
-        between[way.name].close()  # now the servers notice too
+    failed = {way.label: Begun(functools.partial(copy, way)) for way, _ in cases}
+    for way, hole in cases:
+        error = failed[way.label].error(LONGEST)
+        assert isinstance(error, ConnectionLost), (way.label, error)
+        assert (error.exit_code, error.retryable, error.side) == (5, True, hole.side), way.label
+        assert error.detail == detail, way.label
+        assert failed[way.label].seconds < 4, way.label
+        assert between[way.label].fired == [hole.ending], way.label
+    for way, _ in cases:
+        between[way.label].close()  # now the servers notice too
         way.direct()
-    for way in ways:
+    for way, _ in cases:
         way.assert_unchanged()
 
 
@@ -299,7 +423,10 @@ def test_a_network_that_is_dead_is_given_up(
         side, asked_before = deaths[way.name]
         # A server at work: it does not wait for us.
         query = rows_of(1000).replace("FROM", "FROM pg_sleep(4),") if side == "source" else ROWS
-        if not asked_before:  # it dies with the last that is said to the server
+        encrypted = way.name == "tls"
+        # It dies with the last that is said to the server: the COPY, or the end of the data.
+        last = Cleared if side == "source" else Progress
+        if not asked_before and not encrypted:
             kind, starts = (b"Q", b"COPY") if side == "source" else (b"c", b"")
             between[way.name].rule = proxies.at_kind(
                 "client", kind, "dead", starts=starts, arrives=True
@@ -308,6 +435,9 @@ def test_a_network_that_is_dead_is_given_up(
         def hear(event: Event) -> None:
             if isinstance(event, Silent) and asked_before:
                 between[way.name].die()
+            if isinstance(event, last) and encrypted and not asked_before:
+                # What is encrypted has no kind: so a moment later, and before it is asked for.
+                threading.Timer(SILENCE / 2, between[way.name].die).start()
 
         way.copy(query, listener=hear)
 
@@ -346,8 +476,9 @@ def test_a_process_that_is_gone_is_not_waited_for(ways: list[Way]) -> None:
 
         way.copy(query + f' /* "{way.name}" */', listener=hear)
 
+    hole = Hole("source", "server", "mute")
     detail = "The server ended the process that worked for us."
-    assert_given_up(ways, between, copy, "source", "mute", detail)
+    assert_given_up([(way, hole) for way in ways], between, copy, detail)
 
 
 PIDS = {
@@ -356,20 +487,20 @@ PIDS = {
 }
 
 
-@pytest.mark.parametrize("pid", PIDS.values(), ids=PIDS.keys())
 def test_behind_a_pooler_nobody_is_ended_by_mistake(
-    make_way: Callable[..., Way], pid: Callable[[Way], int]
+    cases_of: Callable[..., list[tuple[Way, Callable[[Way], int]]]],
 ) -> None:
     """It tells a number of its own; what the process of that number does says nothing."""
-    ways = [make_way(name) for name in PLAIN]
+    cases = cases_of(PIDS, *PLAIN)
+    ways = [way for way, _ in cases]
     query = rows_of(1000).replace("FROM", "FROM pg_sleep(1.2),")
-    between = {way.name: way.between("source", proxies.tell_pid(pid(way))) for way in ways}
+    between = {way.label: way.between("source", proxies.tell_pid(pid(way))) for way, pid in cases}
 
     told = at_once(ways, lambda way: heard_by(way, query))
 
     for way in ways:
-        assert "changed" in between[way.name].fired
-        assert len(silences(told[way.name], "source")) >= 3, way.name
+        assert "changed" in between[way.label].fired
+        assert len(silences(told[way.label], "source")) >= 3, way.label
         way.direct()
         way.assert_copied(ROWS)
 
@@ -412,26 +543,29 @@ STALLS = {
 }
 
 
-@pytest.mark.parametrize(("side", "query", "hit"), STALLS.values(), ids=STALLS.keys())
+@pytest.mark.parametrize("at", ["source", "dest"])
 def test_silence_beyond_the_limit_ends_the_run(
-    ways: list[Way], side: str, query: str, hit: str
+    cases_of: Callable[..., list[tuple[Way, tuple[str, str, str]]]], at: str
 ) -> None:
-    for way in ways:
+    cases = cases_of({name: case for name, case in STALLS.items() if case[0] == at})
+    for way, (_, _, hit) in cases:
         if hit:
             when, _, each = hit.rpartition(" ")
             way.trigger("PERFORM pg_sleep(5); RETURN NULL;", when, each)
     failed = {
-        way.name: Begun(functools.partial(way.copy, query, stall_timeout=0.6)) for way in ways
+        way.label: Begun(functools.partial(way.copy, query, stall_timeout=0.6))
+        for way, (_, query, _) in cases
     }
 
-    for way in ways:
-        error = failed[way.name].error(LONGEST)
-        assert isinstance(error, TransientError), (way.name, error)
-        assert not isinstance(error, ConnectionLost), way.name
-        assert (error.exit_code, error.side) == (5, side), way.name
-        assert error.message == f"{side}: nothing came for 1 s", way.name
-        assert error.detail == "That is the limit of --stall-timeout.", way.name
-        assert failed[way.name].seconds < 4, way.name
+    for label, begun in failed.items():
+        error = begun.error(LONGEST)
+        assert isinstance(error, TransientError), (label, error)
+        assert not isinstance(error, ConnectionLost), label
+        assert (error.exit_code, error.side) == (5, at), label
+        assert error.message == f"{at}: nothing came for 1 s", label
+        assert error.detail == "That is the limit of --stall-timeout.", label
+        assert begun.seconds < 4, label
+    for way, _ in cases:
         way.assert_unchanged()
 
 
@@ -444,44 +578,62 @@ UNANSWERED = {
 }
 
 
-@pytest.mark.parametrize(("side", "starts"), UNANSWERED.values(), ids=UNANSWERED.keys())
 def test_no_query_waits_for_ever_where_silence_has_a_limit(
-    make_way: Callable[..., Way], side: str, starts: bytes | None
+    cases_of: Callable[..., list[tuple[Way, tuple[str, bytes | None]]]],
 ) -> None:
     """Also those that come before the rows."""
-    way = make_way("tcp")
-    kind = b"P" if starts is None else b"Q"
-    between = way.between(side, proxies.at_kind("client", kind, "hole", starts=starts or b""))
-    failed = Begun(functools.partial(way.copy, ROWS, stall_timeout=0.6))
+    cases = cases_of(UNANSWERED, "tcp")
+    between = {}
+    for way, (side, starts) in cases:
+        rule = proxies.at_kind(
+            "client", b"P" if starts is None else b"Q", "hole", starts=starts or b""
+        )
+        between[way.label] = way.between(side, rule)
+    failed = [Begun(functools.partial(way.copy, ROWS, stall_timeout=0.6)) for way, _ in cases]
 
-    error = failed.error(3)
-    assert isinstance(error, TransientError)
-    assert (error.exit_code, error.side) == (5, side)
-    assert between.fired == ["hole"]
-    between.close()
-    way.direct()
-    way.assert_unchanged()
+    for (way, (side, _)), begun in zip(cases, failed, strict=True):
+        error = begun.error(3)
+        assert isinstance(error, TransientError), (way.label, error)
+        assert (error.exit_code, error.side) == (5, side), way.label
+        assert between[way.label].fired == ["hole"], way.label
+        between[way.label].close()
+    for way, _ in cases:
+        way.direct()
+        way.assert_unchanged()
 
 
-@pytest.mark.parametrize("limit", [None, 0.6], ids=["asking", "giving up"])
-@pytest.mark.parametrize("arrives", [False, True], ids=["request", "answer"])
+# Whether what is lost is the answer, and how long a silence may last.
+COMMITS = {
+    "the request, asking": (False, None),
+    "the request, giving up": (False, 0.6),
+    "the answer, asking": (True, None),
+    "the answer, giving up": (True, 0.6),
+}
+
+
 def test_a_commit_whose_request_or_answer_is_lost(
-    make_way: Callable[..., Way], limit: float | None, *, arrives: bool
+    cases_of: Callable[..., list[tuple[Way, tuple[bool, float | None]]]],
 ) -> None:
     """The dest waits for us, or said that it committed: only the dest knows."""
-    way = make_way("tcp")
-    between = way.between("dest", proxies.swallow_commit(arrives=arrives))
-    failed = Begun(functools.partial(way.copy, ROWS, stall_timeout=limit))
+    cases = cases_of(COMMITS, "tcp")
+    between = [
+        way.between("dest", proxies.swallow_commit(arrives=arrives)) for way, (arrives, _) in cases
+    ]
+    failed = [
+        Begun(functools.partial(way.copy, ROWS, stall_timeout=limit)) for way, (_, limit) in cases
+    ]
 
-    error = failed.error(3)
-    assert isinstance(error, CommitUnknown)
-    assert set(between.fired) == {"swallowed"}
-    between.close()
-    way.direct()
-    if arrives:
-        way.assert_copied(ROWS)
-    else:
-        way.assert_unchanged()
+    for (way, _), proxy, begun in zip(cases, between, failed, strict=True):
+        error = begun.error(3)
+        assert isinstance(error, CommitUnknown), (way.label, error)
+        assert set(proxy.fired) == {"swallowed"}, way.label
+        proxy.close()
+    for way, (arrives, _) in cases:
+        way.direct()
+        if arrives:
+            way.assert_copied(ROWS)
+        else:
+            way.assert_unchanged()
 
 
 def test_the_limit_of_silence_on_the_command_line(

@@ -109,7 +109,7 @@ class Cut(Exception):
 
 
 class Slowly(Exception):
-    """Raised by a rule: pieces are handed on instead of the frame, with a pause after each."""
+    """Raised by a rule: pieces are handed on instead of the frame, with a pause between two."""
 
     def __init__(self, pieces: list[bytes], pause: float) -> None:
         super().__init__()
@@ -256,6 +256,16 @@ def roll_back_instead(frame: Frame) -> bytes | None:
     return said(b"Q", b"ROLLBACK\0") if _says(frame, b"COMMIT") else None
 
 
+def let_in_one(text: str, code: str) -> Rule:
+    """Have the server refuse every connection but the first, with this error."""
+
+    def rule(frame: Frame) -> None:
+        if frame.link > 1 and frame.sender == "server":
+            raise Cut(notice(text, "FATAL", kind=b"E", code=code))
+
+    return rule
+
+
 def tell_pid(pid: int) -> Rule:
     """Tell another process's number than the server's, as poolers do; its cancels go astray."""
 
@@ -276,6 +286,18 @@ def in_pieces(size: int, kind: bytes, pause: float) -> Rule:
     def rule(frame: Frame) -> bytes | None:
         if frame.sender == "server" and frame.kind == kind:
             raise Slowly([frame.raw[i : i + size] for i in range(0, len(frame.raw), size)], pause)
+        return None
+
+    return rule
+
+
+def slowed(sender: Direction, size: int, pause: float) -> Rule:
+    """Hand on so many bytes at most from one direction of the first connection, then pause."""
+
+    def rule(frame: Frame) -> bytes | None:
+        if frame.link == 1 and frame.sender == sender and len(frame.raw) > 100:
+            pieces = [frame.raw[i : i + size] for i in range(0, len(frame.raw), size)]
+            raise Slowly([*pieces, b""], pause)
         return None
 
     return rule
@@ -499,9 +521,10 @@ class _Link:
                     self.proxy.fired.append("slowly")
                     target.sendall(b"".join(ready))
                     ready.clear()
-                    for piece in slowly.pieces:
+                    for number, piece in enumerate(slowly.pieces):
+                        if number:
+                            self.proxy.closing.wait(slowly.pause)
                         target.sendall(piece)
-                        self.proxy.closing.wait(slowly.pause)
                     continue
                 if instead is not None:
                     self.proxy.fired.append("changed" if instead else "swallowed")

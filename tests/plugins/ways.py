@@ -1,15 +1,17 @@
 """`way`: each way in which the bytes may go between two servers, with a pair of databases for it.
 
 `tcp` and `unix` are sockets of the suite's own servers, `libpq` goes through libpq on them, `tls`
-is a pair that encrypts. Every way has a table of its own, so that they can be tried at once.
+is a pair that encrypts. Every way has a table of its own, so that they can be tried at once; where
+several copies go the same way, so have they.
 """
 
 import contextlib
 import functools
+import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -57,8 +59,13 @@ class Way:
         self.before = self.dest.digest(self.table, "id")
 
     @property
+    def label(self) -> str:
+        """What tells it from the others of a test."""
+        return self.relation or self.name
+
+    @property
     def table(self) -> str:
-        return f"public.{self.relation or self.name}"
+        return f"public.{self.label}"
 
     @property
     def carried(self) -> str:
@@ -111,7 +118,7 @@ class Way:
 
     def trigger(self, body: str, when: str = "BEFORE INSERT", each: str = "ROW") -> None:
         """Have the dest do something with each row, or for the whole statement."""
-        name = f"hit_{self.relation or self.name}"
+        name = f"hit_{self.label}"
         self.dest.execute(
             f"CREATE FUNCTION public.{name}() RETURNS trigger LANGUAGE plpgsql AS"
             f" $$ BEGIN {body} END $$;"
@@ -134,6 +141,9 @@ class Way:
 
 
 # --- several at once ------------------------------------------------------------------------------
+
+
+Case = TypeVar("Case")
 
 
 class Begun(Generic[T]):
@@ -181,8 +191,8 @@ class Begun(Generic[T]):
 
 
 def at_once(ways: Sequence[Way], call: Callable[[Way], T], seconds: float = 20.0) -> dict[str, T]:
-    """Return what the call returns for each way; raise what it raises for one."""
-    begun = {way.name: Begun(functools.partial(call, way)) for way in ways}
+    """Return what the call returns for each way, by its label; raise what it raises for one."""
+    begun = {way.label: Begun(functools.partial(call, way)) for way in ways}
     return {name: one.result(seconds) for name, one in begun.items()}
 
 
@@ -227,6 +237,26 @@ def make_way(request: pytest.FixtureRequest) -> Iterator[Callable[..., Way]]:
             return Way(name, source, dest, value("proxy"), folders, relation)
 
         yield make
+
+
+@pytest.fixture
+def cases_of(make_way: Callable[..., Way]) -> Callable[..., list[tuple[Way, Case]]]:
+    """Return a maker of all ways that there are for each case of a table, to be tried at once.
+
+    `cases_of({"name of the case": case}, "tcp", "unix")` returns a way and its case each; the ways
+    are those that are named, else all. Whatever waits in them costs the longest wait only.
+    """
+
+    def make(cases: Mapping[str, Case], *names: str) -> list[tuple[Way, Case]]:
+        found = []
+        for called, case in cases.items():
+            for name in names or NAMES:
+                relation = f"{name}_{re.sub(r'[^a-z0-9]+', '_', called)}"
+                with contextlib.suppress(pytest.skip.Exception):
+                    found.append((make_way(name, relation), case))
+        return found
+
+    return make
 
 
 @pytest.fixture(params=NAMES)

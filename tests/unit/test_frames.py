@@ -1,18 +1,10 @@
 """However a stream is cut, every scan finds the messages that an obvious parser finds."""
 
-import importlib.util
 import itertools
-import os
 import random
-import shutil
 import struct
-import subprocess
-import sys
-import sysconfig
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
@@ -20,6 +12,7 @@ from hypothesis import strategies as st
 
 from copypipe.relay import loose, tight
 from copypipe.relay.frames import EMPTY_BYTES, TRAILER, BadFrame, Frames, Scan, is_trailer
+from plugins.compiled import TIGHT, loaded
 
 # "Binary Format" in the documentation of COPY: signature, flags, length of an extension.
 HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
@@ -40,44 +33,16 @@ def row(*fields: bytes | None) -> bytes:
 # --- the scans ------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="session", params=["loose", "tight", "compiled"])
-def scan(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Scan:
-    """Return each scan in turn."""
-    source = Path(loose.__file__).with_name("tight.py")
-    if request.param == "compiled":
-        return _compiled(source, tmp_path_factory.mktemp("mypyc")).scan
-    # Not `tight` itself: where a wheel brought it compiled, its source would go untested.
-    return _loaded(source).scan if request.param == "tight" else loose.scan
+@pytest.fixture(scope="session", params=["loose", "tight"])
+def scan(request: pytest.FixtureRequest) -> Scan:
+    """Return each scan in turn; `tight` compiled, or as it is written where there is no compiler.
 
-
-def _loaded(file: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tight", file)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def _compiled(source: Path, folder: Path) -> ModuleType:
-    """Compile the scan as `make wheel` does."""
-    named = (sysconfig.get_config_var("CC") or "cc").split()[0]
-    if not any(map(shutil.which, (named, "cc", "gcc", "clang"))):
-        if os.environ.get("CI") == "true":
-            pytest.fail("CI=true wants the compiled scan, and there is no C compiler")
-        pytest.skip("no C compiler")
-    shutil.copy(source, folder)
-    done = subprocess.run(
-        [sys.executable, "-m", "mypyc", source.name],
-        cwd=folder,
-        env={**os.environ, "MYPYC_OPT_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    (library,) = folder.glob("tight.*.so")
-    return _loaded(library)
+    Not `copypipe.relay.tight` itself: where a wheel brought it compiled, its source would go
+    untested.
+    """
+    if request.param == "loose":
+        return loose.scan
+    return loaded(request.getfixturevalue("compiled_tight") or TIGHT).scan
 
 
 def test_the_scan_in_use_is_the_compiled_one_where_there_is_one() -> None:

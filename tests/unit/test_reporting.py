@@ -214,6 +214,38 @@ def test_a_run_that_waits_says_for_whom() -> None:
     assert lines == ["waiting up to 600 s for another run on an overlapping slice (backends 17, 4)"]
 
 
+SILENT = {
+    events.Silent("source", 30.4, "computing"): "waiting for the source for 30 s: computing",
+    events.Silent("dest", 7200.0, "waiting for a lock held by backend 17"): (
+        "waiting for the dest for 7200 s: waiting for a lock held by backend 17"
+    ),
+    # What a server said is not believed to be harmless.
+    events.Silent("dest", 60.0, "waiting (Ext\x1b[2J: a\nERROR:  b)"): (
+        "waiting for the dest for 60 s: waiting (Ext\N{REPLACEMENT CHARACTER}[2J: a"
+        "\N{REPLACEMENT CHARACTER}ERROR:  b)"
+    ),
+}
+
+
+@pytest.mark.parametrize(("event", "line"), SILENT.items(), ids=["source", "dest", "forged"])
+def test_a_server_that_is_silent_is_told_of_in_the_log_and_above_the_bar(
+    event: events.Silent, line: str
+) -> None:
+    lines: list[str] = []
+    reporting.Lines(lines.append, progress=False)(event)
+    screen = io.StringIO()
+    bar = reporting.Bar(screen)
+    bar(event)  # while it is planned, and while rows flow
+    bar(events.Planned("dwh.users", DAY, 10, 1024))
+    bar(events.Cleared(0))
+    bar(event)
+    bar(events.Decided(committed=True))
+
+    assert lines == [line]
+    assert screen.getvalue().startswith(f"{line}\n")
+    assert screen.getvalue().count(f"{line}\n") == 2
+
+
 def test_the_bar_counts_bytes_and_gives_up_a_total_that_was_wrong() -> None:
     screen = io.StringIO()
     bar = reporting.Bar(screen)
