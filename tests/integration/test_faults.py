@@ -351,9 +351,12 @@ def test_backend_is_killed(sides: Sides, held: Callable[[str], Held], side: str)
     if not database.server.can_restart:
         pytest.skip("the processes of this server are out of reach")
     ((pid, *_),) = database.backends()
+    witness = database.connect()
 
     os.kill(pid, signal.SIGKILL)
     error = copying.end()
+    # The postmaster may still answer until it has noticed.
+    eventually(lambda: _is_gone(witness), seconds=30, what="the server has ended every session")
     eventually(lambda: _answers(database), seconds=30, what="the server is back")
     database.server.starts += 1  # the helper's own sessions ended as well
 
@@ -362,6 +365,14 @@ def test_backend_is_killed(sides: Sides, held: Callable[[str], Held], side: str)
     let_go(sides, side)
     sides.assert_nothing_happened()
     sides.assert_a_rerun_succeeds()
+
+
+def _is_gone(connection: psycopg.Connection) -> bool:
+    try:
+        connection.execute("SELECT 1")
+    except psycopg.OperationalError:
+        return True
+    return False
 
 
 def _answers(database: Database) -> bool:
