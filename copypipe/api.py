@@ -39,6 +39,8 @@ def copy(
     query: str | None = None,
     columns: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
+    cast: Sequence[str] = (),
+    allow_lossy: Sequence[str] = (),
     by: str = "created_at",
     timezone: str = "UTC",
     mode: Mode = "replace",
@@ -66,7 +68,11 @@ def copy(
     `columns` gives SQL expressions over what is read by the column of the dest that they fill;
     `exclude` names columns that do not go over. All three are evaluated by the source, in a
     read-only transaction and with an empty search_path. They are SQL: never make them of text
-    that you do not trust. `rate_limit` is in bytes a second, `wait_lock` and
+    that you do not trust.
+
+    Columns of different types go over where that loses nothing or raises an error. `cast` names
+    columns that the source shall cast to the dest's type, where each value must come back the same;
+    `allow_lossy` those where it need not. `rate_limit` is in bytes a second, `wait_lock` and
     `stall_timeout` (how long a server may be silent; None for ever) in seconds.
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
@@ -90,7 +96,9 @@ def copy(
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
-        exclude=_names(exclude),
+        exclude=_names("exclude", exclude),
+        cast=_names("cast", cast),
+        allow_lossy=_names("allow_lossy", allow_lossy),
         rate_limit=rate_limit,
         transport=transport,
         stall_timeout=stall_timeout,
@@ -107,9 +115,9 @@ def copy(
     return attempts.copy(request, listener, lambda plan: False)
 
 
-def _names(values: Sequence[str]) -> tuple[str, ...]:
+def _names(argument: str, values: Sequence[str]) -> tuple[str, ...]:
     if isinstance(values, str):  # a sequence too, of letters
-        raise UsageError("the columns to exclude are a list of names, not one text")
+        raise UsageError(f"{argument} is a list of names of columns, not one text")
     return tuple(values)
 
 

@@ -5,13 +5,14 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
 
 from copypipe import slices
+from copypipe.crossings import TEXT, Surroundings
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
 from copypipe.servers import Output, Session
@@ -19,7 +20,7 @@ from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
 from copypipe.statements import slices as slice_queries
 from copypipe.tables import Column, Index, Query, Reference, Relation, Rights, Table
-from copypipe.types import Surroundings
+from copypipe.types import Field, Type, Value
 
 # A table up to this size is counted before a person is asked; that takes a fraction of a second.
 BYTES_WORTH_COUNTING = 80 * 1024 * 1024
@@ -34,7 +35,10 @@ class Server:
     system_identifier: int | None
     """None where the role may not ask."""
     in_recovery: bool
-    lc_monetary: str
+    encoding: str
+    """server_encoding."""
+    money: str
+    """The bytes of one unit of money, in hexadecimal."""
     synchronous_commit: str
     ignores_triggers: bool
     """session_replication_role is replica: triggers and foreign keys are skipped."""
@@ -50,7 +54,7 @@ class Server:
     @property
     def surroundings(self) -> Surroundings:
         """Return what the meaning of values depends on."""
-        return Surroundings(self.major, self.lc_monetary)
+        return Surroundings(self.major, self.encoding, self.money)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +109,17 @@ def table(session: Session, oid: int) -> Table:
     schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate = row
     children, foreign, rules, triggers, truncate_triggers, security = hazards
     columns = session.fetch(queries.columns(oid))
+    values = _values(session, [(oid, typmod, name) for _, _, oid, typmod, name, *_ in columns])
     return Table(
         oid=oid,
         schema=schema,
         name=name,
         kind=kind,
         root_oid=root_oid,
-        columns=tuple(Column(*column[:-2]) for column in columns),
+        columns=tuple(
+            Column(name, number, value, *more)
+            for (name, number, _, _, _, *more, _, _), value in zip(columns, values, strict=True)
+        ),
         pages=pages,
         estimated_rows=rows,
         has_children=children,
@@ -157,24 +165,88 @@ def _renamed(of: Relation, output: Output) -> str | None:
 
 
 def _columns(session: Session, outputs: Sequence[Output]) -> list[Column]:
-    types = session.fetch(queries.types([o.type_oid for o in outputs], [o.typmod for o in outputs]))
     return [
         Column(
             name=output.name,
             number=0,
-            type_oid=output.type_oid,
-            typmod=output.typmod,
-            type_name=type_name,
-            type_kind=type_kind,
-            element_oid=element_oid,
-            binary=binary,
+            value=value,
             sorting=None,
             not_null=False,
             generated=False,
             has_default=False,
         )
-        for output, (type_name, type_kind, element_oid, binary) in zip(outputs, types, strict=True)
+        for output, value in zip(outputs, described(session, outputs), strict=True)
     ]
+
+
+def described(session: Session, outputs: Sequence[Output]) -> list[Value]:
+    """Return the types of what a query returns."""
+    pairs = [(output.type_oid, output.typmod) for output in outputs]
+    oids, typmods = [oid for oid, _ in pairs], [typmod for _, typmod in pairs]
+    names = session.fetch(queries.names(oids, typmods))
+    return _values(session, [(*pair, name) for pair, (name,) in zip(pairs, names, strict=True)])
+
+
+def users_casts(session: Session, values: Iterable[Value]) -> list[str]:
+    """Return the casts among these types, their elements and text, that a user has made."""
+    types = {value.type.oid for value in values}
+    types |= {value.element.type.oid for value in values if value.element is not None}
+    rows = session.fetch(queries.users_casts({*types, TEXT}))
+    return [f"{one} to {other}" for one, other in rows]
+
+
+def takes_null(session: Session, value: Value) -> bool:
+    """Return whether a column of that type may be NULL, which a domain can forbid."""
+    if value.type.kind != "domain":
+        return True
+    session.execute(copies.savepoint())
+    try:
+        session.fetch(queries.null(value.name))
+    except CopypipeError as error:
+        if error.sqlstate not in ("23502", "23514"):  # not_null_violation, check_violation
+            raise
+        session.execute(copies.back_to_savepoint())
+        session.execute(copies.release_savepoint())
+        return False
+    session.execute(copies.release_savepoint())
+    return True
+
+
+def _values(session: Session, wanted: Sequence[tuple[int, int, str]]) -> list[Value]:
+    """Return types given as (OID, modifier, name), with all that they are made of."""
+    rows = {row[0]: row for row in session.fetch(queries.types(oid for oid, _, _ in wanted))}
+    types: dict[int, Type] = {}
+
+    def type_of(oid: int) -> Type:
+        # No type contains itself (heap.c, CheckAttributeType).
+        if oid not in types:
+            if oid not in rows:
+                raise PlanRefused(
+                    f"{session.side}: a type was dropped meanwhile",
+                    hint="Run it again.",
+                    side=session.side,
+                )
+            _, name, kind, sends, receives, extension, version, labels, rules, parts = rows[oid]
+            made_of = [Field(part, valued(*of)) for part, *of in parts or ()]
+            types[oid] = Type(
+                oid=oid,
+                name=name,
+                kind=kind,
+                sends=sends,
+                receives=receives,
+                extension=extension,
+                version=version,
+                of=made_of[0].value if made_of and kind != "composite" else None,
+                labels=tuple(labels or ()),
+                fields=tuple(made_of) if kind == "composite" else (),
+                rules=rules or "",
+            )
+        return types[oid]
+
+    def valued(oid: int, typmod: int, name: str) -> Value:
+        return Value(type_of(oid), typmod, name)
+
+    return [valued(*each) for each in wanted]
 
 
 @dataclass(frozen=True, slots=True)

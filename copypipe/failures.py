@@ -11,6 +11,7 @@ import re
 
 import psycopg
 
+from copypipe.crossings import GUARD
 from copypipe.errors import (
     ConnectionLost,
     CopyFailed,
@@ -34,7 +35,15 @@ _NOT_THE_CONNECTION = frozenset({"08P01"})
 # Primary messages of class 22 (data exception) often quote a value of the row. These do not.
 _WITHOUT_VALUES = frozenset({"22001", "22P03", "22P04"})
 
-_PLACE = re.compile(r"^COPY \S+, line (\d+)(?:, column ([^:]+))?$", re.MULTILINE)
+# In text format the value follows.
+_PLACE = re.compile(r"^COPY \S+, line (\d+)(?:, column ([^:]+))?(?:: .*)?$", re.MULTILINE)
+# The source was made to refuse a value; the quotes are those of the server's language. Nothing but
+# our own words may stand there, since a value could begin like them.
+_GUARDED = re.compile(
+    GUARD + r"(.{1,64} holds a value (?:that [\w .,()\"\[\]]{1,200} would change|that is infinite"
+    r"|that the dest would take for infinite|that has no name in its database))\W{0,2}$"
+)
+
 _IN_FUNCTION = re.compile(r"(PL/\w+|SQL) function ")
 
 
@@ -49,7 +58,9 @@ def failure(
     if not code:
         return lost(side)
     shown = printable(diag.message_primary or "")
-    if code.startswith("22") and code not in _WITHOUT_VALUES and not own_text:
+    if guarded := _GUARDED.search(shown):
+        shown = f"the column {guarded[1]}"
+    elif code.startswith("22") and code not in _WITHOUT_VALUES and not own_text:
         shown = _condition(code)
     facts = [f"SQLSTATE {code}"]
     if diag.table_name:
@@ -75,6 +86,12 @@ def translate(side: Side, error: psycopg.Error) -> CopypipeError:
     if isinstance(error, psycopg.OperationalError):
         return lost(side)
     return CopyFailed(f"{side}: {printable(str(error))}", side=side)
+
+
+def without_value(error: CopyFailed) -> CopyFailed:
+    """Return a server's error with the name of its condition in the place of its message."""
+    said = f"{error.side}: {_condition(error.sqlstate or '')}"
+    return CopyFailed(said, detail=error.detail, side=error.side, sqlstate=error.sqlstate)
 
 
 def lost(side: Side) -> ConnectionLost:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 
 from copypipe.catalog import Server
+from copypipe.crossings import Crossing
 from copypipe.errors import PlanRefused
 from copypipe.tables import READABLE, WRITABLE, Matching, Relation, Table
-from copypipe.types import obstacle
 
 
 def check_kinds(source: Relation, dest: Table) -> None:
@@ -68,27 +68,48 @@ def check_row_security(source: Relation, dest: Table) -> None:
 
 
 def check_columns(
-    source: Relation, dest: Table, matching: Matching, source_is: Server, dest_is: Server
+    source: Relation,
+    dest: Table,
+    matching: Matching,
+    crossings: Mapping[str, Crossing],
+    *,
+    never_null: Container[str],
+    may_be_cast: Collection[str],
 ) -> None:
-    """Refuse columns that are missing, extra or of another type, all in one message."""
+    """Refuse columns without a home, without a value and of types that do not fit, all at once.
+
+    `crossings` holds a decision for each column of the dest that is copied; `never_null` names
+    columns whose domain takes no NULL, `may_be_cast` those for which --cast was not given and
+    would help.
+    """
     problems = [f"{c.name} is missing at the dest" for c in matching.without_home]
-    problems += [f"{c.name} is missing at the source" for c in matching.without_source]
     problems += [
-        f"{c.name} is excluded, and the dest has no default for it, which must not be NULL"
-        for c in matching.excluded
-        if c.not_null and not c.has_default and not dest.has_triggers
+        f"{c.name} {why}, and the dest has no default for it, which must not be NULL"
+        for why, columns in (
+            ("is missing at the source", matching.without_source),
+            ("is excluded", matching.excluded),
+        )
+        for c in columns
+        if (c.not_null or c.name in never_null) and not c.has_default and not dest.has_triggers
     ]
-    for at_source, at_dest in matching.columns:
-        reason = obstacle(at_source, at_dest, source_is.surroundings, dest_is.surroundings)
-        if reason:
-            problems.append(f"{at_dest.name}: {reason}")
+    problems += [
+        f"{name}: {crossing.reason}"
+        for name, crossing in crossings.items()
+        if crossing.decision == "refuse"
+    ]
     if problems:
+        hints = ["--exclude leaves a column out; --column computes one at the source."]
+        if may_be_cast:
+            named = ", ".join(may_be_cast)
+            hints = [
+                f"--cast casts at the source and fails at a value that this would change, "
+                f"--allow-lossy lets it change (here: {named}).",
+                *hints,
+            ]
         raise PlanRefused(
             f"the columns of {source.full_name} and {dest.full_name} do not fit",
             detail="; ".join(problems) + ".",
-            hint="Both sides need the same columns, in any order, of the same built-in types. "
-            "--column computes one at the source, with a cast if need be; --exclude leaves one "
-            "out.",
+            hint=" ".join(hints),
         )
     if not matching.columns:
         raise PlanRefused(

@@ -7,16 +7,19 @@ know before they do.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from copypipe import catalog, hazards, modes, readings, relay, remarks, slices, tables
+from copypipe import catalog, crossings, hazards, modes, readings, relay, remarks, slices, tables
 from copypipe.addresses import Address
+from copypipe.crossings import Crossing, Sides
 from copypipe.errors import PlanRefused
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
 from copypipe.tables import Column, Query, Relation, Table
+from copypipe.types import leaves
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
 # the documentation of COPY); the planner's width counts the data alone.
@@ -46,17 +49,41 @@ class Side(Generic[R]):
 
 
 @dataclass(frozen=True, slots=True)
+class Copied:
+    """One column that goes over."""
+
+    source: Column
+    dest: Column
+    crossing: Crossing
+
+    @property
+    def as_it_is(self) -> bool:
+        """Return whether both sides hold the very same values in it."""
+        return (
+            self.source.expression is None
+            and self.crossing.as_it_is
+            and crossings.difference(self.source.value, self.dest.value) is None
+            and crossings.sorted_alike(self.source.value, self.dest.value)
+            and self.source.value.bare.typmod == self.dest.value.bare.typmod
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """One slice, ready to be transferred."""
 
     source: Side[Relation]
     dest: Side[Table]
     slice: slices.Slice
-    columns: tuple[tuple[Column, Column], ...]
+    columns: tuple[Copied, ...]
+    """In the dest's order."""
+    format: copies.Format
     left_out: tuple[Column, ...]
     """Columns that the dest generates itself."""
     excluded: tuple[Column, ...]
     """Columns of the dest that get their defaults, because the request excludes them."""
+    without_source: tuple[Column, ...]
+    """Columns of the dest that get their defaults, because the source lacks them."""
     request: Request
     estimated_rows: int
     estimated_bytes: int
@@ -71,23 +98,29 @@ class Plan:
     """An empty dest may be truncated: the source cannot be reading it."""
 
     @property
+    def has_money(self) -> bool:
+        """Return whether one of the columns holds money."""
+        parts = (leaf for column in self.columns for leaf in leaves(column.dest.value))
+        return any(leaf.type.oid == crossings.MONEY for leaf in parts)
+
+    @property
     def names(self) -> tuple[str, ...]:
         """Return the names of the columns that go over, in the dest's order."""
-        return tuple(dest.name for _, dest in self.columns)
+        return tuple(column.dest.name for column in self.columns)
 
     @property
     def select(self) -> Statement:
         """Return the query that reads the slice at the source."""
-        return copies.select(self.source.table, [of for of, _ in self.columns], self.slice)
+        return _select(self.source.table, self.columns, self.slice)
 
     @property
     def copy_out(self) -> Statement:
         """Return the statement that sends the slice."""
-        return copies.copy_out(self.select)
+        return copies.copy_out(self.select, self.format)
 
     def copy_in(self, *, freeze: bool = False) -> Statement:
         """Return the statement that receives the slice."""
-        return copies.copy_in(self.dest.table, self.names, freeze=freeze)
+        return copies.copy_in(self.dest.table, self.names, self.format, freeze=freeze)
 
     @property
     def clear(self) -> Statement:
@@ -95,6 +128,10 @@ class Plan:
         if self.request.clear == "truncate":
             return copies.truncate(self.dest.table)
         return copies.delete(self.dest.table, self.slice)
+
+
+def _select(of: Relation, columns: Sequence[Copied], slice_: slices.Slice) -> Statement:
+    return copies.select(of, [(column.source, column.crossing) for column in columns], slice_)
 
 
 def make(request: Request, source: Session, dest: Session) -> Plan:
@@ -112,20 +149,22 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
         found = _Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
         matching = _matched(request, found)
+        columns = _copied(request, found, matching)
         if _same_database(found):
-            _check_apart(request, found, matching)
-        slice_ = _slice(request, source, relation, matching)
+            _check_apart(request, found, columns)
+        slice_ = _slice(request, source, relation, columns)
         compared = set()
         if (around := slices.range_of(slice_)) is not None:
             compared.add(around.column)
         if request.where is not None and isinstance(relation, Table):
             sides = ((source, relation, found.source_is), (dest, table, found.dest_is))
-            compared |= readings.check_condition(request.where, sides, matching.columns)
+            plain = [(column.source, column.dest) for column in columns if column.as_it_is]
+            compared |= readings.check_condition(request.where, sides, plain)
         truncates = request.clear == "truncate"
         hazards.check_rights(
-            table, [to.name for _, to in matching.columns], compared, truncate=truncates
+            table, [column.dest.name for column in columns], compared, truncate=truncates
         )
-        return _assembled(request, found, matching, slice_)
+        return _assembled(request, found, matching, columns, slice_)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +180,16 @@ class _Found:
 
 
 def _assembled(
-    request: Request, found: _Found, matching: tables.Matching, slice_: slices.Slice
+    request: Request,
+    found: _Found,
+    matching: tables.Matching,
+    columns: tuple[Copied, ...],
+    slice_: slices.Slice,
 ) -> Plan:
     """Ask what the copy will cost and what is worth knowing, and put the plan together."""
     source, dest, relation, table = found.source, found.dest, found.relation, found.table
-    reads = copies.select(relation, [of for of, _ in matching.columns], slice_)
+    reads = _select(relation, columns, slice_)
+    _check_sent(source, reads, columns)
     reading = catalog.estimate(source, reads)
     if isinstance(relation, Query):
         readings.check_reading(source, reads)
@@ -154,9 +198,15 @@ def _assembled(
     serving = catalog.indexes(source, relation, by) if by else ()
     serving_dest = catalog.indexes(dest, table, by) if by else ()
     notes, warnings = remarks.notes_and_warnings(
-        request, table, found.source_is, found.dest_is, slice_, matching.excluded
+        request, table, found.source_is, found.dest_is, slice_, matching
     )
-    may_truncate = _reads_nothing_of_dest(relation, matching)
+    warnings += [
+        f"{column.dest.name}: {column.crossing.warning}"
+        for column in columns
+        if column.crossing.warning is not None
+    ]
+    notes += _needless(request, columns)
+    may_truncate = _reads_nothing_of_dest(relation, columns)
     if modes.freezes(table, slice_, request.clear, may_truncate=may_truncate):
         notes.append("where the dest has no row it is truncated and filled with frozen rows")
     if request.clear == "truncate" and not may_truncate:
@@ -183,13 +233,14 @@ def _assembled(
             catalog.rows(dest, table) if asks else None,
         ),
         slice=slice_,
-        columns=matching.columns,
+        columns=columns,
+        format=_format(columns),
         left_out=matching.left_out,
         excluded=matching.excluded,
+        without_source=matching.without_source,
         request=request,
         estimated_rows=reading.rows,
-        estimated_bytes=reading.rows
-        * (reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(matching.columns)),
+        estimated_bytes=reading.rows * (reading.row_bytes + ROW_BYTES + FIELD_BYTES * len(columns)),
         notes=tuple(notes),
         warnings=tuple(warnings),
         needs_yes=asks and catalog.has_rows(dest, table),
@@ -217,9 +268,82 @@ def _matched(request: Request, found: _Found) -> tables.Matching:
     both = sorted(excluded & computed.keys())
     if both:
         raise PlanRefused(f'"{both[0]}" is both computed and excluded')
-    matching = tables.match(relation.columns, table.columns, computed=computed, excluded=excluded)
-    hazards.check_columns(relation, table, matching, found.source_is, found.dest_is)
-    return matching
+    return tables.match(relation.columns, table.columns, computed=computed, excluded=excluded)
+
+
+def _copied(request: Request, found: _Found, matching: tables.Matching) -> tuple[Copied, ...]:
+    """Decide how each column goes over; raises PlanRefused for whatever does not fit."""
+    relation, table = found.relation, found.table
+    names = [to.name for _, to in matching.columns]
+    cast = readings.asked(request.cast, table, names, option="--cast")
+    lossy = readings.asked(request.allow_lossy, table, names, option="--allow-lossy")
+    if both := sorted(cast & lossy):
+        raise PlanRefused(f'"{both[0]}" was given to both --cast and --allow-lossy')
+    sides = Sides(found.source_is.surroundings, found.dest_is.surroundings)
+
+    def asked(name: str) -> crossings.Asked:
+        return "cast" if name in cast else "lossy" if name in lossy else None
+
+    decided = [
+        (of, crossings.decide(of.value, to.value, sides, asked(to.name)))
+        for of, to in matching.columns
+    ]
+    columns = [
+        Copied(of, to, crossing)
+        for (of, to), crossing in zip(
+            matching.columns, readings.castable(found.source, relation, decided), strict=True
+        )
+    ]
+    if _format(columns) == "text":
+        columns = [_in_text_format(column, sides) for column in columns]
+    may_be_cast = [
+        to.name
+        for (of, to), (_, crossing) in zip(matching.columns, decided, strict=True)
+        if crossing.decision == "refuse"
+        and asked(to.name) is None
+        and crossings.decide(of.value, to.value, sides, "cast").decision != "refuse"
+    ]
+    left_alone = (*matching.without_source, *matching.excluded)
+    hazards.check_columns(
+        relation,
+        table,
+        matching,
+        {column.dest.name: column.crossing for column in columns},
+        never_null={c.name for c in left_alone if not catalog.takes_null(found.dest, c.value)},
+        may_be_cast=may_be_cast,
+    )
+    return tuple(columns)
+
+
+def _in_text_format(column: Copied, sides: Sides) -> Copied:
+    """Refuse what may go in binary only, since another column has the whole go in text format."""
+    why = crossings.unsafe_as_text(column.dest.value, sides)
+    if why is None or column.crossing.decision == "refuse":
+        return column
+    return replace(column, crossing=Crossing("refuse", why))
+
+
+def _format(columns: Sequence[Copied]) -> copies.Format:
+    """Return the format of the whole COPY: text as soon as one column needs it."""
+    by_text = any(column.crossing.decision == "text format" for column in columns)
+    return "text" if by_text else "binary"
+
+
+def _check_sent(source: Session, reads: Statement, columns: Sequence[Copied]) -> None:
+    """Have the source describe what will be sent: it must be what was decided about.
+
+    Raises PlanRefused where it is not.
+    """
+    sent = catalog.described(source, source.describe(reads))
+    for column, value in zip(columns, sent, strict=True):
+        meant = column.crossing.into or column.source.value
+        if crossings.difference(value, meant) is not None:
+            raise PlanRefused(
+                f'source: "{column.dest.name}" would be sent as {value.name}',
+                detail=f"It was to be {meant.name}.",
+                hint="Cast it by --column.",
+                side="source",
+            )
 
 
 def milliseconds(seconds: float) -> str:
@@ -248,9 +372,11 @@ def reread(plan: Plan, session: Session) -> None:
         hazards.check_row_security(now, plan.dest.table)
     computed = readings.computed(session, now, plan.dest.table, plan.request.columns)
     if _shape(planned) != _shape(now) or any(
-        of.expression is not None and computed[to.name] != of for of, to in plan.columns
+        column.source.expression is not None and computed[column.dest.name] != column.source
+        for column in plan.columns
     ):
         raise _altered(plan.source, session)
+    _check_sent(session, plan.select, plan.columns)
 
 
 def reread_dest(plan: Plan, session: Session) -> Table:
@@ -261,6 +387,21 @@ def reread_dest(plan: Plan, session: Session) -> Table:
         raise _altered(plan.dest, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
     return now
+
+
+def check_types(plan: Plan, source: Session, dest: Session) -> None:
+    """Read both sides' types once more after the copy; raises PlanRefused where they changed.
+
+    No lock keeps a user's type as it is, so the fields of a row type may have been renamed while
+    the run waited for a lock. Built-in types do not change.
+    """
+    values = [value for c in plan.columns for value in (c.source.value, c.dest.value)]
+    if all(value.type.built_in for value in values):
+        return
+    if _shape(catalog.table(dest, plan.dest.table.oid)) != _shape(plan.dest.table):
+        raise _altered(plan.dest, dest)
+    with source.reading(lock_timeout=OTHER_LOCKS):
+        reread(plan, source)
 
 
 def _shape(of: Relation) -> tuple[object, ...]:
@@ -283,12 +424,12 @@ def _altered(side: Side[R], session: Session) -> PlanRefused:
 
 
 def _slice(
-    request: Request, source: Session, of: Relation, matching: tables.Matching
+    request: Request, source: Session, of: Relation, columns: Sequence[Copied]
 ) -> slices.Slice:
     if isinstance(request.wanted, slices.Everything):
         around: slices.Whole | slices.Range = slices.Whole()
     else:
-        around = _range(request, request.wanted, source, of, matching)
+        around = _range(request, request.wanted, source, of, columns)
     return around if request.where is None else slices.Where(request.where, around)
 
 
@@ -297,10 +438,18 @@ def _range(
     wanted: slices.Between,
     source: Session,
     of: Relation,
-    matching: tables.Matching,
+    columns: Sequence[Copied],
 ) -> slices.Range:
     column = _slice_column(request.by, of)
-    if not any(at_source is column for at_source, _ in matching.columns):
+    copied = next((each for each in columns if each.source is column), None)
+    if copied is not None and not copied.as_it_is:
+        raise PlanRefused(
+            f'the slice column "{column.name}" is {column.type_name} at the source and '
+            f"{copied.dest.type_name} at the dest",
+            detail="A slice must mean the same rows on both sides, so its column is never cast.",
+            hint="Slice by another column with --by, or copy --all.",
+        )
+    if copied is None:
         raise PlanRefused(
             f'the slice column "{column.name}" is not copied as it is',
             detail="It is computed, renamed, excluded, or generated at the dest: both sides must "
@@ -353,7 +502,7 @@ _SLICE_TYPES = (slices.DATE, slices.TIMESTAMP, slices.TIMESTAMPTZ)
 # ------------------------------------------------------------------------------ same table
 
 
-def _check_apart(request: Request, found: _Found, matching: tables.Matching) -> None:
+def _check_apart(request: Request, found: _Found, columns: Sequence[Copied]) -> None:
     """Refuse one table on both ends of one database: it would be cleared while it is read."""
     relation, table = found.relation, found.table
     if isinstance(relation, Table) and relation.oid == table.oid:
@@ -362,7 +511,7 @@ def _check_apart(request: Request, found: _Found, matching: tables.Matching) -> 
             detail="Both sides are one database, or the source is a standby of the dest.",
             hint="Name another server, database or --into.",
         )
-    if request.clear == "truncate" and not _reads_nothing_of_dest(relation, matching):
+    if request.clear == "truncate" and not _reads_nothing_of_dest(relation, columns):
         raise PlanRefused(
             "both sides are one database, where what is read may read the table to be truncated",
             detail="The two would wait for each other.",
@@ -370,7 +519,18 @@ def _check_apart(request: Request, found: _Found, matching: tables.Matching) -> 
         )
 
 
-def _reads_nothing_of_dest(relation: Relation, matching: tables.Matching) -> bool:
+def _needless(request: Request, columns: Sequence[Copied]) -> list[str]:
+    """Tell of columns that were named to be cast and need not be."""
+    named = {*request.cast, *request.allow_lossy}
+    return [
+        f"{column.dest.name} goes over without what --cast or --allow-lossy would do"
+        for column in columns
+        if any(tables.named(name, [column.dest]) for name in named)
+        and not column.crossing.by_request
+    ]
+
+
+def _reads_nothing_of_dest(relation: Relation, columns: Sequence[Copied]) -> bool:
     """Return whether the source is plain tables, so that it cannot wait for a TRUNCATE at the dest.
 
     A query, a view, a foreign table or a lookup may read the dest's table, in the same database or
@@ -382,7 +542,7 @@ def _reads_nothing_of_dest(relation: Relation, matching: tables.Matching) -> boo
         and not relation.has_children
         and not relation.foreign_partitions
     )
-    return plain and all(of.expression is None for of, _ in matching.columns)
+    return plain and all(column.source.expression is None for column in columns)
 
 
 def _same_database(found: _Found) -> bool:

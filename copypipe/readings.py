@@ -7,15 +7,17 @@ IMMUTABLE and has constant arguments. How a text is kept within its parentheses 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from copypipe import catalog
 from copypipe.catalog import Printed, Server
+from copypipe.crossings import Crossing, has_letters
 from copypipe.errors import CopypipeError, PlanRefused
 from copypipe.expressions import Mentions, bare, folded_moments, mentions
 from copypipe.servers import Session
+from copypipe.slices import Whole
 from copypipe.statements import Statement, copies
 from copypipe.statements import expressions as asking
 from copypipe.tables import Column, Query, Relation, Table, named
@@ -103,6 +105,80 @@ def excluded(names: Sequence[str], source: Relation, dest: Table) -> frozenset[s
     return frozenset(found)
 
 
+def asked(
+    names: Sequence[str], dest: Table, columns: Iterable[str], *, option: str
+) -> frozenset[str]:
+    """Return the exact names of columns to cast; raises PlanRefused for what is not copied."""
+    copied = set(columns)
+    found = set()
+    for name in names:
+        column = named(name, dest.columns)
+        if column is None or column.name not in copied:
+            raise PlanRefused(f"{option} {name}: no such column is copied into {dest.full_name}")
+        found.add(column.name)
+    return frozenset(found)
+
+
+def castable(
+    session: Session, of: Relation, columns: Sequence[tuple[Column, Crossing]]
+) -> list[Crossing]:
+    """Return crossings that the source can carry out; refused where there is no way.
+
+    Most pairs of types have a cast. Where there is none, the way by the text form is as good: what
+    comes back the same was not changed. A cast that a user has made could do anything.
+    """
+    cast = [(column, crossing) for column, crossing in columns if crossing.into is not None]
+    if not cast or _describable(session, of, cast):
+        return [_unhijacked(session, *each) for each in columns]
+    return [
+        _unhijacked(session, column, _way(session, of, column, crossing))
+        for column, crossing in columns
+    ]
+
+
+def _describable(
+    session: Session, of: Relation, columns: Sequence[tuple[Column, Crossing]]
+) -> bool:
+    """Return whether the source knows a cast for each of these columns."""
+    session.execute(copies.savepoint())
+    try:
+        session.describe(copies.select(of, columns, Whole()))
+    except CopypipeError as error:
+        if error.sqlstate not in _NO_CAST:
+            raise
+        session.execute(copies.back_to_savepoint())
+        session.execute(copies.release_savepoint())
+        return False
+    session.execute(copies.release_savepoint())
+    return True
+
+
+def _way(session: Session, of: Relation, column: Column, crossing: Crossing) -> Crossing:
+    """Return the crossing with a cast that there is, directly or by the text form."""
+    if crossing.into is None:
+        return crossing
+    for by_text in (False, True):
+        way = replace(crossing, by_text=by_text)
+        if _describable(session, of, [(column, way)]):
+            return way
+    return Crossing("refuse", f"{column.type_name} cannot be cast to {crossing.into.name}")
+
+
+def _unhijacked(session: Session, column: Column, crossing: Crossing) -> Crossing:
+    """Refuse where a cast that a user has made would be taken."""
+    if crossing.into is None and crossing.unwanted is None:
+        return crossing
+    parts = [column.value.bare, *(value for value in (crossing.into, crossing.back) if value)]
+    if casts := catalog.users_casts(session, parts):
+        return Crossing("refuse", f"a user has made a cast at the source: {', '.join(casts)}")
+    return crossing
+
+
+# cannot_coerce; undefined_object for a type that the source lacks; undefined_function for a
+# comparison that it lacks.
+_NO_CAST = ("42846", "42704", "42883")
+
+
 def check_condition(
     text: str,
     sides: Sequence[tuple[Session, Table, Server]],
@@ -110,10 +186,10 @@ def check_condition(
 ) -> frozenset[str]:
     """Return the columns that a condition uses; refuse one that may mean other rows elsewhere.
 
-    It must be one expression over the columns that are copied as they are, and nothing else: then
+    It must be one expression over `columns`, which are copied as they are, and nothing else: then
     the rows for which it holds at the dest are copies of those for which it holds at the source.
     """
-    plain = {dest.name: (source, dest) for source, dest in columns if source.expression is None}
+    plain = {dest.name: (source, dest) for source, dest in columns}
     found: list[Mentions] = []
     read: list[str] = []
     for number, (session, table, _) in enumerate(sides):
@@ -131,6 +207,7 @@ def check_condition(
             hint="Write the values themselves.",
         )
     used = frozenset().union(*(each.columns for each in found))
+    _check_encodings(used, plain, sides)
     by_letters = frozenset().union(*(each.sorted for each in found))
     for name in sorted(by_letters):
         rules = [_rules(of, server) for of, (*_, server) in zip(plain[name], sides, strict=True)]
@@ -141,6 +218,27 @@ def check_condition(
                 hint='Compare by the bytes: COLLATE "C".',
             )
     return used
+
+
+def _check_encodings(
+    used: Iterable[str],
+    plain: Mapping[str, tuple[Column, Column]],
+    sides: Sequence[tuple[Session, Table, Server]],
+) -> None:
+    """Refuse texts in a condition where the sides keep them in different bytes.
+
+    Their length and what is computed of their bytes (md5, octet_length, a cast to bytea) differ.
+    """
+    encodings = [server.encoding for *_, server in sides]
+    if len(set(encodings)) == 1:
+        return
+    for name in sorted(used):
+        if any(has_letters(column.value) for column in plain[name]):
+            raise PlanRefused(
+                f"the condition uses {name}, which the two sides keep in different encodings",
+                detail=f"{encodings[0]} at the source, {encodings[1]} at the dest.",
+                hint="Use numbers and times, or --query with a range.",
+            )
 
 
 def _rules(column: Column, server: Server) -> str | None:

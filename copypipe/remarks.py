@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 
 from copypipe import catalog, slices
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import copies
-from copypipe.tables import Column, Index, Query, Relation, Table
+from copypipe.tables import Index, Matching, Query, Relation, Table
 
 PAGE_BYTES = 8192
 
@@ -58,13 +58,18 @@ def notes_and_warnings(
     server: catalog.Server,
     dest_is: catalog.Server,
     slice_: slices.Slice,
-    excluded: Iterable[Column],
+    matching: Matching,
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about a slice."""
     notes = []
     warnings = [
         f"{column.name} is excluded: rows that are replaced lose what the dest holds in it"
-        for column in excluded
+        for column in matching.excluded
+    ]
+    warnings += [
+        f"{column.name} is missing at the source: rows that are replaced lose what the dest holds "
+        "in it"
+        for column in matching.without_source
     ]
     if dest_is.ignores_triggers:
         warnings.append(

@@ -10,7 +10,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,7 +22,7 @@ from copypipe.slices import Slice, Where, range_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
-    from copypipe.plans import Plan, Side
+    from copypipe.plans import Copied, Plan, Side
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
 
@@ -154,11 +154,15 @@ def plan_text(plan: Plan) -> str:
         *(f"           {note}" for note in plan.notes),
         *_side("source", plan.source),
         *_side("dest", plan.dest),
-        f"  columns  {len(plan.columns)}, the same built-in types on both sides: binary",
+        f"  columns  {len(plan.columns)}, {_format(plan)}",
     ]
-    lines += [f"           {_column(of, to)}" for of, to in plan.columns]
+    lines += _columns(plan.columns)
     lines += [f"           {c.name}  left out: the dest generates it" for c in plan.left_out]
-    lines += [f"           {c.name}  excluded: gets the dest's default" for c in plan.excluded]
+    lines += [f"           {c.name}  excluded: gets {_default(c)}" for c in plan.excluded]
+    lines += [
+        f"           {c.name}  missing at the source: gets {_default(c)}"
+        for c in plan.without_source
+    ]
     if plan.request.rate_limit is not None:
         lines.append(f"  rate     at most {size(plan.request.rate_limit)} a second")
     lines.append(f"  carried  by {plan.transport}")
@@ -179,9 +183,36 @@ def plan_text(plan: Plan) -> str:
     return "\n".join(one_line(line) for line in lines)
 
 
-def _column(source: Column, dest: Column) -> str:
-    computed = "" if source.expression is None else f"  = {source.expression}"
-    return f"{dest.name}  {source.type_name}{computed}"
+def _format(plan: Plan) -> str:
+    if plan.format == "binary":
+        return "in binary format"
+    names = [c.dest.name for c in plan.columns if c.crossing.decision == "text format"]
+    return f"in text format, because of {', '.join(names)}"
+
+
+def _default(column: Column) -> str:
+    return "its default of the dest" if column.has_default else "NULL"
+
+
+def _columns(columns: Sequence[Copied]) -> list[str]:
+    """Return a line for each column: name, types of both sides, decision, reason."""
+    rows = [
+        (
+            column.dest.name,
+            column.source.type_name,
+            f"-> {column.dest.type_name}",
+            column.crossing.decision,
+        )
+        for column in columns
+    ]
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    lines = []
+    for column, cells in zip(columns, rows, strict=True):
+        line = "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
+        lines.append(f"           {line}  {column.crossing.reason}")
+        if column.source.expression is not None:
+            lines.append(f"           {' ' * widths[0]}  = {column.source.expression}")
+    return lines
 
 
 def _side(name: str, side: Side[Any]) -> list[str]:
@@ -203,18 +234,24 @@ def plan_json(plan: Plan) -> str:
             "dest": _side_json(plan.dest),
             "slice": _slice(plan.slice),
             "mode": plan.request.mode,
-            "format": "binary",
+            "format": plan.format,
             "columns": [
                 {
-                    "name": dest.name,
-                    "source_type": source.type_name,
-                    "dest_type": dest.type_name,
-                    "expression": source.expression,
+                    "name": column.dest.name,
+                    "source_type": column.source.type_name,
+                    "dest_type": column.dest.type_name,
+                    "expression": column.source.expression,
+                    "decision": column.crossing.decision,
+                    "reason": column.crossing.reason,
                 }
-                for source, dest in plan.columns
+                for column in plan.columns
             ],
             "left_out": [column.name for column in plan.left_out],
             "excluded": [column.name for column in plan.excluded],
+            "without_source": [
+                {"name": column.name, "gets": "default" if column.has_default else "null"}
+                for column in plan.without_source
+            ],
             "query": plan.request.query,
             "rate_limit": plan.request.rate_limit,
             "transport": plan.transport,

@@ -72,6 +72,10 @@ class Request:
     """Columns of the dest that the source computes: (name as in SQL, expression)."""
     exclude: tuple[str, ...] = ()
     """Columns of either side that do not go over; the dest's get their defaults."""
+    cast: tuple[str, ...] = ()
+    """Columns that the source casts to the dest's type; a value that this changes is an error."""
+    allow_lossy: tuple[str, ...] = ()
+    """Columns that the source casts to the dest's type, whatever that cuts or rounds."""
     transport: Transport = "auto"
     """What carries the bytes; a transport that cannot carry them is refused."""
     rate_limit: int | None = None
@@ -109,8 +113,9 @@ def check(request: Request) -> None:
         )
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
-    names = (request.table, request.into or "", request.by, request.timezone, *request.exclude)
-    for text in (*names, *(name for name, _ in request.columns)):
+    names = (request.table, request.into or "", request.by, request.timezone)
+    named = (*request.exclude, *request.cast, *request.allow_lossy)
+    for text in (*names, *named, *(name for name, _ in request.columns)):
         if not _is_text(text):
             raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
     _check_sql(request)

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from copypipe.types import Value
+
 # pg_class.relkind, in the words of the documentation of pg_class.
 KINDS = {
     "r": "table",
@@ -34,16 +36,8 @@ class Column:
     name: str
     number: int
     """pg_attribute.attnum; 0 for a column that is computed."""
-    type_oid: int
-    typmod: int
-    type_name: str
-    """As format_type() prints it, typmod included."""
-    type_kind: str
-    """pg_type.typtype, of an array that of its elements."""
-    element_oid: int
-    """Type of an array's elements, else 0."""
-    binary: bool
-    """The type has both a send and a receive function."""
+    value: Value
+    """Its type, with the modifier."""
     sorting: str | None
     """The collation that sorts and folds its text, "database" for the database's; None for none."""
     not_null: bool
@@ -55,6 +49,16 @@ class Column:
     """SQL of the user that computes it at the source; None where it is read as it is."""
     renames: str | None = None
     """The column that the expression merely gives another name."""
+
+    @property
+    def type_oid(self) -> int:
+        """Return the OID of its type."""
+        return self.value.type.oid
+
+    @property
+    def type_name(self) -> str:
+        """Return its type as SQL spells it, modifier included."""
+        return self.value.name
 
 
 @dataclass(frozen=True, slots=True)

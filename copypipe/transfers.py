@@ -21,11 +21,13 @@ from copypipe.errors import (
     PlanRefused,
     SliceBusy,
     UsageError,
+    one_line,
 )
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
 from copypipe.expressions import may_read_tables
+from copypipe.failures import without_value
 from copypipe.plans import Plan
-from copypipe.relay import relay, scans
+from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole, locks
@@ -74,17 +76,9 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     if table.has_triggers:
         _count(plan, dest, 0)
     _begin_reading(plan, source)
-    relayed = relay(
-        source,
-        plan.copy_out,
-        dest,
-        plan.copy_in(freeze=cleared.freeze),
-        lambda size, rows: listen(Progress(bytes=size, rows=rows)),
-        transport=request.transport,
-        bytes_per_second=request.rate_limit,
-        idle=dest.idle,
-    )
+    relayed = _relayed(plan, source, dest, listen, freeze=cleared.freeze)
     source.rollback()
+    plans.check_types(plan, source, dest)
     if table.has_triggers:
         dest.execute(copies.run_deferred_triggers())
         _count(plan, dest, relayed.rows)
@@ -108,6 +102,42 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
     )
+
+
+def _relayed(
+    plan: Plan, source: Session, dest: Session, listen: Listener, *, freeze: bool
+) -> Relayed:
+    """Relay the slice; an error of a cast says which columns are cast."""
+    try:
+        return relay(
+            source,
+            plan.copy_out,
+            dest,
+            plan.copy_in(freeze=freeze),
+            lambda size, rows: listen(Progress(bytes=size, rows=rows)),
+            transport=plan.request.transport,
+            bytes_per_second=plan.request.rate_limit,
+            idle=dest.idle,
+            trailer=plan.format == "binary",
+        )
+    except CopyFailed as error:
+        problem = _about_types(plan, error)
+    raise problem
+
+
+def _about_types(plan: Plan, error: CopyFailed) -> CopyFailed:
+    """Return an error of reading values as other types, without a value and with the columns.
+
+    Where values are read, errors of syntax and of names (class 42) are about them, not about SQL.
+    """
+    code = error.sqlstate or ""
+    cast = [c.dest.name for c in plan.columns if c.crossing.into is not None]
+    reads = error.side == "dest" if plan.format == "text" else error.side == "source" and cast
+    if code.startswith("42") and reads:
+        error = without_value(error)
+    if code.startswith(("22", "42")) and error.side == "source" and cast:
+        error.hint = error.hint or one_line(f"The source casts {', '.join(cast)}.")
+    return error
 
 
 def _lock(plan: Plan, dest: Session, listen: Listener) -> None:
@@ -174,6 +204,9 @@ def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> No
 
 def _common(plan: Plan, server: Server) -> dict[str, str]:
     local = {}
+    if plan.format == "text" and plan.has_money:
+        # The text of money is read by this; what it counts was compared.
+        local["lc_monetary"] = "C"
     if server.on_linux:
         # A DELETE or a sort whose client was killed ends, and frees its locks. Elsewhere some
         # servers refuse the setting.
@@ -213,7 +246,8 @@ def _begin_reading(plan: Plan, source: Session) -> None:
 
 def _reads_other_tables(plan: Plan) -> bool:
     """Return whether a column is looked up elsewhere."""
-    written = (column.expression for column, _ in plan.columns if column.expression is not None)
+    expressions = (column.source.expression for column in plan.columns)
+    written = (text for text in expressions if text is not None)
     return any(map(may_read_tables, written))
 
 

@@ -1,73 +1,97 @@
-"""May this type cross as the bytes of binary COPY: facts in, decision out.
+"""What a type is, told by its parts, so that two servers' types can be compared.
 
-Binary COPY carries no types. The server checks only the number of fields and that each receive
-function consumes its field (PostgreSQL, src/backend/commands/copyfromparse.c), so an int8 42 sent
-into a numeric column arrives as 0 without an error. Therefore a column crosses only where both
-sides have the same built-in type with the same modifier; everything else is refused by name.
+Names and OIDs of users' types say nothing: the same enum has another OID on each server, and the
+same name may mean another thing. So a type is described down to the built-in ones it is made of.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from copypipe.tables import Column
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Literal
 
 # transam.h, FirstGenbkiObjectId: OIDs below it are assigned by hand in pg_type.dat and mean the
 # same type on every server of every supported major.
 FIRST_GENBKI_OID = 10000
 
-INTERVAL = 1186
-MONEY = 790
-
-_OBJECT_IDENTIFIERS = frozenset(
-    {24, 2202, 2203, 2204, 2205, 2206, 3734, 3769, 4089, 4096, 4191}
-)  # regproc, regprocedure, regoper, regoperator, regclass, regtype, regconfig, regdictionary, ...
-
-# The send function of these exists and their receive function always raises ("cannot accept a
-# value of type"): pg_node_tree, pg_ndistinct, pg_dependencies, pg_mcv_list, BRIN summaries.
-_WITHOUT_INPUT = frozenset({194, 3361, 3402, 5017, 4600, 4601})
-
-# Arrays of types without binary functions have array_send all the same: aclitem and gtsvector.
-_WITHOUT_BINARY = frozenset({1033, 3642})
-
-# The first major whose interval knows infinity; interval_recv of older ones reads it as a value.
-_INFINITE_INTERVALS = 17
+# pg_type.typtype, arrays told from other base types.
+Kind = Literal["base", "array", "domain", "enum", "composite", "range", "multirange", "pseudo"]
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the meaning of a value depends on besides its type."""
+class Field:
+    """One attribute of a composite type."""
 
-    major: int
-    lc_monetary: str
+    name: str
+    value: Value
 
 
-def obstacle(
-    source: Column, dest: Column, source_has: Surroundings, dest_has: Surroundings
-) -> str | None:
-    """Return why this column may not cross as bytes, None where it may."""
-    base = source.element_oid or source.type_oid
-    users = source.type_oid >= FIRST_GENBKI_OID or base >= FIRST_GENBKI_OID
-    if users and source.type_name == dest.type_name:
-        return f"{source.type_name} is not a built-in type"
-    if (source.type_oid, source.typmod) != (dest.type_oid, dest.typmod):
-        return f"{source.type_name} at the source, {dest.type_name} at the dest"
-    if users:
-        return f"{source.type_name} and {dest.type_name} are not built-in types"
-    if source.type_kind == "c":
-        return f"{source.type_name} is a composite type"
-    if base in _OBJECT_IDENTIFIERS:
-        return f"{source.type_name} holds OIDs, which name other objects in another database"
-    if base in _WITHOUT_INPUT | _WITHOUT_BINARY or not (source.binary and dest.binary):
-        return f"{source.type_name} has no binary form"
-    if base == MONEY and source_has.lc_monetary != dest_has.lc_monetary:
-        return (
-            f"money counts units of lc_monetary: {source_has.lc_monetary} at the source, "
-            f"{dest_has.lc_monetary} at the dest"
-        )
-    if base == INTERVAL and source_has.major >= _INFINITE_INTERVALS > dest_has.major:
-        return (
-            f"interval can be infinite on PostgreSQL {source_has.major}; "
-            f"{dest_has.major} would read that as another value"
-        )
-    return None
+@dataclass(frozen=True, slots=True)
+class Type:
+    """One type of one server."""
+
+    oid: int
+    name: str
+    """As format_type(oid, -1) prints it: qualified unless it is built in, and of any length."""
+    kind: Kind
+    sends: bool
+    """It has a send function."""
+    receives: bool
+    """It has a receive function."""
+    extension: str | None = None
+    """The extension that it belongs to, with the name that it has there: "hstore.hstore"."""
+    version: str | None = None
+    """The version of that extension."""
+    of: Value | None = None
+    """What an array, a domain, a range or a multirange is made of."""
+    labels: tuple[str, ...] = ()
+    """Of an enum, in their order."""
+    fields: tuple[Field, ...] = ()
+    """Of a composite type, in their order, dropped ones left out."""
+    rules: str = ""
+    """Of a range: canonical function, operator class and collation by which its bounds are read."""
+
+    @property
+    def built_in(self) -> bool:
+        """Return whether the OID means this type everywhere."""
+        return self.oid < FIRST_GENBKI_OID
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A type with its modifier: what a column, an element or a field holds."""
+
+    type: Type
+    typmod: int
+    """-1 for none."""
+    name: str
+    """As format_type() prints it, modifier included."""
+
+    @property
+    def bare(self) -> Value:
+        """Return what is below domains; they bring constraints, and no bytes."""
+        value = self
+        while value.type.kind == "domain" and value.type.of is not None:
+            value = value.type.of
+        return value
+
+    @property
+    def element(self) -> Value | None:
+        """Return what an array holds below domains, with the array's modifier; None for others."""
+        bare = self.bare
+        if bare.type.kind != "array" or bare.type.of is None:
+            return None
+        name = bare.name.removesuffix("[]") if bare.typmod != -1 else bare.type.of.name
+        return replace(bare.type.of, typmod=bare.typmod, name=name).bare
+
+
+def leaves(value: Value) -> Iterator[Value]:
+    """Yield what a value is made of: everything that is not made of something else."""
+    bare = value.bare
+    if bare.type.kind in ("array", "range", "multirange") and bare.type.of is not None:
+        yield from leaves(bare.type.of)
+    elif bare.type.fields:
+        for field in bare.type.fields:
+            yield from leaves(field.value)
+    else:
+        yield bare

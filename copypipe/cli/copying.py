@@ -138,6 +138,24 @@ def copy(
             show_default=False,
         ),
     ] = None,
+    cast: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cast a column to the dest's type; a value that this would change fails the copy. "
+            "Can be given again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
+    allow_lossy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Cast a column to the dest's type, whatever that cuts or rounds. Can be given "
+            "again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
     mode: Annotated[
         Mode, typer.Option(help="replace: make the slice equal to the source's.")
     ] = Mode.REPLACE,
@@ -230,6 +248,8 @@ def copy(
             query=query,
             columns=tuple(map(requests.computed, columns or ())),
             exclude=tuple(exclude or ()),
+            cast=tuple(cast or ()),
+            allow_lossy=tuple(allow_lossy or ()),
             rate_limit=requests.size(rate_limit) if rate_limit is not None else None,
             by=by,
             timezone=timezone,

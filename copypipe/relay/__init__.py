@@ -104,15 +104,17 @@ def relay(
     transport: Transport = "auto",
     bytes_per_second: int | None = None,
     idle: Idle,
+    trailer: bool = True,
 ) -> Relayed:
-    """Relay one binary COPY from source to dest, within the transactions that are open.
+    """Relay one COPY from source to dest, within the transactions that are open.
 
     No faster than `bytes_per_second` where that is given: the source is read more slowly, and
     stops when the sockets between are full.
 
-    `copy_out` is a COPY TO STDOUT, `copy_in` a COPY FROM STDIN, both in binary. The dest begins
-    first, so that the source's snapshot waits for nobody. CopyDone goes to the dest only after
-    the source said CommandComplete and the stream's trailer was its last data; after any failure
+    `copy_out` is a COPY TO STDOUT, `copy_in` a COPY FROM STDIN, both of one format; `trailer` tells
+    that it has one, as binary has and text has not. The dest begins first, so that the source's
+    snapshot waits for nobody. CopyDone goes to the dest only after the source said
+    CommandComplete, and the trailer was its last data where there is one; after any failure
     it gets CopyFail with a fixed text instead, or is closed. Nothing is committed here. Memory
     stays at some chunks, whatever a row weighs, except through libpq: there at two gathered writes
     and the largest row.
@@ -124,7 +126,7 @@ def relay(
     waits = Waits(source.conn.pgconn, dest.conn.pgconn, idle)
     pace = Pace(bytes_per_second)
     with ExitStack() as stack:
-        stream, sink = _ends(source, dest, transport, waits, stack)
+        stream, sink = _ends(source, dest, transport, waits, stack, trailer=trailer)
         try:
             sink.start(copy_in)
             stream.start(copy_out, sink)
@@ -195,15 +197,22 @@ def _carrier(session: Session, transport: Transport) -> str:
 
 
 def _ends(
-    source: Session, dest: Session, transport: Transport, waits: Waits, stack: ExitStack
+    source: Session,
+    dest: Session,
+    transport: Transport,
+    waits: Waits,
+    stack: ExitStack,
+    *,
+    trailer: bool,
 ) -> tuple[Stream, Sink]:
     if carrier(source, dest, transport) == "libpq":
         sink = libpq.Sink(dest, waits)
         stack.callback(sink.close)
-        return libpq.Stream(source, waits), sink
+        return libpq.Stream(source, waits, trailer=trailer), sink
     ends = []
     for session in (source, dest):
         wire = wires.borrow(session.conn.pgconn)
         stack.callback(wire.close)
         ends.append(wire)
-    return wired.Stream(source, ends[0], waits), wired.Sink(dest, ends[1], waits)
+    stream = wired.Stream(source, ends[0], waits, trailer=trailer)
+    return stream, wired.Sink(dest, ends[1], waits)

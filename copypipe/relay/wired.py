@@ -140,16 +140,17 @@ def _pause(wait: Wait) -> Pause:
 class Stream(_End):
     """The source's side: COPY TO STDOUT."""
 
-    def __init__(self, session: Session, wire: Wire, waits: Waits) -> None:
+    def __init__(self, session: Session, wire: Wire, waits: Waits, *, trailer: bool) -> None:
         super().__init__(session, wire, waits)
         self.ended = False
+        self._trailer = trailer
         self._frames = Frames()
         self._taken = 0
 
     @property
     def rows(self) -> int:
         """Return how many rows have begun."""
-        return self._frames.rows - self._frames.ended
+        return self._frames.rows - (self._trailer and self._frames.ended)
 
     @property
     def size(self) -> int:
@@ -204,12 +205,12 @@ class Stream(_End):
     def finish(self, sink: Sink) -> int:
         """Return the row count of the source's command tag.
 
-        Raises the source's error, and CopyFailed where the trailer was not the last data: a
+        Raises the source's error, and CopyFailed where a trailer was not the last data: a binary
         stream cut between two rows looks whole to the dest (copyfromparse.c takes the end of the
         data for the end of the rows).
         """
         rows = self.count(lambda: self.wait(sink))
-        if not self._frames.ended:
+        if self._trailer and not self._frames.ended:
             raise without_trailer()
         return rows
 

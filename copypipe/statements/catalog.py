@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
-from psycopg.sql import SQL, Composed, Literal
+from psycopg.sql import SQL, Composable, Composed, Literal
+
+from copypipe.statements.sessions import DATABASE_SORTING
 
 
 def resolve(name: str) -> Composed:
@@ -72,54 +74,137 @@ def columns(oid: int) -> Composed:
     return SQL(
         """
         SELECT a.attname, a.attnum, a.atttypid::int8, a.atttypmod,
-               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name, {facts},
-               CASE WHEN a.attcollation::oid = 100 THEN 'database'
-                    ELSE (SELECT pg_catalog.concat_ws(' ', co.collname, co.collprovider,
-                                                      co.collversion)
-                            FROM pg_catalog.pg_collation co WHERE co.oid = a.attcollation)
-               END AS sorting,
+               pg_catalog.format_type(a.atttypid, a.atttypmod) AS type_name,
+               {sorting} AS sorting,
                a.attnotnull, a.attgenerated <> '' AS generated,
                a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL AS has_default,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
-          {elements}
          WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
          ORDER BY a.attnum
         """
-    ).format(facts=_TYPE_FACTS, elements=_ELEMENTS, oid=Literal(oid))
+    ).format(oid=Literal(oid), sorting=_sorting("a.attcollation", SQL("'database'")))
 
 
-# What is told of a type y, and of its elements e where it is an array.
-_TYPE_FACTS = SQL(
-    """coalesce(e.typtype, y.typtype) AS type_kind,
-               coalesce(e.oid, 0)::int8 AS element_oid,
-               y.typsend::oid <> 0 AND y.typreceive::oid <> 0 AS "binary\""""
-)
-_ELEMENTS = SQL(
-    """LEFT JOIN pg_catalog.pg_type e
-            ON e.oid = y.typelem
-           AND y.typsubscript::oid = 'pg_catalog.array_subscript_handler'::regproc"""
-)
+def _sorting(collation: str, database: Composable) -> Composed:
+    """Tell by which rules a collation sorts, in words that mean the same on every server.
+
+    OID 100 is the database's own (pg_collation.dat), told by `database`. The columns that hold
+    the locale have had several names.
+    """
+    return SQL(
+        """CASE WHEN {oid}::oid = 100 THEN {database}
+                    ELSE (SELECT pg_catalog.concat_ws(' ', j ->> 'collprovider',
+                                 j ->> 'collcollate', j ->> 'collctype',
+                                 coalesce(j ->> 'colllocale', j ->> 'colliculocale'),
+                                 j ->> 'collicurules', j ->> 'collversion',
+                                 CASE WHEN j ->> 'collisdeterministic' = 'false' THEN 'loose' END)
+                            FROM pg_catalog.pg_collation co,
+                                 pg_catalog.to_jsonb(co) AS j WHERE co.oid = {oid})
+               END"""
+    ).format(oid=SQL(collation), database=database)
 
 
-def types(oids: Sequence[int], typmods: Sequence[int]) -> Composed:
-    """Describe types as `columns` does, in the order given."""
+def names(oids: Sequence[int], typmods: Sequence[int]) -> Composed:
+    """Print types with their modifiers, in the order given."""
     return SQL(
         """
-        SELECT pg_catalog.format_type(y.oid, w.typmod) AS type_name, {facts}
-          FROM unnest({oids}::int8[], {typmods}::int4[]) WITH ORDINALITY AS w (oid, typmod, place)
-          JOIN pg_catalog.pg_type y ON y.oid = w.oid
-          {elements}
+        SELECT pg_catalog.format_type(w.oid::oid, w.typmod)
+          FROM unnest({}::int8[], {}::int4[]) WITH ORDINALITY AS w (oid, typmod, place)
          ORDER BY w.place
         """
+    ).format(Literal(list(oids)), Literal(list(typmods)))
+
+
+# What a type y is made of: what a domain is of, elements, bounds, fields. A true array is its
+# element's typarray; int2vector, point and the like have elements too.
+_PARTS = SQL(
+    """SELECT 0 AS place, '' AS name, y.typbasetype AS oid, y.typtypmod AS typmod
+                WHERE y.typtype = 'd'
+                UNION ALL
+               SELECT 0, '', e.oid, -1 FROM pg_catalog.pg_type e
+                WHERE e.oid = y.typelem AND e.typarray = y.oid
+                UNION ALL
+               SELECT 0, '', r.rngsubtype, -1 FROM pg_catalog.pg_range r WHERE r.rngtypid = y.oid
+                UNION ALL
+               SELECT 0, '', r.rngtypid, -1 FROM pg_catalog.pg_range r
+                WHERE r.rngmultitypid = y.oid
+                UNION ALL
+               SELECT a.attnum, a.attname, a.atttypid, a.atttypmod
+                 FROM pg_catalog.pg_attribute a
+                WHERE y.typtype = 'c' AND a.attrelid = y.typrelid
+                  AND a.attnum > 0 AND NOT a.attisdropped"""
+)
+
+
+def types(oids: Iterable[int]) -> Composed:
+    """Describe types and all that they are made of, parts as [name, oid, typmod, printed]."""
+    return SQL(
+        """
+        WITH RECURSIVE wanted (oid) AS (
+              SELECT w.oid::oid FROM unnest({oids}::int8[]) AS w (oid)
+               UNION
+              SELECT part.oid
+                FROM wanted
+                JOIN pg_catalog.pg_type y ON y.oid = wanted.oid
+               CROSS JOIN LATERAL (
+               {parts}) AS part)
+        SELECT y.oid::int8, pg_catalog.format_type(y.oid, -1) AS name,
+               CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_type e
+                                  WHERE e.oid = y.typelem AND e.typarray = y.oid) THEN 'array'
+                    ELSE pg_catalog.jsonb_build_object(
+                            'b', 'base', 'c', 'composite', 'd', 'domain', 'e', 'enum',
+                            'm', 'multirange', 'p', 'pseudo', 'r', 'range') ->> y.typtype::text
+               END AS kind,
+               y.typsend::oid <> 0 AS sends, y.typreceive::oid <> 0 AS receives,
+               x.extname || '.' || y.typname AS extension, x.extversion AS version,
+               (SELECT pg_catalog.array_agg(l.enumlabel::text ORDER BY l.enumsortorder)
+                  FROM pg_catalog.pg_enum l WHERE l.enumtypid = y.oid) AS labels,
+               (SELECT pg_catalog.concat_ws(' ', r.rngcanonical, o.opcnamespace::regnamespace,
+                                            o.opcname, {sorting})
+                  FROM pg_catalog.pg_range r
+                  JOIN pg_catalog.pg_opclass o ON o.oid = r.rngsubopc
+                 WHERE r.rngtypid = y.oid) AS rules,
+               (SELECT pg_catalog.jsonb_agg(
+                           pg_catalog.jsonb_build_array(part.name, part.oid::int8, part.typmod,
+                                   pg_catalog.format_type(part.oid, part.typmod))
+                           ORDER BY part.place)
+                  FROM (
+               {parts}) AS part) AS parts
+          FROM wanted
+          JOIN pg_catalog.pg_type y ON y.oid = wanted.oid
+          LEFT JOIN pg_catalog.pg_depend d
+            ON d.classid = 'pg_catalog.pg_type'::regclass AND d.objid = y.oid
+           AND d.deptype = 'e' AND d.refclassid = 'pg_catalog.pg_extension'::regclass
+          LEFT JOIN pg_catalog.pg_extension x ON x.oid = d.refobjid
+        """
     ).format(
-        facts=_TYPE_FACTS,
-        elements=_ELEMENTS,
-        oids=Literal(list(oids)),
-        typmods=Literal(list(typmods)),
+        oids=Literal(sorted(set(oids))),
+        parts=_PARTS,
+        sorting=_sorting("r.rngcollation", DATABASE_SORTING),
     )
+
+
+def users_casts(oids: Iterable[int]) -> Composed:
+    """Find casts among these types that a user has made: 16384 is FirstNormalObjectId."""
+    return SQL(
+        """
+        SELECT pg_catalog.format_type(c.castsource, -1), pg_catalog.format_type(c.casttarget, -1)
+          FROM pg_catalog.pg_cast c
+         WHERE c.oid >= 16384 AND c.castsource = ANY ({oids}::int8[]::oid[])
+           AND c.casttarget = ANY ({oids}::int8[]::oid[])
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_catalog.pg_cast'::regclass AND d.objid = c.oid
+                              AND d.deptype = 'e')
+        """
+    ).format(oids=Literal(sorted(set(oids))))
+
+
+def null(type_name: str) -> Composed:
+    """Make a NULL of a type, which a domain may refuse."""
+    return SQL("SELECT NULL::{}").format(SQL(type_name))
 
 
 def indexes(oid: int, column: str) -> Composed:

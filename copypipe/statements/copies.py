@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal as Choice
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
+from copypipe.crossings import Crossing
 from copypipe.slices import Slice
-from copypipe.statements.expressions import from_item, within_parentheses
+from copypipe.statements.crossings import held, sent
+from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
 from copypipe.tables import Column, Relation, Table
+
+Format = Choice["binary", "text"]
 
 
 def _names(columns: Sequence[str]) -> Composed:
@@ -20,27 +25,41 @@ def _table(table: Table) -> Identifier:
     return Identifier(table.schema, table.name)
 
 
-def select(relation: Relation, columns: Sequence[Column], slice_: Slice) -> Composed:
-    """Read the slice: the columns in the dest's order, some of them computed."""
-    values = [
-        SQL("{}").format(Identifier(column.name))
-        if column.expression is None
-        else within_parentheses(column.expression)
-        for column in columns
+def select(
+    relation: Relation, columns: Sequence[tuple[Column, Crossing]], slice_: Slice
+) -> Composed:
+    """Read the slice: the columns in the dest's order, some of them computed or cast.
+
+    What is computed and looked at before it is sent is computed below, once for each row: it may
+    be volatile. OFFSET keeps the planner from putting the two together.
+    """
+    below = any(column.expression is not None and crossing.looks for column, crossing in columns)
+    source = SQL("{} WHERE {}").format(from_item(relation), predicate(slice_))
+    if not below:
+        values = [sent(held(column), column, crossing) for column, crossing in columns]
+        return SQL("SELECT {} FROM {}").format(SQL(", ").join(values), source)
+    names = [Identifier(f"value{number}") for number in range(1, len(columns) + 1)]
+    inner = [
+        SQL("{} AS {}").format(held(column), name)
+        for (column, _), name in zip(columns, names, strict=True)
     ]
-    return SQL("SELECT {} FROM {} WHERE {}").format(
-        SQL(", ").join(values), from_item(relation), predicate(slice_)
+    outer = [
+        sent(name, column, crossing)
+        for (column, crossing), name in zip(columns, names, strict=True)
+    ]
+    return SQL("SELECT {} FROM (SELECT {} FROM {} OFFSET 0) AS computed").format(
+        SQL(", ").join(outer), SQL(", ").join(inner), source
     )
 
 
-def copy_out(query: Composable) -> Composed:
-    """Send the rows of `query` in binary. The SELECT form reads whole partition trees and views."""
-    return SQL("COPY ({}) TO STDOUT (FORMAT binary)").format(query)
+def copy_out(query: Composable, form: Format) -> Composed:
+    """Send the rows of `query`. The SELECT form reads whole partition trees and views."""
+    return SQL("COPY ({}) TO STDOUT (FORMAT {})").format(query, SQL(form))
 
 
-def copy_in(table: Table, columns: Sequence[str], *, freeze: bool) -> Composed:
-    """Receive rows in binary."""
-    options = SQL("FORMAT binary, FREEZE true") if freeze else SQL("FORMAT binary")
+def copy_in(table: Table, columns: Sequence[str], form: Format, *, freeze: bool) -> Composed:
+    """Receive rows."""
+    options = SQL("FORMAT {}, FREEZE true" if freeze else "FORMAT {}").format(SQL(form))
     return SQL("COPY {} ({}) FROM STDIN ({})").format(_table(table), _names(columns), options)
 
 

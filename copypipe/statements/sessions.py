@@ -105,6 +105,16 @@ def activity(pid: int, application_name: str) -> Composed:
     ).format(Value(pid), Value(application_name))
 
 
+# By which rules the database sorts text; the columns that hold the locale have had several names.
+DATABASE_SORTING = SQL(
+    """(SELECT pg_catalog.concat_ws(' ', j ->> 'datlocprovider', j ->> 'datcollate',
+                       j ->> 'datctype', coalesce(j ->> 'datlocale', j ->> 'daticulocale'),
+                       j ->> 'datcollversion')
+                  FROM (SELECT pg_catalog.to_jsonb(d) AS j FROM pg_catalog.pg_database d
+                         WHERE d.datname = pg_catalog.current_database()) AS database)"""
+)
+
+
 def surroundings() -> Composed:
     """Ask what a server is: version, database, cluster, settings that change meanings, now.
 
@@ -120,7 +130,8 @@ def surroundings() -> Composed:
                     THEN (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)
                END AS system_identifier,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
-               pg_catalog.current_setting('lc_monetary') AS lc_monetary,
+               pg_catalog.current_setting('server_encoding') AS encoding,
+               pg_catalog.encode(pg_catalog.cash_send(1::int4::money), 'hex') AS money,
                pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,
                pg_catalog.current_setting('session_replication_role') = 'replica'
                    AS ignores_triggers,
@@ -129,11 +140,6 @@ def surroundings() -> Composed:
                pg_catalog.version() LIKE '%linux%' AS on_linux,
                (SELECT s.reset_val FROM pg_catalog.pg_settings s WHERE s.name = 'TimeZone')
                    AS timezone,
-               (SELECT pg_catalog.concat_ws(' ', j ->> 'datlocprovider', j ->> 'datcollate',
-                       j ->> 'datctype', coalesce(j ->> 'datlocale', j ->> 'daticulocale'),
-                       j ->> 'datcollversion')
-                  FROM (SELECT pg_catalog.to_jsonb(d) AS j FROM pg_catalog.pg_database d
-                         WHERE d.datname = pg_catalog.current_database()) AS database)
-                   AS sorting
+               {} AS sorting
         """
-    ).format()
+    ).format(DATABASE_SORTING)
