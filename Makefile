@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep bench walk wheel check fmt clean install
+.PHONY: help demo test unit sweep matrix bench walk wheel check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -13,14 +13,18 @@ help:
 demo: install ## a million rows on two throw-away servers, a day copied
 	@$(BIN)/copypipe demo
 
+# Two at a time, each with servers of its own: most tests wait for something (230 s instead of 390).
 test: install ## the whole suite, on real servers of two majors
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist worksteal
 
 unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
+
+matrix: install ## every type into every other, of which the suite takes samples; part of sweep
+	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/test_matrix.py
 
 bench: install ## measure against psql and others; ARGS=--quick takes two minutes
 	@if command -v uv >/dev/null 2>&1; then pip='uv pip install --python $(BIN)/python'; \

@@ -14,8 +14,8 @@ PACKAGE = "copypipe"
 # Also the rooms that are not built yet.
 LEVELS = {
     0: ("errors",),
-    1: ("tables", "slices", "expressions", "workers"),
-    2: ("types", "requests"),
+    1: ("types", "slices", "expressions", "workers"),
+    2: ("tables", "crossings", "requests"),
     3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "ledger", "relay", "snapshots", "schemas"),

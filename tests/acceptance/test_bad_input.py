@@ -381,17 +381,20 @@ BAD = {
     "columns that do not fit": Bad(
         6,
         "the columns of public.users and public.users do not fit\n"
-        "DETAIL:  (?=.*tags is missing at the dest)(?=.*extra is missing at the source)"
-        "(?=.*balance: numeric\\(12,2\\) at the source, numeric\\(12,3\\) at the dest)"
-        "(?=.*email: character varying\\(80\\) at the source, text at the dest)",
-        dest="ALTER TABLE public.users DROP tags, ADD extra int,"
-        " ALTER balance TYPE numeric(12, 3), ALTER email TYPE text",
+        "DETAIL:  (?=.*tags is missing at the dest)"
+        "(?=.*extra is missing at the source, and the dest has no default for it, which must not)"
+        "(?=.*balance: numeric\\(12,2\\) as numeric\\(12,1\\): digits may be rounded off)"
+        "(?=.*active: boolean at the source, integer at the dest)(?!.*email).*\n"
+        "HINT:  --cast casts at the source",
+        source="DELETE FROM public.users WHERE balance * 10 % 1 <> 0",
+        dest="DELETE FROM public.users; ALTER TABLE public.users DROP tags, ADD extra int NOT NULL,"
+        " DROP active, ADD active int, ALTER balance TYPE numeric(12, 1), ALTER email TYPE text",
     ),
     "a type of the user": Bad(
         6,
-        "mood: public.mood is not a built-in type",
-        source="CREATE TYPE public.mood AS ENUM ('ok'); ALTER TABLE users ADD mood public.mood",
-        dest="CREATE TYPE public.mood AS ENUM ('ok'); ALTER TABLE users ADD mood public.mood",
+        "mood: public.mood has the fields a, b at the source, public.mood b, a at the dest",
+        source="CREATE TYPE public.mood AS (a int, b int); ALTER TABLE users ADD mood public.mood",
+        dest="CREATE TYPE public.mood AS (b int, a int); ALTER TABLE users ADD mood public.mood",
     ),
     # zones, ranges
     "no such zone": Bad(

@@ -594,6 +594,8 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
         "source_type": "bigint",
         "dest_type": "bigint",
         "expression": None,
+        "decision": "same",
+        "reason": "the same built-in type",
     }
 
 

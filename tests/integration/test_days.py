@@ -20,6 +20,7 @@ from psycopg.sql import SQL, Composed, Identifier, Literal
 
 import copypipe
 from copypipe import catalog, servers, slices
+from copypipe.crossings import Crossing
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.requests import Endpoint
 from copypipe.servers import Session
@@ -164,8 +165,9 @@ class Clockwork:
             Period(day, until), "at", self.zone, self._around(day), self._around(until)
         )
 
-    def only(self, name: str) -> list[Column]:
-        return [column for column in self.table.columns if column.name == name]
+    def only(self, name: str) -> list[tuple[Column, Crossing]]:
+        as_it_is = Crossing("same", "the test's")
+        return [(column, as_it_is) for column in self.table.columns if column.name == name]
 
     def _around(self, day: date) -> Offsets:
         if day not in self._offsets:

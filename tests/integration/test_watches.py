@@ -86,8 +86,10 @@ def test_a_source_at_work_is_waited_for(
         silent = silences(told[way.label], "source")
         assert len(silent) >= 3, way.label
         assert {event.doing for event in silent} == {doing}, way.label
-        # After each silence anew, since the last byte.
-        assert [event.seconds for event in silent] == sorted(event.seconds for event in silent)
+        # After each silence anew, since the last byte; what is asked while the plan is made may
+        # have had a silence of its own.
+        last = [event.seconds for event in silent][-3:]
+        assert last == sorted(last)
         assert SILENCE <= silent[0].seconds < 2 * SILENCE, way.label
         way.assert_copied(ROWS)
 

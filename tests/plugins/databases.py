@@ -5,7 +5,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
@@ -199,6 +199,17 @@ def fresh(server: Server, template: str) -> Iterator[Database]:
     _drop(server, name)
     for role in database.roles:
         _statement(server, "DROP ROLE {}", role)
+
+
+@contextmanager
+def encoded(server: Server, encoding: str) -> Iterator[Database]:
+    """Yield a fresh database of that encoding on any server."""
+    name = f"copypipe_test_{encoding.lower()}_{secrets.token_hex(4)}"
+    create = f"CREATE DATABASE {{}} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'"
+    _statement(server, create, name)
+    with ExitStack() as cleanup:
+        yield Database(server, name, cleanup)
+    _drop(server, name)
 
 
 @pytest.fixture

@@ -52,7 +52,11 @@ def contents(database: Database) -> dict[str, bytes]:
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'S')"
         " AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
     )
-    return {name: database.text(f"SELECT * FROM ONLY {name} ORDER BY 1") for (name,) in tables}
+    return {name: _sorted(database.text(f"SELECT * FROM ONLY {name}")) for (name,) in tables}
+
+
+def _sorted(rows: bytes) -> bytes:
+    return b"".join(sorted(rows.splitlines(keepends=True)))
 
 
 @contextmanager

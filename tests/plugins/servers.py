@@ -284,6 +284,21 @@ def pytest_report_header() -> str:
     return f"PostgreSQL servers: none ({'; '.join(reasons)})"
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell whoever distributes the tests (pytest-xdist) which servers this process had."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["servers"] = session.config.stash[_OUTCOME]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take note of the servers that a process had."""
+    told = node.config.stash[_OUTCOME]
+    told += [
+        line for line in getattr(node, "workeroutput", {}).get("servers", ()) if line not in told
+    ]
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:

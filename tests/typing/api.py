@@ -63,6 +63,8 @@ def every_option() -> None:
         query=None,
         columns={"email": "md5(email)"},
         exclude=["secret"],
+        cast=["price"],
+        allow_lossy=("rate",),
         by="created_at",
         timezone="Europe/Vienna",
         mode="replace",

@@ -48,7 +48,7 @@ def test_permitted(path: str, source: str) -> None:
 
 PLANTED = {
     "higher level": ("copypipe/errors.py", "import copypipe.events", "imports 'events'"),
-    "same level": ("copypipe/tables.py", "from copypipe.types import x", "imports 'types'"),
+    "same level": ("copypipe/types.py", "from copypipe.slices import x", "imports 'slices'"),
     "from the package": ("copypipe/plans.py", "from copypipe import attempts", "'attempts'"),
     "second of two names": ("copypipe/plans.py", "from . import errors, cli", "'cli'"),
     "aliased": ("copypipe/plans.py", "import copypipe.api as errors", "'api'"),

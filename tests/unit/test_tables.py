@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from copypipe.tables import KINDS, READABLE, WRITABLE, Column, Table, match, named
+from copypipe.types import Type, Value
+
+
+def typed(name: str, oid: int) -> Value:
+    return Value(Type(oid, name, "base", sends=True, receives=True), -1, name)
 
 
 def column(name: str, *, generated: bool = False) -> Column:
     return Column(
         name=name,
         number=1,
-        type_oid=23,
-        typmod=-1,
-        type_name="integer",
-        type_kind="b",
-        element_oid=0,
-        binary=True,
+        value=typed("integer", 23),
         not_null=False,
         sorting=None,
         generated=generated,
@@ -60,7 +60,7 @@ def test_columns_meet_by_name_in_the_order_of_the_dest(
 
 
 def test_pairs_are_source_first() -> None:
-    at_source, at_dest = replace(column("a"), type_oid=20), column("a")
+    at_source, at_dest = replace(column("a"), value=typed("bigint", 20)), column("a")
 
     assert match([at_source], [at_dest]).columns == ((at_source, at_dest),)
 
@@ -109,6 +109,12 @@ def test_computed_excluded_and_renamed_columns() -> None:
     )
     assert names(matching.excluded) == ["loaded"]
     assert matching.without_home == matching.without_source == matching.left_out == ()
+
+
+def test_a_column_names_its_type() -> None:
+    of = replace(column("a"), value=replace(typed("numeric", 1700), name="numeric(10,2)"))
+
+    assert (of.type_oid, of.type_name) == (1700, "numeric(10,2)")
 
 
 def test_a_table_is_named_for_messages() -> None:
