@@ -83,14 +83,15 @@ def test_a_source_at_work_is_waited_for(
     told = at_once([way for way, _ in cases], lambda way: heard_by(way, queries[way.label]))
 
     for way, (_, doing) in cases:
+        # On a busy machine there may be others, while the plan is made.
         silent = silences(told[way.label], "source")
-        assert len(silent) >= 3, way.label
-        assert {event.doing for event in silent} == {doing}, way.label
-        # After each silence anew, since the last byte; what is asked while the plan is made may
-        # have had a silence of its own.
-        last = [event.seconds for event in silent][-3:]
-        assert last == sorted(last)
-        assert SILENCE <= silent[0].seconds < 2 * SILENCE, way.label
+        last = silent[-3:]
+        assert len(last) == 3, way.label
+        assert {event.doing for event in last} == {doing}, way.label
+        # After each silence anew, since the last byte.
+        seconds = [event.seconds for event in last]
+        assert seconds == sorted(seconds), way.label
+        assert SILENCE <= silent[0].seconds < 4 * SILENCE, way.label
         way.assert_copied(ROWS)
 
 
