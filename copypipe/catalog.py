@@ -5,14 +5,14 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
 from typing import Any
 
 from copypipe import slices
-from copypipe.crossings import TEXT, Surroundings
+from copypipe.crossings import Surroundings
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
 from copypipe.servers import Output, Session
@@ -187,12 +187,12 @@ def described(session: Session, outputs: Sequence[Output]) -> list[Value]:
     return _values(session, [(*pair, name) for pair, (name,) in zip(pairs, names, strict=True)])
 
 
-def users_casts(session: Session, values: Iterable[Value]) -> list[str]:
-    """Return the casts among these types, their elements and text, that a user has made."""
-    types = {value.type.oid for value in values}
-    types |= {value.element.type.oid for value in values if value.element is not None}
-    rows = session.fetch(queries.users_casts({*types, TEXT}))
-    return [f"{one} to {other}" for one, other in rows]
+def users_casts(session: Session, pairs: Sequence[tuple[Value, Value]]) -> list[str]:
+    """Return the casts from one type to another, of elements too, that a user has made."""
+    oids = [(one.type.oid, other.type.oid) for one, other in pairs]
+    elements = [(one.element, other.element) for one, other in pairs]
+    oids += [(one.type.oid, other.type.oid) for one, other in elements if one and other]
+    return [f"{one} to {other}" for one, other in session.fetch(queries.users_casts(oids))]
 
 
 def takes_null(session: Session, value: Value) -> bool:

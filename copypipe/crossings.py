@@ -53,6 +53,11 @@ class Sides:
         """Return whether one side alone takes the length of a text for its bytes."""
         return (self.source.encoding == "SQL_ASCII") != (self.dest.encoding == "SQL_ASCII")
 
+    @property
+    def dest_counts_bytes(self) -> bool:
+        """Return whether a text may be longer to the dest than to the source."""
+        return self.one_counts_bytes and self.dest.encoding == "SQL_ASCII"
+
 
 Unwanted = Literal["infinite", "extreme", "nameless"]
 """Values that must not go over: an infinite interval where the dest knows none, one that the dest
@@ -182,8 +187,20 @@ def _fields_differ(here: Value, there: Value, *, ordered: bool) -> str | None:
 
 def sorted_alike(here: Value, there: Value) -> bool:
     """Return whether two values that are the same also have enums that sort the same."""
-    pairs = zip(leaves(here), leaves(there), strict=False)
-    return all(one.type.labels == other.type.labels for one, other in pairs)
+    for one, other in zip(leaves(here), leaves(there), strict=False):
+        theirs = iter(other.type.labels)
+        if not all(label in theirs for label in one.type.labels):  # in that order
+            return False
+    return True
+
+
+def modifiers_alike(here: Value, there: Value) -> bool:
+    """Return whether a modifier that differs makes no difference to a value that fits."""
+    here, there = here.bare, there.bare
+    if here.typmod == there.typmod or here.type.oid == VARCHAR:
+        return True
+    times = here.type.oid in (TIME, TIMETZ, TIMESTAMP, TIMESTAMPTZ)
+    return times and _fields_and_digits(here) == _fields_and_digits(there)
 
 
 def has_letters(value: Value) -> bool:
@@ -339,7 +356,7 @@ def _loss(here: Value, there: Value, sides: Sides, *, nested: bool) -> str | Non
 def _shorter(here: Value, there: Value, sides: Sides) -> bool:
     """Return whether a varchar may be too long for the dest."""
     ours, theirs = _length(here), _length(there)
-    return theirs is not None and (ours is None or ours > theirs or sides.one_counts_bytes)
+    return theirs is not None and (ours is None or ours > theirs or sides.dest_counts_bytes)
 
 
 def _cut(here: Value, there: Value) -> bool:
@@ -433,7 +450,8 @@ def _into_text(here: Value, there: Value, sides: Sides) -> Crossing | None:
     """Have the source write out what the dest keeps as text, as INSERT would do."""
     if there.type.oid not in (TEXT, VARCHAR) or here.type.kind == "pseudo":
         return None
-    if any(leaf.type.oid in WITHOUT_TEXT for leaf in leaves(here)):
+    parts = [leaf.type for leaf in leaves(here)]
+    if any(part.oid in WITHOUT_TEXT or part.extension in LOSSY_TEXT for part in parts):
         return None
     found = Crossing("cast", "the dest keeps its text", into=TEXT_VALUE)
     return _measured(found, there, sides) if there.type.oid == VARCHAR else found
@@ -498,10 +516,14 @@ def _cast_as_asked(
     """Have the source cast what somebody named: exactly, or whatever comes out."""
     of = {leaf.type.oid for leaf in leaves(there)}
     known = there.type.built_in and there.type.receives and not of & (BY_NAME | WITHOUT_INPUT)
-    if not known or _unwanted_interval(there, sides) is not None:
+    if not known:
         return _refuse(f"{refused.reason}; the source cannot cast to {there.name}")
+    if _unwanted_interval(there, sides) is not None:
+        return _refuse(f"{refused.reason}; the two majors read intervals differently")
     if MONEY in of and sides.source.money != sides.dest.money:
         return refused
+    if sides.one_counts_bytes and of & {VARCHAR, BPCHAR} and there.typmod != -1:
+        return refused  # what fits at the source may be cut by the dest
     if asked == "lossy":
         reason = f"as allowed, though it may lose: {refused.reason}"
         return Crossing("cast", reason, into=there, by_request=True)
@@ -516,8 +538,8 @@ def _comparable(here: Value, there: Value) -> Value:
 
     As its own type; oid and int4 are one another's bytes, so that -1 would come back the same.
     """
-    ours, theirs = here.element or here, there.element or there
-    if OID not in (ours.type.oid, theirs.type.oid):
+    ours, theirs = (here.element or here).type.oid, (there.element or there).type.oid
+    if OID not in (ours, theirs) or not {ours, theirs} <= {OID, *_INTEGERS}:
         return here
     whole = Value(Type(INT8, "bigint", "base", sends=True, receives=True), -1, "bigint")
     return whole if here.element is None else _array_of(whole)
@@ -575,14 +597,9 @@ UNSAFE: Mapping[int, str] = {
 # Types of extensions whose text form rounds, so that it does not stand in for a binary one.
 LOSSY_TEXT = frozenset({"seg.seg", "postgis.box2d", "postgis.box3d"})
 
-# Types of extensions whose receive function checks its modifier (pgvector's vector.c and others,
-# postgis_valid_typmod in gserialized_typmod.c).
-CHECKED_MODIFIERS = frozenset(
-    {
-        *("vector.vector", "vector.halfvec", "vector.sparsevec"),
-        *("postgis.geometry", "postgis.geography"),
-    }
-)
+# Types of extensions whose receive function checks its modifier and changes nothing (pgvector's
+# vector.c and others; PostGIS may give a geometry another SRID).
+CHECKED_MODIFIERS = frozenset({"vector.vector", "vector.halfvec", "vector.sparsevec"})
 
 # The first major that writes a high byte of "char" in octal (char.c, charout).
 OCTAL_CHARS = 15

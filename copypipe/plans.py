@@ -7,7 +7,7 @@ know before they do.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
@@ -19,7 +19,7 @@ from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
 from copypipe.tables import Column, Query, Relation, Table
-from copypipe.types import leaves
+from copypipe.types import Value, leaves
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
 # the documentation of COPY); the planner's width counts the data alone.
@@ -64,7 +64,7 @@ class Copied:
             and self.crossing.as_it_is
             and crossings.difference(self.source.value, self.dest.value) is None
             and crossings.sorted_alike(self.source.value, self.dest.value)
-            and self.source.value.bare.typmod == self.dest.value.bare.typmod
+            and crossings.modifiers_alike(self.source.value, self.dest.value)
         )
 
 
@@ -99,9 +99,8 @@ class Plan:
 
     @property
     def has_money(self) -> bool:
-        """Return whether one of the columns holds money."""
-        parts = (leaf for column in self.columns for leaf in leaves(column.dest.value))
-        return any(leaf.type.oid == crossings.MONEY for leaf in parts)
+        """Return whether one of the columns holds money, on either side."""
+        return any(map(_holds_money, self.columns))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -295,7 +294,7 @@ def _copied(request: Request, found: _Found, matching: tables.Matching) -> tuple
         )
     ]
     if _format(columns) == "text":
-        columns = [_in_text_format(column, sides) for column in columns]
+        columns = [_in_text_format(column, columns, sides) for column in columns]
     may_be_cast = [
         to.name
         for (of, to), (_, crossing) in zip(matching.columns, decided, strict=True)
@@ -315,12 +314,23 @@ def _copied(request: Request, found: _Found, matching: tables.Matching) -> tuple
     return tuple(columns)
 
 
-def _in_text_format(column: Copied, sides: Sides) -> Copied:
+def _in_text_format(column: Copied, columns: Sequence[Copied], sides: Sides) -> Copied:
     """Refuse what may go in binary only, since another column has the whole go in text format."""
     why = crossings.unsafe_as_text(column.dest.value, sides)
+    if _holds_money(column) and any(
+        other.source.expression is not None
+        or (_holds_money(other) and other.crossing.into is not None)
+        for other in columns
+    ):
+        why = "in text format lc_monetary is pinned, and what is computed or cast depends on it"
     if why is None or column.crossing.decision == "refuse":
         return column
     return replace(column, crossing=Crossing("refuse", why))
+
+
+def _holds_money(column: Copied) -> bool:
+    parts = (*leaves(column.source.value), *leaves(column.dest.value))
+    return any(leaf.type.oid == crossings.MONEY for leaf in parts)
 
 
 def _format(columns: Sequence[Copied]) -> copies.Format:
@@ -393,15 +403,24 @@ def check_types(plan: Plan, source: Session, dest: Session) -> None:
     """Read both sides' types once more after the copy; raises PlanRefused where they changed.
 
     No lock keeps a user's type as it is, so the fields of a row type may have been renamed while
-    the run waited for a lock. Built-in types do not change.
+    the run waited for a lock. Built-in types do not change. What else happened to the source's
+    table since then does not matter.
     """
     values = [value for c in plan.columns for value in (c.source.value, c.dest.value)]
     if all(value.type.built_in for value in values):
         return
-    if _shape(catalog.table(dest, plan.dest.table.oid)) != _shape(plan.dest.table):
-        raise _altered(plan.dest, dest)
+    _check_values(plan.dest, dest, {c.dest.name: c.dest.value for c in plan.columns})
+    plain = {c.source.name: c.source.value for c in plan.columns if c.source.expression is None}
     with source.reading(lock_timeout=OTHER_LOCKS):
-        reread(plan, source)
+        _check_values(plan.source, source, plain)
+
+
+def _check_values(side: Side[R], session: Session, values: Mapping[str, Value]) -> None:
+    if not isinstance(side.table, Table):
+        return
+    now = {column.name: column.value for column in catalog.table(session, side.table.oid).columns}
+    if any(now.get(name, value) != value for name, value in values.items()):
+        raise _altered(side, session)
 
 
 def _shape(of: Relation) -> tuple[object, ...]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import pairwise
 
 from copypipe import catalog
 from copypipe.catalog import Printed, Server
-from copypipe.crossings import Crossing, has_letters
+from copypipe.crossings import TEXT_VALUE, Crossing, has_letters
 from copypipe.errors import CopypipeError, PlanRefused
 from copypipe.expressions import Mentions, bare, folded_moments, mentions
 from copypipe.servers import Session
@@ -21,6 +22,7 @@ from copypipe.slices import Whole
 from copypipe.statements import Statement, copies
 from copypipe.statements import expressions as asking
 from copypipe.tables import Column, Query, Relation, Table, named
+from copypipe.types import Value
 
 # Parsed alone an expression knows no column, which is the one error that says nothing about it:
 # undefined_column, and undefined_table for a column that names its table.
@@ -166,12 +168,26 @@ def _way(session: Session, of: Relation, column: Column, crossing: Crossing) -> 
 
 def _unhijacked(session: Session, column: Column, crossing: Crossing) -> Crossing:
     """Refuse where a cast that a user has made would be taken."""
-    if crossing.into is None and crossing.unwanted is None:
-        return crossing
-    parts = [column.value.bare, *(value for value in (crossing.into, crossing.back) if value)]
-    if casts := catalog.users_casts(session, parts):
+    pairs = _casts(column.value.bare, crossing)
+    if pairs and (casts := catalog.users_casts(session, pairs)):
         return Crossing("refuse", f"a user has made a cast at the source: {', '.join(casts)}")
     return crossing
+
+
+def _casts(value: Value, crossing: Crossing) -> list[tuple[Value, Value]]:
+    """Return from which types to which a crossing casts (`statements.crossings`)."""
+    steps = [] if crossing.into is None else [value, crossing.into]
+    if crossing.by_text:
+        steps = [value, TEXT_VALUE, crossing.into or value]
+    pairs = list(pairwise(steps))
+    if crossing.back is not None:
+        back = [steps[-1], crossing.back, TEXT_VALUE]
+        if crossing.by_text:
+            back = [steps[-1], TEXT_VALUE, crossing.back, TEXT_VALUE]
+        pairs += [*pairwise(back), (value, crossing.back)]
+    if crossing.unwanted is not None:
+        pairs.append((value, TEXT_VALUE))
+    return pairs
 
 
 # cannot_coerce; undefined_object for a type that the source lacks; undefined_function for a

@@ -128,12 +128,14 @@ def _relayed(
 def _about_types(plan: Plan, error: CopyFailed) -> CopyFailed:
     """Return an error of reading values as other types, without a value and with the columns.
 
-    Where values are read, errors of syntax and of names (class 42) are about them, not about SQL.
+    Where texts are read as values, errors of syntax and of names (class 42) are about them, unless
+    they come from within a function, of which the hint tells.
     """
     code = error.sqlstate or ""
     cast = [c.dest.name for c in plan.columns if c.crossing.into is not None]
-    reads = error.side == "dest" if plan.format == "text" else error.side == "source" and cast
-    if code.startswith("42") and reads:
+    asked = any(c.crossing.by_request for c in plan.columns)
+    reads = asked if error.side == "source" else plan.format == "text"
+    if code.startswith("42") and reads and error.hint is None:
         error = without_value(error)
     if code.startswith(("22", "42")) and error.side == "source" and cast:
         error.hint = error.hint or one_line(f"The source casts {', '.join(cast)}.")

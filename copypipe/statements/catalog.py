@@ -187,19 +187,23 @@ def types(oids: Iterable[int]) -> Composed:
     )
 
 
-def users_casts(oids: Iterable[int]) -> Composed:
-    """Find casts among these types that a user has made: 16384 is FirstNormalObjectId."""
+def users_casts(pairs: Sequence[tuple[int, int]]) -> Composed:
+    """Find casts between these types that a user has made: 16384 is FirstNormalObjectId.
+
+    A cast WITH INOUT does what is done where there is none.
+    """
     return SQL(
         """
         SELECT pg_catalog.format_type(c.castsource, -1), pg_catalog.format_type(c.casttarget, -1)
           FROM pg_catalog.pg_cast c
-         WHERE c.oid >= 16384 AND c.castsource = ANY ({oids}::int8[]::oid[])
-           AND c.casttarget = ANY ({oids}::int8[]::oid[])
+          JOIN unnest({ones}::int8[], {others}::int8[]) AS w (one, other)
+            ON c.castsource = w.one::oid AND c.casttarget = w.other::oid
+         WHERE c.oid >= 16384 AND c.castmethod <> 'i'
            AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
                             WHERE d.classid = 'pg_catalog.pg_cast'::regclass AND d.objid = c.oid
                               AND d.deptype = 'e')
         """
-    ).format(oids=Literal(sorted(set(oids))))
+    ).format(ones=Literal([one for one, _ in pairs]), others=Literal([other for _, other in pairs]))
 
 
 def null(type_name: str) -> Composed:

@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.crossings import Crossing
 from copypipe.slices import Slice
-from copypipe.statements.crossings import held, sent
+from copypipe.statements.crossings import crossed, held
 from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
 from copypipe.tables import Column, Relation, Table
@@ -36,7 +36,7 @@ def select(
     below = any(column.expression is not None and crossing.looks for column, crossing in columns)
     source = SQL("{} WHERE {}").format(from_item(relation), predicate(slice_))
     if not below:
-        values = [sent(held(column), column, crossing) for column, crossing in columns]
+        values = [crossed(held(column), column, crossing) for column, crossing in columns]
         return SQL("SELECT {} FROM {}").format(SQL(", ").join(values), source)
     names = [Identifier(f"value{number}") for number in range(1, len(columns) + 1)]
     inner = [
@@ -44,7 +44,7 @@ def select(
         for (column, _), name in zip(columns, names, strict=True)
     ]
     outer = [
-        sent(name, column, crossing)
+        crossed(name, column, crossing)
         for (column, crossing), name in zip(columns, names, strict=True)
     ]
     return SQL("SELECT {} FROM (SELECT {} FROM {} OFFSET 0) AS computed").format(

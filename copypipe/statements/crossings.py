@@ -48,14 +48,9 @@ def held(column: Column) -> Composable:
     return within_parentheses(column.expression)
 
 
-def sent(value: Composable, column: Column, crossing: Crossing) -> Composable:
-    """Return what is sent for a value; `value` may stand there several times."""
-    return _value(value, column.name, crossing)
-
-
-def _value(value: Composable, name: str, crossing: Crossing) -> Composable:
-    """Return a value as it goes over."""
-    sent = value
+def crossed(value: Composable, column: Column, crossing: Crossing) -> Composable:
+    """Return what is sent for a value of a column; `value` may stand there several times."""
+    name, sent = column.name, value
     if crossing.into is not None:
         sent = _cast(value, crossing.into, by_text=crossing.by_text)
     if crossing.back is not None and crossing.into is not None:

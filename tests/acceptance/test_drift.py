@@ -762,3 +762,74 @@ def test_in_python(source: Database, dest: Database) -> None:
 
     assert done.rows == 1
     assert dest.text("SELECT * FROM public.t") == b"1.5\t2\n"
+
+
+# --- found by reviews -----------------------------------------------------------------------------
+
+
+def test_a_slice_column_may_say_its_precision_on_one_side(
+    words: Words, source: Database, dest: Database
+) -> None:
+    make(source, dest, "at timestamp(6)", "'2018-04-29 10:00'", "at timestamp")
+
+    done = words("copy", "t", "--by", "at", "--day", "2018-04-29")
+
+    assert done.code == 0, done.err
+    assert dest.scalar("SELECT count(at) FROM public.t") == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "refused"),
+    [
+        ("CREATE CAST (int4 AS text) WITH INOUT AS IMPLICIT", False),
+        ("CREATE CAST (text AS public.mood) WITH FUNCTION public.mood_of(text)", False),
+        ("CREATE CAST (public.mood AS text) WITH FUNCTION public.text_of(public.mood)", True),
+    ],
+)
+def test_a_cast_that_a_user_has_made_is_not_taken(
+    words: Words, source: Database, dest: Database, made: str, refused: bool
+) -> None:
+    source.execute(
+        """
+        CREATE TYPE public.mood AS ENUM ('sad');
+        CREATE FUNCTION public.mood_of(text) RETURNS public.mood LANGUAGE sql
+            AS $$ SELECT NULL::public.mood $$;
+        CREATE FUNCTION public.text_of(public.mood) RETURNS text LANGUAGE sql AS $$ SELECT 'x' $$
+        """
+    )
+    make(source, dest, "a int, b public.mood", "1, 'sad'", "a bigint, b text")
+    source.execute(made)
+
+    done = words("copy", "t", *ALL)
+
+    if refused:
+        assert_refused(
+            done, 6, FIT + "b: a user has made a cast at the source: public.mood to text"
+        )
+    else:
+        assert done.code == 0, done.err
+        assert dest.fetch("SELECT * FROM public.t") == [(1, "sad")]
+
+
+def test_a_value_is_not_told_by_the_source_in_text_format_either(
+    words: Words, source: Database, dest: Database
+) -> None:
+    make(
+        source, dest, "a text, r regclass", "'4711 & & secret', 'pg_class'", "a tsquery, r regclass"
+    )
+
+    run = words("copy", "t", *ALL, "--cast", "a")
+
+    assert run.code == 1
+    assert "4711" not in run.err
+
+
+def test_money_in_text_format_is_not_cast(words: Words, source: Database, dest: Database) -> None:
+    make(
+        *(source, dest, "a money, b numeric, r regclass", "1, 2, 'pg_class'"),
+        "a money, b money, r regclass",
+    )
+
+    run = words("copy", "t", *ALL, "--cast", "b")
+
+    assert_refused(run, 6, FIT + "a: in text format lc_monetary is pinned")

@@ -365,18 +365,18 @@ def test_an_interval_may_be_infinite_since_17() -> None:
 
 @pytest.mark.parametrize("side", ["source_has", "dest_has"])
 def test_lengths_count_bytes_where_the_encoding_is_sql_ascii(side: str) -> None:
+    """What fits into so many bytes fits into as many characters, and not the other way round."""
     around = {side: ASCII}
+    fits = [("varchar(5)", "varchar(5)"), ("varchar(3)", "varchar(5)")]
+    unfit = [("varchar(9)", "varchar(5)"), ("text", "varchar(5)"), ("int4", "varchar(3)")]
 
-    for one, other in [
-        ("varchar(9)", "varchar(5)"),
-        ("varchar(5)", "varchar(5)"),
-        ("varchar(3)", "varchar(5)"),
-        ("text", "varchar(5)"),
-        ("int4", "varchar(3)"),
-    ]:
-        found = crossing(one, other, **around)
-        assert found.decision == "refuse"
-        assert "counts bytes where the encoding is SQL_ASCII" in found.reason
+    for one, other in [*unfit, *(fits if side == "dest_has" else [])]:
+        for asked in (None, "cast"):
+            found = crossing(one, other, **around, asked=asked)
+            assert found.decision == "refuse", (one, other, asked)
+            assert "counts bytes where the encoding is SQL_ASCII" in found.reason
+    if side == "source_has":
+        assert all(crossing(*pair, **around).as_it_is for pair in fits)
     assert crossing("text", "varchar", **around).decision == "text value"
     assert crossing("varchar(5)", "varchar", **around).decision == "same"
     both = crossing("varchar(9)", "varchar(5)", source_has=ASCII, dest_has=ASCII)
