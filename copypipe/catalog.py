@@ -5,7 +5,7 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -195,21 +195,27 @@ def users_casts(session: Session, pairs: Sequence[tuple[Value, Value]]) -> list[
     return [f"{one} to {other}" for one, other in session.fetch(queries.users_casts(oids))]
 
 
-def takes_null(session: Session, value: Value) -> bool:
-    """Return whether a column of that type may be NULL, which a domain can forbid."""
-    if value.type.kind != "domain":
-        return True
+def works(session: Session, ask: Callable[[], object], errors: Container[str]) -> bool:
+    """Return whether `ask` raises none of these SQLSTATEs; the transaction goes on either way."""
     session.execute(copies.savepoint())
     try:
-        session.fetch(queries.null(value.name))
+        ask()
     except CopypipeError as error:
-        if error.sqlstate not in ("23502", "23514"):  # not_null_violation, check_violation
+        if error.sqlstate is None or error.sqlstate not in errors:
             raise
         session.execute(copies.back_to_savepoint())
         session.execute(copies.release_savepoint())
         return False
     session.execute(copies.release_savepoint())
     return True
+
+
+def takes_null(session: Session, value: Value) -> bool:
+    """Return whether a column of that type may be NULL, which a domain can forbid."""
+    # not_null_violation, check_violation
+    return value.type.kind != "domain" or works(
+        session, lambda: session.fetch(queries.null(value.name)), ("23502", "23514")
+    )
 
 
 def _values(session: Session, wanted: Sequence[tuple[int, int, str]]) -> list[Value]:

@@ -142,17 +142,8 @@ def _describable(
     session: Session, of: Relation, columns: Sequence[tuple[Column, Crossing]]
 ) -> bool:
     """Return whether the source knows a cast for each of these columns."""
-    session.execute(copies.savepoint())
-    try:
-        session.describe(copies.select(of, columns, Whole()))
-    except CopypipeError as error:
-        if error.sqlstate not in _NO_CAST:
-            raise
-        session.execute(copies.back_to_savepoint())
-        session.execute(copies.release_savepoint())
-        return False
-    session.execute(copies.release_savepoint())
-    return True
+    reads = copies.select(of, columns, Whole())
+    return catalog.works(session, lambda: session.describe(reads), _NO_CAST)
 
 
 def _way(session: Session, of: Relation, column: Column, crossing: Crossing) -> Crossing:
