@@ -12,6 +12,9 @@ from copypipe import attempts, requests, slices
 from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
 from copypipe.requests import (
+    DEFAULT_RETRIES,
+    DEFAULT_RETRY_SECONDS,
+    DEFAULT_SETTLE_SECONDS,
     DEFAULT_WAIT_SECONDS,
     Clear,
     Connect,
@@ -51,6 +54,11 @@ def copy(
     transport: Transport = "auto",
     stall_timeout: float | None = None,
     wait_lock: float = DEFAULT_WAIT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    retry_delay: float = DEFAULT_RETRY_SECONDS,
+    settle: float = DEFAULT_SETTLE_SECONDS,
+    ledger: bool = True,
+    allow_reverse: bool = False,
     yes: bool = False,
     notices: bool = False,
     listener: Listener = ignore,
@@ -74,6 +82,13 @@ def copy(
     columns that the source shall cast to the dest's type, where each value must come back the same;
     `allow_lossy` those where it need not. `rate_limit` is in bytes a second, `wait_lock` and
     `stall_timeout` (how long a server may be silent; None for ever) in seconds.
+
+    What passes (a lost connection, a deadlock) is tried again, `retries` times, `retry_delay`
+    seconds later at first. The dest's schema `copypipe`, made on first need, records what was
+    committed, unless `ledger` is False. A slice is recorded as open, not sealed, while rows may
+    still come into it; `settle` is how many seconds after its end that is taken to be over where
+    the transactions of the source cannot be seen. `allow_reverse` copies from a table that is
+    filled from this dest.
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
@@ -109,6 +124,11 @@ def copy(
         allow_empty=allow_empty,
         fail_on_empty=fail_on_empty,
         wait_lock=wait_lock,
+        retries=retries,
+        retry_delay=retry_delay,
+        settle=settle,
+        ledger=ledger,
+        allow_reverse=allow_reverse,
         yes=yes,
         notices=notices,
     )

@@ -1,13 +1,31 @@
-"""Connect, plan, transfer. The one place that will retry; today every run is one attempt."""
+"""Connect, plan, transfer; try again what passes; settle a COMMIT whose answer was lost.
+
+The one place that retries. A stream that was cut cannot be continued, but a slice can be done again
+as a whole, from a new plan, over new connections.
+"""
 
 from __future__ import annotations
 
 import secrets
+import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
+from typing import NoReturn
 
-from copypipe import addresses, plans, servers, transfers
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    stop_after_attempt,
+    wait_exponential_jitter,
+)
+
+from copypipe import addresses, ledger, plans, servers, slices, transfers
 from copypipe.errors import (
+    CommitUnknown,
+    ConnectionLost,
     CopyFailed,
     CopypipeError,
     PlanRefused,
@@ -17,7 +35,18 @@ from copypipe.errors import (
     UsageError,
     printable,
 )
-from copypipe.events import Connected, Listener, Noticed, Planned, Warned
+from copypipe.events import (
+    Connected,
+    Decided,
+    LedgerMade,
+    Listener,
+    Noticed,
+    Planned,
+    Retried,
+    Settling,
+    Warned,
+)
+from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check
@@ -28,39 +57,190 @@ from copypipe.watches import Watch
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
 
+# The longest pause between two tries, whatever --retries is.
+LONGEST_PAUSE_SECONDS = 300.0
+
+# How long the dest is looked for after a COMMIT without an answer: longer than a server takes to
+# recover from a crash (some seconds for the WAL since its last checkpoint), or a pooler to find the
+# new primary. Then somebody has to look.
+SETTLE_COMMIT_SECONDS = 60.0
+
+# How long to wait before the dest is looked for again, at first and at most.
+_LOOK_AGAIN_SECONDS = (0.1, 5.0)
+
 
 def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
 
     CommitUnknown is the exception to that, it says so.
     """
-    with _both(request, listen) as (source, dest):
-        plan = _planned(request, source, dest)
-        for warning in plan.warnings:
-            listen(Warned(warning))
-        listen(
-            Planned(
-                table=plan.dest.table.full_name,
-                slice=plan.slice,
-                estimated_rows=plan.estimated_rows,
-                estimated_bytes=plan.estimated_bytes,
-            )
-        )
-        if plan.needs_yes and not approve(plan):
-            raise _not_approved(plan)
-        return transfers.transfer(plan, source, dest, listen)
+    _begin(request, listen)
+    return _Run(request, listen, approve)()
 
 
 def plan(request: Request, listen: Listener) -> Plan:
     """Return what `copy` would do; changes nothing."""
-    with _both(request, listen) as (source, dest):
+    _begin(request, listen)
+    with _both(request, listen, secrets.token_hex(8)) as (source, dest):
         return _planned(request, source, dest)
 
 
-@contextmanager
-def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session]]:
+class _Run:
+    """One call: its tries, and what they know of each other."""
+
+    def __init__(self, request: Request, listen: Listener, approve: Approve) -> None:
+        self._request = request
+        self._listen = listen
+        self._approve = approve
+        self._run_id = secrets.token_hex(8)
+        self._unknown: CommitUnknown | None = None
+        """A COMMIT of which nobody can tell whether it happened: there is no ledger."""
+        self._failure: CopypipeError | None = None
+        """How the try before ended."""
+
+    def __call__(self) -> Transferred:
+        """Try until it is done, fails for good, or has failed too often."""
+        retrying = Retrying(
+            retry=retry_if_exception_type(TransientError),
+            stop=stop_after_attempt(self._request.retries + 1),
+            wait=wait_exponential_jitter(
+                self._request.retry_delay, LONGEST_PAUSE_SECONDS, jitter=self._request.retry_delay
+            ),
+            before_sleep=self._pause,
+            reraise=True,
+        )
+        try:
+            for attempt in retrying:
+                with attempt:
+                    return self._try(attempt.retry_state.attempt_number)
+        except CopypipeError as error:
+            self._give_up(error)
+        raise AssertionError("tenacity raises the last failure")
+
+    def _give_up(self, error: CopypipeError) -> NoReturn:
+        tried = ""
+        if isinstance(error, TransientError) and self._request.retries:
+            tried = f"It was tried {self._request.retries + 1} times. "
+        if self._unknown is not None and error is not self._unknown:
+            self._unknown.detail = f"{tried}The last try failed: {error.message}."
+            raise self._unknown from None
+        if tried:
+            error.detail = tried + (error.detail or "")
+        raise error
+
+    def _pause(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        seconds = state.next_action.sleep if state.next_action else 0.0
+        if isinstance(error, CopypipeError):
+            of = self._request.retries + 1
+            undecided = self._unknown is not None
+            self._listen(Retried(state.attempt_number, of, error, undecided, seconds))
+
+    def _try(self, number: int) -> Transferred:
+        request, listen = self._request, self._listen
+        attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
+        with _both(request, listen, self._run_id) as (source, dest):
+            if number == 1:
+                listen(Connected(str(source.address), str(dest.address)))
+            plan = _planned(request, source, dest)
+            if number == 1:
+                _tell(plan, listen)
+            self._keep_days(plan)
+            self._ask_for_yes(plan)
+            plan, sliced_by = self._prepare(plan, dest, attempt)
+            try:
+                done = transfers.transfer(plan, source, dest, listen, attempt, sliced_by)
+                transfers.commit(dest, listen)
+            except CommitUnknown as error:
+                unknown = error
+            except CopypipeError as error:
+                self._failure = error
+                if plan.ledger.records:
+                    ledger.failed(dest, self._run_id, error)
+                raise
+            else:
+                return done
+        return self._settle(plan, done, unknown)
+
+    def _keep_days(self, plan: Plan) -> None:
+        """Let a later try mean the same days, also behind midnight."""
+        around = slices.range_of(plan.slice)
+        if around is not None and slices.is_relative(self._request.wanted):
+            start, stop = around.days or (around.start, around.stop)
+            self._request = replace(self._request, wanted=slices.Between(start, stop))
+
+    def _ask_for_yes(self, plan: Plan) -> None:
+        if not plan.needs_yes:
+            return
+        if not self._approve(plan):
+            raise _not_approved(plan)
+        self._request = replace(self._request, yes=True)
+
+    def _prepare(self, plan: Plan, dest: Session, attempt: Attempt) -> tuple[Plan, str | None]:
+        """Make the ledger if need be, and tell it of the attempt.
+
+        Returns the plan with what there is now, and by what the table is sliced.
+        """
+        if plan.ledger.state == "missing":
+            made, found = ledger.make(dest, plans.milliseconds(self._request.wait_lock))
+            plan = replace(plan, ledger=found)
+            if made:
+                self._listen(LedgerMade(str(dest.address)))
+            elif found.problem is not None:  # another role was quicker
+                self._listen(Warned(f"the ledger of the dest cannot be used: {found.problem}"))
+        if not plan.ledger.records:
+            return plan, plan.sliced_by
+        if self._failure is not None:
+            ledger.failed(dest, self._run_id, self._failure)
+        return plan, ledger.begin(dest, attempt, plan.dest.table, plan.slice)
+
+    def _settle(self, plan: Plan, done: Transferred, unknown: CommitUnknown) -> Transferred:
+        """Find out whether the COMMIT happened; raises `unknown` where nobody can tell."""
+        if not plan.ledger.records:
+            if isinstance(plan.slice, slices.Whole) and not self._request.yes:
+                # Rows that are there now may be ours, or of somebody who was never asked.
+                raise unknown
+            # To do it again makes the slice equal to the source's, whatever happened.
+            self._unknown = unknown
+            raise ConnectionLost(unknown.message, detail=unknown.detail, side="dest")
+        committed = self._committed(plan, done.attempt, unknown)
+        self._listen(Decided(committed=committed))
+        if committed:
+            return done
+        self._failure = ConnectionLost(
+            "dest: the connection was lost before it committed",
+            detail="The dest was asked: nothing was changed.",
+            side="dest",
+        )
+        raise self._failure
+
+    def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
+        """Ask the dest, for as long as it takes and SETTLE_COMMIT_SECONDS at most to reach it."""
+        request, listen = self._request, self._listen
+        listen(Settling(SETTLE_COMMIT_SECONDS))
+        deadline = time.monotonic() + SETTLE_COMMIT_SECONDS
+        pause, longest = _LOOK_AGAIN_SECONDS
+        while True:
+            try:
+                with (
+                    servers.connected("dest", request.dest, self._run_id) as dest,
+                    closing(Watch(dest, dest, listen, request.stall_timeout)) as watch,
+                ):
+                    dest.idle = watch
+                    return transfers.happened(plan, dest, attempt)
+            except CopypipeError as error:
+                passes = isinstance(error, TransientError) and time.monotonic() < deadline
+                if not passes:
+                    unknown.detail = (
+                        f"The dest could not be asked what became of it: {error.message}."
+                    )
+                    raise unknown from None
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
+
+
+def _begin(request: Request, listen: Listener) -> None:
     check(request)
-    run_id = secrets.token_hex(4)
     for side, endpoint in _endpoints(request):
         if endpoint.origin.startswith("--") and addresses.has_password(endpoint, side):
             listen(
@@ -69,13 +249,30 @@ def _both(request: Request, listen: Listener) -> Iterator[tuple[Session, Session
                     "use .pgpass, a service file or the environment"
                 )
             )
+
+
+def _tell(plan: Plan, listen: Listener) -> None:
+    for warning in plan.warnings:
+        listen(Warned(warning))
+    listen(
+        Planned(
+            table=plan.dest.table.full_name,
+            slice=plan.slice,
+            estimated_rows=plan.estimated_rows,
+            estimated_bytes=plan.estimated_bytes,
+        )
+    )
+
+
+@contextmanager
+def _both(request: Request, listen: Listener, run_id: str) -> Iterator[tuple[Session, Session]]:
+    """Connect to both sides, each watched and heard."""
     with (
         servers.connected("source", request.source, run_id) as source,
         servers.connected("dest", request.dest, run_id) as dest,
     ):
         for session in (source, dest):
             session.hear(lambda *said: listen(_noticed(*said)))
-        listen(Connected(str(source.address), str(dest.address)))
         with closing(Watch(source, dest, listen, request.stall_timeout)) as watch:
             source.idle = dest.idle = watch
             yield source, dest

@@ -15,6 +15,7 @@ from copypipe import slices
 from copypipe.crossings import Surroundings
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
+from copypipe.horizons import Writers
 from copypipe.servers import Output, Session
 from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
@@ -336,6 +337,25 @@ def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:
     session.execute(sessions.set_local("enable_seqscan", "off"))
     null, infinite = session.fetch_one(slice_queries.any_without_day(of, column))
     return bool(null), bool(infinite)
+
+
+def writers(session: Session) -> Writers:
+    """Read which transactions may still write into this database.
+
+    In that order: a transaction that is prepared between the two is seen by one of them at least,
+    since it is listed as prepared before its session is shown without it (PrepareTransaction in
+    xact.c).
+    """
+    clock, oldest, unseen, is_standby, replayed = session.fetch_one(sessions.writers())
+    prepared = session.fetch_one(sessions.prepared())[0]
+    return Writers(
+        clock=clock,
+        oldest=oldest,
+        unseen=unseen,
+        prepared=prepared,
+        is_standby=is_standby,
+        replayed=replayed,
+    )
 
 
 def check_zone(session: Session, zone: str) -> None:

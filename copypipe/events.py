@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from copypipe.errors import Side
+from copypipe.errors import CopypipeError, Side
 from copypipe.slices import Slice
 
 
@@ -92,6 +92,34 @@ class Decided:
     committed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class LedgerMade:
+    """The dest has a ledger from now on."""
+
+    where: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settling:
+    """The answer to COMMIT was lost; the dest is asked what became of it, for `seconds` at most."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """A try has failed and the run will try again after `seconds`."""
+
+    number: int
+    """Of the try that failed, counted from 1."""
+    of: int
+    """How many tries there are at most."""
+    error: CopypipeError
+    undecided: bool
+    """The dest holds the old slice or the new one; else nothing was changed."""
+    seconds: float
+
+
 Event = (
     Connected
     | Warned
@@ -103,6 +131,9 @@ Event = (
     | Noticed
     | Committing
     | Decided
+    | LedgerMade
+    | Settling
+    | Retried
 )
 
 

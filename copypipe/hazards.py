@@ -67,6 +67,17 @@ def check_row_security(source: Relation, dest: Table) -> None:
             )
 
 
+def reversed_sides(source: Relation, dest: Table) -> PlanRefused:
+    """Say that the source is what the dest is copied into: somebody has swapped the two."""
+    return PlanRefused(
+        f"the sides are swapped: {source.full_name} of the source is filled from "
+        f"{dest.full_name} of the dest",
+        detail="The ledger of the source says so.",
+        hint="Exchange --source and --dest, or give --allow-reverse if that is meant.",
+        side="source",
+    )
+
+
 def check_columns(
     source: Relation,
     dest: Table,

@@ -6,15 +6,29 @@ know before they do.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-from copypipe import catalog, crossings, hazards, modes, readings, relay, remarks, slices, tables
+from copypipe import (
+    catalog,
+    crossings,
+    hazards,
+    ledger,
+    modes,
+    readings,
+    relay,
+    remarks,
+    slices,
+    tables,
+)
 from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
 from copypipe.errors import PlanRefused
+from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
@@ -96,6 +110,26 @@ class Plan:
     """What will carry the bytes."""
     may_truncate: bool
     """An empty dest may be truncated: the source cannot be reading it."""
+    ledger: Ledger
+    """Whether the dest will record what is copied."""
+    sliced_by: str | None
+    """The column by which the dest tells slices of the table apart; None for none yet."""
+
+    @property
+    def signature(self) -> str:
+        """Return a hash of what goes over and how; slices of one signature are of one kind."""
+        columns = [
+            (
+                column.dest.name,
+                column.dest.type_name,
+                column.source.type_name,
+                column.source.expression,
+                column.crossing.decision,
+            )
+            for column in self.columns
+        ]
+        told = json.dumps([columns, self.request.query])
+        return hashlib.sha256(told.encode()).hexdigest()
 
     @property
     def has_money(self) -> bool:
@@ -152,6 +186,10 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         if _same_database(found):
             _check_apart(request, found, columns)
         slice_ = _slice(request, source, relation, columns)
+        if not request.allow_reverse and ledger.receives(
+            source, relation, table, found.dest_is, dest.address
+        ):
+            raise hazards.reversed_sides(relation, table)
         compared = set()
         if (around := slices.range_of(slice_)) is not None:
             compared.add(around.column)
@@ -196,9 +234,13 @@ def _assembled(
     by = around.column if around else None
     serving = catalog.indexes(source, relation, by) if by else ()
     serving_dest = catalog.indexes(dest, table, by) if by else ()
+    kept, sliced_by = _ledger(request, dest, table)
     notes, warnings = remarks.notes_and_warnings(
         request, table, found.source_is, found.dest_is, slice_, matching
     )
+    more_notes, more_warnings = remarks.of_ledger(kept, sliced_by, slice_)
+    notes += more_notes
+    warnings += more_warnings
     warnings += [
         f"{column.dest.name}: {column.crossing.warning}"
         for column in columns
@@ -245,7 +287,24 @@ def _assembled(
         needs_yes=asks and catalog.has_rows(dest, table),
         transport=relay.carrier(source, dest, request.transport),
         may_truncate=may_truncate,
+        ledger=kept,
+        sliced_by=sliced_by,
     )
+
+
+def _ledger(request: Request, dest: Session, table: Table) -> tuple[Ledger, str | None]:
+    """Return whether the ledger can be used, and what it says of the table's slices.
+
+    Also a run that records nothing keeps apart from those that do.
+    """
+    try:
+        found = ledger.look(dest)
+    except PlanRefused:
+        if request.ledger:
+            raise
+        found = Ledger("off")
+    column = ledger.sliced_by(dest, table) if found.state == "ready" else None
+    return (found if request.ledger else Ledger("off")), column
 
 
 def _relation(request: Request, source: Session) -> Relation:

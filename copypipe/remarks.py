@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from copypipe import catalog, slices
+from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import copies
@@ -61,7 +62,7 @@ def notes_and_warnings(
     matching: Matching,
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about a slice."""
-    notes = []
+    notes: list[str] = []
     warnings = [
         f"{column.name} is excluded: rows that are replaced lose what the dest holds in it"
         for column in matching.excluded
@@ -86,16 +87,41 @@ def notes_and_warnings(
         )
     around = slices.range_of(slice_)
     if around is None:
-        notes.append("no other run of copypipe works on the table meanwhile")
         return notes, warnings
     notes += _bounds(around)
-    notes.append(
-        f"slices of this table by another column than {around.column} are not kept apart from it"
-    )
     if around.zone and around.days and not slices.same_zone(request.timezone, server.timezone):
         warnings.append(
             f"days are counted in {request.timezone}, the source's own TimeZone is "
             f"{server.timezone}"
+        )
+    return notes, warnings
+
+
+def of_ledger(
+    kept: Ledger, sliced_by: str | None, slice_: slices.Slice
+) -> tuple[list[str], list[str]]:
+    """Return notes and warnings about what is recorded, and whom the slice excludes."""
+    notes: list[str] = []
+    warnings: list[str] = []
+    around = slices.range_of(slice_)
+    if around is None or sliced_by not in (None, around.column):
+        notes.append("no other run of copypipe works on the table meanwhile")
+    if around is not None and sliced_by not in (None, around.column):
+        notes.append(f"its slices are those by {sliced_by}; this one may overlap any of them")
+    if around is not None and sliced_by is None and not kept.records:
+        notes.append(
+            f"slices of this table by another column than {around.column} are not kept apart "
+            "from it"
+        )
+    if kept.state == "missing":
+        notes.append("the ledger (schema copypipe) will be made at the dest")
+    elif kept.state == "off":
+        notes.append("nothing is recorded in the ledger of the dest")
+    elif kept.state == "unusable":
+        warnings.append(
+            f"the ledger of the dest cannot be used: {kept.problem}. Without it nothing tells "
+            "later what was copied, and where the answer to COMMIT is lost the slice is copied "
+            "again (--no-ledger says that this is meant)"
         )
     return notes, warnings
 

@@ -50,7 +50,7 @@ def result_line(done: Transferred) -> str:
     deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
     return one_line(
         f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
-        f"{deleted}, copied {done.rows}"
+        f"{deleted}, copied {done.rows}{'' if done.sealed else ', open'}"
     )
 
 
@@ -90,6 +90,12 @@ def result_json(done: Transferred) -> str:
             "bytes": done.bytes,
             "deleted": done.deleted,
             "seconds": round(done.seconds, 3),
+            "state": "sealed" if done.sealed else "open",
+            "open_because": done.open_because,
+            "recorded": done.recorded,
+            "run_id": done.attempt.run_id,
+            "attempt_id": done.attempt.attempt_id,
+            "tries": done.attempt.number,
             "transport": done.transport,
             "scan": done.scan,
             "seconds_on_source": round(done.spent.source, 3),
@@ -263,6 +269,9 @@ def plan_json(plan: Plan) -> str:
                 "copy_out": plan.copy_out.as_string(None),
             },
             "needs_yes": plan.needs_yes,
+            "ledger": plan.ledger.state,
+            "sliced_by": plan.sliced_by,
+            "signature": plan.signature,
             "notes": list(plan.notes),
             "warnings": list(plan.warnings),
         },
@@ -284,6 +293,19 @@ def _side_json(side: Side[Any]) -> dict[str, Any]:
 
 
 # ------------------------------------------------------------------------------------- events
+
+
+def retry_line(event: events.Retried) -> str:
+    """Return what went wrong with a try, what the dest holds, and when the next one begins."""
+    error = event.error
+    code = f" (SQLSTATE {error.sqlstate})" if error.sqlstate else ""
+    holds = (
+        "the dest has the old slice or the new one" if event.undecided else "nothing was changed"
+    )
+    return (
+        f"try {event.number} of {event.of} failed: {error.message}{code}; {holds}; "
+        f"again in {event.seconds:.1f} s"
+    )
 
 
 class Lines:
@@ -341,8 +363,18 @@ class Lines:
                 self._doing = "committing"
                 if self._verbose:
                     self._write("committing")
+            case events.LedgerMade(where):
+                self._write(f"made the ledger, schema copypipe of {where}")
+            case events.Settling(seconds):
+                self._doing = "settling"
+                self._write(
+                    f"the answer to COMMIT was lost; asking the dest for up to {seconds:g} s"
+                )
+            case events.Retried():
+                self._doing = "trying again"
+                self._write(retry_line(event))
             case events.Decided():
-                self.close()
+                self._doing = "committed" if event.committed else "rolled back"
             case _:
                 pass
 
@@ -432,6 +464,9 @@ class Bar:
                 self._lines(event)
             case events.Progress(count, rows):
                 self._advance(count, rows)
+            case events.Retried():
+                self.close()
+                self._lines(event)
             case events.Committing():
                 if self._bar is not None:
                     self._bar.total = self._bar.n  # what was estimated is known now

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from copypipe import slices
-from copypipe.errors import UsageError
+from copypipe.errors import Side, UsageError
 
 if TYPE_CHECKING:
     import psycopg
@@ -24,6 +24,17 @@ Connect = Callable[[], "psycopg.Connection[Any]"]
 
 # How long a run waits for another one that holds an overlapping slice: a large day takes minutes.
 DEFAULT_WAIT_SECONDS = 600.0
+
+# How often a run is tried again after a failure that passes, and what the first pause between two
+# tries is; each further one is twice as long. Three pauses of 1, 2 and 4 s outlast a failover of a
+# pooler or a restart of a small server; a deadlock is over at once.
+DEFAULT_RETRIES = 3
+DEFAULT_RETRY_SECONDS = 1.0
+MOST_RETRIES = 100
+
+# Where running transactions cannot be seen, a slice counts as complete so long after its end:
+# longer than the transactions of an application, shorter than a night.
+DEFAULT_SETTLE_SECONDS = 3600.0
 
 # lock_timeout is an int4 of milliseconds: nearly 25 days.
 LONGEST_WAIT_SECONDS = 24 * 86400
@@ -84,6 +95,16 @@ class Request:
     """Seconds without a byte from a server after which the run gives up; None for never."""
     wait_lock: float = DEFAULT_WAIT_SECONDS
     """Seconds to wait for another run on an overlapping slice; 0 to give up at once."""
+    retries: int = DEFAULT_RETRIES
+    """How often to try again after a failure that passes."""
+    retry_delay: float = DEFAULT_RETRY_SECONDS
+    """Seconds to wait before the first of these; doubled before each further one."""
+    settle: float = DEFAULT_SETTLE_SECONDS
+    """Seconds after its end until a slice is sealed, where transactions cannot be seen."""
+    ledger: bool = True
+    """Record what is copied at the dest."""
+    allow_reverse: bool = False
+    """Copy from a table that the dest's own table is copied into."""
     yes: bool = False
     """Replace all rows of a table that has some, without asking."""
     notices: bool = False
@@ -92,25 +113,15 @@ class Request:
 
 def check(request: Request) -> None:
     """Raise UsageError for what the words alone show to be wrong."""
-    for side, endpoint in (("source", request.source), ("dest", request.dest)):
-        if isinstance(endpoint.target, str) and not _is_text(endpoint.target):
-            raise UsageError(f"the connection string of the {side} is not valid text")
-        if isinstance(endpoint.target, str) and not endpoint.target.strip():
-            # An unset variable in a script must not mean libpq's default, a local server.
-            raise UsageError(
-                f"the {side} is not named: {endpoint.origin} is empty",
-                hint="Give a URI, keywords, or service=NAME.",
-            )
+    check_endpoint("source", request.source)
+    check_endpoint("dest", request.dest)
     if request.mode not in get_args(Mode) or request.clear not in get_args(Clear):
         raise UsageError(
             f"no such way to copy: mode {request.mode!r}, clear {request.clear!r}",
             hint=f"Modes: {', '.join(get_args(Mode))}; clear: {', '.join(get_args(Clear))}.",
         )
-    if not 0 <= request.wait_lock <= LONGEST_WAIT_SECONDS:
-        raise UsageError(
-            f"cannot wait {request.wait_lock} seconds for a lock",
-            hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
-        )
+    check_wait(request.wait_lock)
+    _check_patience(request)
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
     names = (request.table, request.into or "", request.by, request.timezone)
@@ -139,6 +150,44 @@ def check(request: Request) -> None:
         raise UsageError(
             "--clear truncate removes every row, and the slice is a part of the table",
             hint="Leave it out to delete the slice alone, or copy --all.",
+        )
+
+
+def check_endpoint(side: Side, endpoint: Endpoint) -> None:
+    """Raise UsageError for an endpoint that names no server."""
+    if isinstance(endpoint.target, str) and not _is_text(endpoint.target):
+        raise UsageError(f"the connection string of the {side} is not valid text")
+    if isinstance(endpoint.target, str) and not endpoint.target.strip():
+        # An unset variable in a script must not mean libpq's default, a local server.
+        raise UsageError(
+            f"the {side} is not named: {endpoint.origin} is empty",
+            hint="Give a URI, keywords, or service=NAME.",
+        )
+
+
+def check_wait(seconds: float) -> None:
+    """Raise UsageError for a time that cannot be a lock_timeout."""
+    if not 0 <= seconds <= LONGEST_WAIT_SECONDS:
+        raise UsageError(
+            f"cannot wait {seconds} seconds for a lock",
+            hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
+        )
+
+
+def _check_patience(request: Request) -> None:
+    if not 0 <= request.retries <= MOST_RETRIES:
+        raise UsageError(
+            f"cannot try again {request.retries} times", hint=f"At least 0, at most {MOST_RETRIES}."
+        )
+    if not 0 <= request.retry_delay <= LONGEST_WAIT_SECONDS:
+        raise UsageError(
+            f"cannot wait {request.retry_delay} seconds before the next try",
+            hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
+        )
+    if not 0 <= request.settle <= LONGEST_WAIT_SECONDS:
+        raise UsageError(
+            f"a slice cannot settle for {request.settle} seconds",
+            hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
         )
 
 

@@ -14,7 +14,7 @@ from psycopg.adapt import Transformer
 from psycopg.conninfo import make_conninfo
 from psycopg.rows import TupleRow
 
-from copypipe import addresses
+from copypipe import addresses, crashpoints
 from copypipe.addresses import Address
 from copypipe.errors import (
     CommitUnknown,
@@ -194,8 +194,13 @@ class Session:
         `own_text` tells that no row is read: what an error quotes is the user's own.
         """
         answer = Answer(self.conn.pgconn, self._pause())
+        if crashpoints.ARMED:
+            crashpoints.reach(f"{self.side}-statement")
         self.speak(send)
-        return self.result(answer, own_text=own_text)
+        result = self.result(answer, own_text=own_text)
+        if crashpoints.ARMED:
+            crashpoints.reach(f"{self.side}-answer")
+        return result
 
     def result(self, answer: Answer, *, own_text: bool = False) -> pq.abc.PGresult:
         """Wait for the end of an answer and return its result; raises the server's error.
@@ -278,6 +283,8 @@ class Session:
         interrupt: KeyboardInterrupt | None = None
         try:
             self.conn.pgconn.send_query(command)
+            if crashpoints.ARMED:
+                crashpoints.reach("commit-sent")
             while True:
                 try:
                     answer.wait()
@@ -297,6 +304,8 @@ class Session:
             raise CopyFailed(
                 f"{self.side}: the server rolled back instead of committing", side=self.side
             )
+        if crashpoints.ARMED:
+            crashpoints.reach("committed")
         if interrupt is not None:
             interrupt.add_note("copypipe: the slice was committed")
             raise interrupt

@@ -321,6 +321,36 @@ def range_of(slice_: Slice) -> Range | None:
     return around if isinstance(around, Range) else None
 
 
+def instants(slice_: Slice) -> tuple[tuple[datetime, datetime], ...] | None:
+    """Return the intervals ``[start, stop)`` of UTC in which the slice's rows lie, None for all.
+
+    Times without a zone are read as UTC.
+    """
+    around = range_of(slice_)
+    if around is None:
+        return None
+    edges = [_utc(around.start), *(_utc(edge) for hole in around.holes for edge in hole)]
+    edges.append(_utc(around.stop))
+    pairs = zip(edges[::2], edges[1::2], strict=True)
+    return tuple((start, stop) for start, stop in pairs if start < stop)
+
+
+# West of the date line a day ends twelve hours after it has in UTC; no zone is later.
+_WESTERNMOST = timedelta(hours=12)
+
+
+def end(slice_: Slice) -> datetime | None:
+    """Return the instant from which on the present lies behind the slice, None for never.
+
+    A column without a zone may hold anybody's local time: its slices end when their end is past
+    everywhere.
+    """
+    around = range_of(slice_)
+    if around is None:
+        return None
+    return _utc(around.stop) + (timedelta() if around.type_oid == TIMESTAMPTZ else _WESTERNMOST)
+
+
 # ---------------------------------------------------------------------- days of a time zone
 
 
@@ -479,10 +509,13 @@ class Lock:
 
     name: str
     exclusive: bool
+    of_table: bool = True
+    """One of a table's locks, else one of the database's."""
 
     def key(self, table_oid: int) -> int:
         """Return the signed 64-bit key for pg_advisory_xact_lock."""
-        text = f"copypipe slice 1 {table_oid} {self.name}"
+        of = f"slice 1 {table_oid}" if self.of_table else "database 1"
+        text = f"copypipe {of} {self.name}"
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
@@ -496,8 +529,11 @@ _LOCK_UNITS = (
 )
 
 
-def locks(slice_: Slice) -> tuple[Lock, ...]:
+def locks(slice_: Slice, sliced_by: str | None = None) -> tuple[Lock, ...]:
     """Return the locks that keep this slice apart from every slice that overlaps it.
+
+    `sliced_by` is the column by which the table's slices are told apart, None where nobody has
+    said so: a range of another column may overlap any of them.
 
     The table's key shared; then for each UTC day that the slice touches, ascending: exclusive
     where it covers the day, else shared, followed by the same for its hours, and for quarters of
@@ -507,7 +543,7 @@ def locks(slice_: Slice) -> tuple[Lock, ...]:
     LONGEST_KEYED, takes the table's key exclusively.
     """
     around = range_of(slice_)
-    if around is None:
+    if around is None or sliced_by not in (None, around.column):
         return (Lock("table", exclusive=True),)
     start, stop = _utc(around.start), _utc(around.stop)
     if stop - start > LONGEST_KEYED:

@@ -1,4 +1,4 @@
-"""One slice in one transaction of the dest: lock, clear, relay, count, commit.
+"""One slice in one transaction of the dest: lock, clear, relay, count, record, commit.
 
 The order is the point. The slice's locks come first, so that a run that had to wait sees what the
 other one committed; the source's transaction begins last, so that it brings nothing older than
@@ -8,10 +8,11 @@ what was cleared. READ COMMITTED at the dest: a snapshot taken while waiting wou
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
-from copypipe import modes, plans
+from copypipe import catalog, ledger, modes, plans
 from copypipe.catalog import Server
 from copypipe.errors import (
     CommitUnknown,
@@ -20,17 +21,20 @@ from copypipe.errors import (
     NothingToCopy,
     PlanRefused,
     SliceBusy,
+    TransientError,
     UsageError,
     one_line,
 )
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
 from copypipe.expressions import may_read_tables
 from copypipe.failures import without_value
+from copypipe.horizons import Horizon, horizon, open_because
+from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
-from copypipe.slices import Slice, Where, Whole, locks
+from copypipe.slices import Lock, Slice, Where, Whole, locks, range_of
 from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
@@ -55,17 +59,38 @@ class Transferred:
     """What looked for the messages' beginnings: compiled or interpreted; libpq does it itself."""
     spent: Spent
     """Where the time of the relay went."""
+    open_because: str | None
+    """Why rows may still come into the slice at the source; None for a sealed slice."""
+    recorded: bool
+    """The ledger of the dest tells of it."""
+    attempt: Attempt
+    """Which try it was."""
+
+    @property
+    def sealed(self) -> bool:
+        """Return whether the slice was complete when it was copied."""
+        return self.open_because is None
 
 
-def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Transferred:
-    """Carry out the plan and commit; raises a CopypipeError, and then the dest is unchanged.
+def transfer(
+    plan: Plan,
+    source: Session,
+    dest: Session,
+    listen: Listener,
+    attempt: Attempt,
+    sliced_by: str | None,
+) -> Transferred:
+    """Do all of the plan but COMMIT; raises a CopypipeError, and then the dest is unchanged.
 
-    CommitUnknown alone says that the COMMIT may have happened. The caller has asked whoever must
+    `commit` is what remains to be called, and what is returned is true only then. `sliced_by` is
+    the column by which the dest tells slices of the table apart. The caller has asked whoever must
     agree to a plan that `needs_yes`.
     """
-    began = time.monotonic()
+    began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
-    _lock(plan, dest, listen)
+    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))
+    if plan.ledger.records:
+        ledger.look(dest)  # a newer copypipe may have worked on it while this run waited
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](
@@ -75,6 +100,7 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     listen(Cleared(cleared.rows))
     if table.has_triggers:
         _count(plan, dest, 0)
+    seen = _horizon(plan, source)
     _begin_reading(plan, source)
     relayed = _relayed(plan, source, dest, listen, freeze=cleared.freeze)
     source.rollback()
@@ -88,8 +114,7 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
         dest.execute(sessions.set_local("client_min_messages", "warning"))
-    _commit(dest, listen)
-    return Transferred(
+    done = Transferred(
         table=plan.source.table.full_name,
         into=plan.dest.table.full_name,
         slice=plan.slice,
@@ -101,7 +126,104 @@ def transfer(plan: Plan, source: Session, dest: Session, listen: Listener) -> Tr
         transport=plan.transport,
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
+        open_because=open_because(plan.slice, seen),
+        recorded=plan.ledger.records,
+        attempt=attempt,
     )
+    if plan.ledger.records:
+        _record(plan, dest, done, seen, moment)
+    return done
+
+
+def _locks(plan: Plan, attempt: Attempt, sliced_by: str | None) -> Sequence[Lock]:
+    """Return the locks of a transfer, in the order in which all take them."""
+    own = [ledger.IN_USE] if plan.ledger.records else []
+    return [*own, attempt.lock, *locks(plan.slice, sliced_by)]
+
+
+def _horizon(plan: Plan, source: Session) -> Horizon:
+    """Read how far the source is complete, by statements that end before the copy's snapshot.
+
+    Else a transaction that commits in between would count as seen and its rows would be missing.
+    """
+    with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        facts = catalog.writers(source)
+    return horizon(facts, timedelta(seconds=plan.request.settle))
+
+
+def _record(plan: Plan, dest: Session, done: Transferred, seen: Horizon, began: datetime) -> None:
+    """Write the row of the ledger that is there if, and only if, the rows are."""
+    around = range_of(plan.slice)
+    ledger.record(
+        dest,
+        done.attempt,
+        plan.dest.table,
+        plan.slice,
+        **ledger.of_source(plan.source.table, plan.source.server, plan.source.address),
+        zone=around.zone if around else None,
+        mode=done.mode,
+        rows_deleted=done.deleted,
+        rows_copied=done.rows,
+        bytes=done.bytes,
+        format=plan.format,
+        signature=plan.signature,
+        state="sealed" if done.sealed else "open",
+        open_because=done.open_because,
+        complete_until=seen.until,
+        source_clock=seen.clock,
+        began_at=began,
+    )
+
+
+def commit(dest: Session, listen: Listener) -> None:
+    """Commit what `transfer` did; raises the server's error, and then the dest is unchanged.
+
+    CommitUnknown alone says that the COMMIT may have happened; only then nothing is told of it by
+    an event.
+    """
+    listen(Committing())
+    try:
+        dest.commit()
+    except CommitUnknown:
+        raise
+    except CopypipeError:
+        listen(Decided(committed=False))
+        raise
+    listen(Decided(committed=True))
+
+
+def happened(plan: Plan, dest: Session, attempt: Attempt) -> bool:
+    """Return whether an attempt was committed whose answer to COMMIT was lost.
+
+    Waits for the end of its transaction, which holds a lock of its own to the end; asking before
+    that would be too early. Raises SliceBusy where it does not end within --wait-lock, PlanRefused
+    where the dest is not the server that it was.
+    """
+    with dest.reading(lock_timeout=plans.milliseconds(plan.request.wait_lock)):
+        _check_same(plan, dest)
+        try:
+            dest.fetch(lock_statements.take([attempt.lock], 0))
+        except CopypipeError as error:
+            if error.sqlstate != "55P03":  # lock_not_available
+                raise
+            raise SliceBusy(
+                "the transaction whose COMMIT was not answered is still at work at the dest",
+                detail="It may wait for a standby (synchronous_standby_names).",
+                side="dest",
+            ) from None
+        return ledger.holds(dest, attempt)
+
+
+def _check_same(plan: Plan, dest: Session) -> None:
+    """Refuse another cluster than the one that was written to, and a standby of it."""
+    now, then = catalog.server(dest), plan.dest.server
+    known = then.system_identifier is not None and now.system_identifier is not None
+    if now.database_oid != then.database_oid or (
+        known and now.system_identifier != then.system_identifier
+    ):
+        raise PlanRefused("another server answers at the address of the dest", side="dest")
+    if now.in_recovery:
+        raise TransientError("dest: a standby answers at its address", side="dest")
 
 
 def _relayed(
@@ -142,26 +264,25 @@ def _about_types(plan: Plan, error: CopyFailed) -> CopyFailed:
     return error
 
 
-def _lock(plan: Plan, dest: Session, listen: Listener) -> None:
+def _lock(plan: Plan, dest: Session, listen: Listener, wanted: Sequence[Lock]) -> None:
     """Begin the dest's transaction and take the slice's locks; raises SliceBusy."""
     seconds = plan.request.wait_lock
     try:
-        _begin_locked(plan, dest, 0)
+        _begin_locked(plan, dest, wanted, 0)
     except SliceBusy:
         if seconds == 0:
             raise
-        listen(Waiting(_holders(plan, dest), seconds))
-        _begin_locked(plan, dest, seconds)
+        listen(Waiting(_holders(plan, dest, wanted), seconds))
+        _begin_locked(plan, dest, wanted, seconds)
 
 
-def _begin_locked(plan: Plan, dest: Session, seconds: float) -> None:
+def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: float) -> None:
     """Begin and take all locks within `seconds`; on SliceBusy no transaction is open.
 
     lock_timeout counts for each lock and statement_timeout for all of them together.
     """
     patience = plans.milliseconds(seconds)
     _begin_writing(plan, dest, {"lock_timeout": patience, "statement_timeout": _all(seconds)})
-    wanted = locks(plan.slice)
     deadline = time.monotonic() + seconds
     try:
         dest.fetch(lock_statements.take(wanted, plan.dest.table.root_oid))
@@ -174,7 +295,7 @@ def _begin_locked(plan: Plan, dest: Session, seconds: float) -> None:
         dest.execute(sessions.set_local("statement_timeout", "0"))
         return
     dest.rollback()
-    pids = ", ".join(map(str, _holders(plan, dest)))
+    pids = ", ".join(map(str, _holders(plan, dest, wanted)))
     raise SliceBusy(
         f"another run holds a slice that overlaps {plan.slice} of {plan.dest.table.full_name}",
         detail=f"Backends at the dest that hold it: {pids}." if pids else None,
@@ -188,10 +309,10 @@ def _all(seconds: float) -> str:
     return plans.milliseconds(seconds + 1)
 
 
-def _holders(plan: Plan, dest: Session) -> tuple[int, ...]:
+def _holders(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> tuple[int, ...]:
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-        wanted, root = locks(plan.slice), plan.dest.table.root_oid
-        return tuple(row[0] for row in dest.fetch(lock_statements.holders(wanted, root)))
+        found = dest.fetch(lock_statements.holders(wanted, plan.dest.table.root_oid))
+        return tuple(row[0] for row in found)
 
 
 def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> None:
@@ -302,15 +423,3 @@ def _refuse_empty(plan: Plan, rows: int, *, had_rows: bool) -> None:
         raise NothingToCopy(
             f"the source has no row in {plan.slice}", detail="Nothing was changed.", side="source"
         )
-
-
-def _commit(dest: Session, listen: Listener) -> None:
-    listen(Committing())
-    try:
-        dest.commit()
-    except CommitUnknown:
-        raise
-    except CopypipeError:
-        listen(Decided(committed=False))
-        raise
-    listen(Decided(committed=True))

@@ -204,6 +204,35 @@ def copy(
             metavar="TIME",
         ),
     ] = "10min",
+    retries: Annotated[
+        int,
+        typer.Option(help="How often to try again what passes: a lost connection, a deadlock."),
+    ] = requests.DEFAULT_RETRIES,
+    retry_delay: Annotated[
+        str,
+        typer.Option(
+            help="Pause before the first of these, doubled before each further one.",
+            metavar="TIME",
+        ),
+    ] = "1s",
+    settle: Annotated[
+        str,
+        typer.Option(
+            help="How long after its end a slice counts as complete, where the running "
+            "transactions of the source cannot be seen.",
+            metavar="TIME",
+        ),
+    ] = "1h",
+    no_ledger: Annotated[
+        bool,
+        typer.Option(
+            "--no-ledger", help="Record nothing at the dest (schema copypipe, made on first need)."
+        ),
+    ] = False,
+    allow_reverse: Annotated[
+        bool,
+        typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
     ] = False,
@@ -232,8 +261,8 @@ def copy(
     """
     with outcome(as_json=as_json):
         request = requests.Request(
-            source=_endpoint("source", source),
-            dest=_endpoint("dest", dest),
+            source=endpoint("source", source),
+            dest=endpoint("dest", dest),
             table=table,
             into=into,
             wanted=requests.wanted(
@@ -260,6 +289,11 @@ def copy(
             transport=transport.value,
             stall_timeout=requests.duration(stall_timeout) if stall_timeout is not None else None,
             wait_lock=requests.duration(wait_lock),
+            retries=retries,
+            retry_delay=requests.duration(retry_delay),
+            settle=requests.duration(settle),
+            ledger=not no_ledger,
+            allow_reverse=allow_reverse,
             yes=yes,
             notices=verbose,
         )
@@ -287,7 +321,7 @@ def copy(
             say(reporting.result_line(done))
 
 
-def _endpoint(side: Side, given: str | None) -> requests.Endpoint:
+def endpoint(side: Side, given: str | None) -> requests.Endpoint:
     """Return where a side is; raises UsageError where nothing names it.
 
     Never libpq's own default: a side that was forgotten would silently be a local server.

@@ -18,7 +18,8 @@ class Guard:
     """Turns signals into `Interrupted`; a listener, because COMMIT's outcome must be awaited.
 
     While COMMIT is in flight the first signal waits for the outcome, which the exit code then
-    tells; a second one leaves at once. A second one leaves at once also while the run rolls back,
+    tells; a second one leaves at once. Where nothing was committed and the run would try again, it
+    ends there instead. A second one leaves at once also while the run rolls back,
     since the servers do that by themselves when the connection closes, and when it only has to
     tell what happened.
     """
@@ -49,6 +50,11 @@ class Guard:
         elif isinstance(event, events.Decided):
             self._phase = "decided"
             self._committed = event.committed
+        elif isinstance(event, events.Retried) and self._phase == "decided":
+            self._phase = "running"
+            if self._signum:  # it came while the outcome was awaited
+                self._phase = "stopping"
+                raise Interrupted(self._signum)
 
     def _answer(self, signum: int, frame: FrameType | None) -> None:
         first = self._signum == 0

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from psycopg import pq
 
+from copypipe import crashpoints
 from copypipe.errors import CopyFailed, UsageError
 from copypipe.relay import libpq, wired, wires
 from copypipe.relay.paces import Pace
@@ -135,12 +136,16 @@ def relay(
                 if data:
                     pace.took(len(data))
                     sink.send(data, whole=stream.whole)
+                    if crashpoints.ARMED:
+                        crashpoints.reach("chunk-sent")
                     waits.moved()
                     report(stream.size, stream.rows)
                     _rest(pace, waits, sink)
                 elif not stream.ended:
                     stream.wait(sink)
             sent = stream.finish(sink)
+            if crashpoints.ARMED:
+                crashpoints.reach("source-ended")
             taken = sink.finish()
             if sent != taken:
                 raise CopyFailed(

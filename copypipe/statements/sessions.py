@@ -105,6 +105,40 @@ def activity(pid: int, application_name: str) -> Composed:
     ).format(Value(pid), Value(application_name))
 
 
+def writers() -> Composed:
+    """Ask for the clock, and for the transactions of others in this database, as far as visible.
+
+    now() is the beginning of our transaction, so it comes before the rest. A client that is active
+    and in no transaction yet is about to begin one that is stamped with its query_start. Of
+    sessions that the role may not see, even the kind is hidden.
+    """
+    return SQL(
+        """
+        SELECT pg_catalog.now() AS clock,
+               min(LEAST(a.xact_start,
+                         CASE WHEN a.state = 'active' AND a.backend_type = 'client backend'
+                              THEN a.query_start END)) AS oldest,
+               count(*) FILTER (WHERE a.backend_type IS NULL) AS unseen,
+               pg_catalog.pg_is_in_recovery() AS is_standby,
+               pg_catalog.pg_last_xact_replay_timestamp() AS replayed
+          FROM pg_catalog.pg_stat_activity a
+         WHERE a.datname = pg_catalog.current_database()
+           AND a.pid <> pg_catalog.pg_backend_pid()
+           AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
+        """
+    ).format()
+
+
+def prepared() -> Composed:
+    """Count the prepared transactions of this database."""
+    return SQL(
+        """
+        SELECT count(*) FROM pg_catalog.pg_prepared_xacts p
+         WHERE p.database = pg_catalog.current_database()
+        """
+    ).format()
+
+
 # By which rules the database sorts text; the columns that hold the locale have had several names.
 DATABASE_SORTING = SQL(
     """(SELECT pg_catalog.concat_ws(' ', j ->> 'datlocprovider', j ->> 'datcollate',

@@ -1,0 +1,294 @@
+"""The record that the dest keeps of what was copied: made on first need, read and written here.
+
+A row of `copypipe.slice` is written in the transaction whose rows it tells of, so the two are there
+together or not at all. That is what settles a COMMIT whose answer was lost.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import psycopg
+
+from copypipe import __version__, slices
+from copypipe.addresses import Address
+from copypipe.catalog import Server
+from copypipe.errors import CopypipeError, PlanRefused, SliceBusy
+from copypipe.servers import Session
+from copypipe.slices import Lock, Slice, Where, range_of
+from copypipe.statements import ledger as statements
+from copypipe.statements import locks
+from copypipe.tables import Relation, Table
+
+# Held shared by every transfer that will write into the ledger, and alone by whoever makes or
+# removes it.
+IN_USE = Lock("ledger", exclusive=False, of_table=False)
+ALONE = Lock("ledger", exclusive=True, of_table=False)
+
+State = Literal["ready", "missing", "unusable", "off"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Whether the ledger of a dest can be used."""
+
+    state: State
+    """missing: it can be made; off: the request does without."""
+    problem: str | None = None
+    """Why it is unusable."""
+
+    @property
+    def records(self) -> bool:
+        """Return whether what is copied will be recorded."""
+        return self.state in ("ready", "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try to copy one slice."""
+
+    run_id: str
+    """Of all tries of one call; sessions bear it as application_name copypipe/RUN_ID."""
+    attempt_id: str
+    """A UUID, which the ledger holds if the attempt was committed."""
+    number: int
+    """Counted from 1."""
+
+    @property
+    def lock(self) -> Lock:
+        """Return the lock that this attempt's transaction holds to its end."""
+        return Lock(f"attempt {self.attempt_id}", exclusive=True, of_table=False)
+
+
+# ------------------------------------------------------------------------------- look and make
+
+
+def look(session: Session) -> Ledger:
+    """Return what there is, in the session's open transaction.
+
+    Raises PlanRefused for a ledger of a newer copypipe.
+    """
+    row = session.fetch_one(statements.look())
+    schema, made, stranger, lacking, may_use, may_make = row
+    if not schema or not made:
+        if may_make:
+            return Ledger("missing")
+        where = f"schema {statements.SCHEMA}" if schema else "the database"
+        return Ledger("unusable", f"there is none, and the role lacks CREATE on {where}")
+    if stranger is not None:
+        return Ledger(
+            "unusable", f"its owner {stranger} could run anything with this role's rights"
+        )
+    if not may_use:
+        return Ledger("unusable", f"the role lacks USAGE on schema {statements.SCHEMA}")
+    if lacking:
+        return Ledger("unusable", f"the role lacks {', '.join(lacking)}")
+    _check_version(session)
+    return Ledger("ready")
+
+
+def _check_version(session: Session) -> None:
+    found = session.fetch_one(statements.version())[0]
+    if found is not None and found > statements.VERSION:
+        raise PlanRefused(
+            f"{session.side}: the ledger there is of a newer copypipe",
+            detail=f"It has version {found}, this one knows {statements.VERSION}.",
+            hint="Upgrade copypipe, or copy without the ledger (--no-ledger).",
+            side=session.side,
+        )
+
+
+def make(session: Session, wait: str) -> tuple[bool, Ledger]:
+    """Make the ledger in a transaction of its own; it may be there by now.
+
+    Many may try at once: an advisory lock keeps them apart, since CREATE .. IF NOT EXISTS does not
+    (two at a time meet in a unique index of the catalog, 23505). `wait` is a lock_timeout. Returns
+    whether it was made, and what there is. Raises SliceBusy where the ledger is being removed,
+    PlanRefused where the schema holds other tables; nothing is made then.
+    """
+    with _alone(session, wait):
+        found = look(session)
+        if found.state != "missing":
+            return False, found
+        if not session.fetch_one(statements.look())[0]:
+            session.execute(statements.make_schema())
+        try:
+            for table in statements.make_tables(__version__):
+                session.execute(table)
+        except CopypipeError as error:
+            if error.sqlstate != "42P07":  # duplicate_table
+                raise
+            problem = error
+        else:
+            return True, Ledger("ready")
+        raise PlanRefused(
+            f"{session.side}: the schema {statements.SCHEMA} holds tables of another kind",
+            detail=problem.detail,
+            hint="Rename them, or copy without the ledger (--no-ledger).",
+            side=session.side,
+        )
+
+
+def remove(session: Session, wait: str) -> None:
+    """Remove the ledger in a transaction of its own.
+
+    Raises SliceBusy where transfers are under way; nothing is removed then.
+    """
+    with _alone(session, wait):
+        for statement in statements.remove():
+            session.execute(statement)
+
+
+@contextmanager
+def _alone(session: Session, wait: str) -> Iterator[None]:
+    """Run the block in a transaction while no transfer uses the ledger, and commit."""
+    session.begin("READ COMMITTED", read_only=False, local={"lock_timeout": wait})
+    try:
+        try:
+            session.fetch(locks.take([ALONE], 0))
+        except CopypipeError as error:
+            if error.sqlstate != "55P03":  # lock_not_available
+                raise
+            raise SliceBusy(
+                f"{session.side}: the ledger is in use by other runs", side=session.side
+            ) from None
+        yield
+    except BaseException:
+        session.rollback()
+        raise
+    session.commit()
+
+
+def counts(session: Session) -> tuple[int, int]:
+    """Return how many slices the ledger holds, and of how many tables."""
+    rows, tables = session.fetch_one(statements.counts())
+    return rows, tables
+
+
+# ------------------------------------------------------------------------------- read and write
+
+
+def sliced_by(session: Session, table: Table) -> str | None:
+    """Return the column by which the slices of a table are told apart, None for none yet."""
+    rows = session.fetch(statements.sliced_by(table.root_oid))
+    return rows[0][0] if rows else None
+
+
+def receives(session: Session, relation: Relation, table: Table, dest: Server, at: Address) -> bool:
+    """Return whether the source's own ledger says that it is filled from this dest.
+
+    False where it has no ledger, or none that can be read.
+    """
+    if not isinstance(relation, Table):
+        return False
+    row = session.fetch_one(statements.look())
+    _, made, _, lacking, may_use, _ = row
+    if (
+        not made
+        or not may_use
+        or {"SELECT ON copypipe.slice", "SELECT ON copypipe.version"} & {*(lacking or ())}
+    ):
+        return False
+    if session.fetch_one(statements.version())[0] != statements.VERSION:
+        return False
+    asked = statements.receives(
+        relation.root_oid, table.root_oid, dest.system_identifier, dest.database_oid, _where(at)
+    )
+    return bool(session.fetch_one(asked)[0])
+
+
+def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> str | None:
+    """Tell of an attempt that begins, in a transaction of its own.
+
+    Returns the column by which slices of the table are told apart: that of this slice, if it is
+    the first one.
+    """
+    around = range_of(slice_)
+    # Nothing is lost if a crash of the server takes this back: it ends the attempt too.
+    local = {"synchronous_commit": "off"}
+    session.begin("READ COMMITTED", read_only=False, local=local)
+    session.execute(
+        statements.begin_attempt(
+            {
+                "attempt_id": attempt.attempt_id,
+                "run_id": attempt.run_id,
+                "number": attempt.number,
+                **_what(table, slice_),
+                "state": "running",
+                "worker": f"{socket.gethostname()}/{os.getpid()}",
+                "tool_version": __version__,
+            }
+        )
+    )
+    if around is not None:
+        session.execute(statements.slice_by(table.root_oid, table.full_name, around.column))
+    column = sliced_by(session, table)
+    session.commit()
+    return column
+
+
+def failed(session: Session, run_id: str, error: CopypipeError) -> None:
+    """Tell how the attempt of a run ended, if the session still can; raises nothing.
+
+    Of the error only its kind is kept: a message may quote a row.
+    """
+    if session.conn.closed:
+        return
+    kind = {"side": error.side, "sqlstate": error.sqlstate, "error": type(error).__name__}
+    with suppress(CopypipeError, psycopg.Error, OSError):
+        session.rollback()
+        session.begin("READ COMMITTED", read_only=False, local={"synchronous_commit": "off"})
+        session.execute(statements.end_attempts(run_id, kind))
+        session.commit()
+
+
+def record(session: Session, attempt: Attempt, table: Table, slice_: Slice, **done: Any) -> None:
+    """Tell of a slice in the transaction that copied it, which must still commit."""
+    session.execute(
+        statements.record(
+            {
+                "attempt_id": attempt.attempt_id,
+                "run_id": attempt.run_id,
+                **_what(table, slice_),
+                **done,
+                "tool_version": __version__,
+            }
+        )
+    )
+
+
+def holds(session: Session, attempt: Attempt) -> bool:
+    """Return whether the attempt was committed; its transaction must have ended."""
+    return bool(session.fetch_one(statements.holds(attempt.attempt_id))[0])
+
+
+def of_source(relation: Relation, server: Server, address: Address) -> dict[str, Any]:
+    """Return the identity of what is read."""
+    return {
+        "source_system": server.system_identifier,
+        "source_database_oid": server.database_oid,
+        "source_address": _where(address),
+        "source_root_oid": relation.root_oid if isinstance(relation, Table) else None,
+        "source_table": relation.full_name,
+    }
+
+
+def _what(table: Table, slice_: Slice) -> dict[str, Any]:
+    around = range_of(slice_)
+    return {
+        "root_oid": table.root_oid,
+        "dest_oid": table.oid,
+        "dest_table": table.full_name,
+        "by_column": around.column if around else None,
+        "instants": statements.instants(slices.instants(slice_)),
+        "condition": slice_.condition if isinstance(slice_, Where) else None,
+    }
+
+
+def _where(address: Address) -> str:
+    return f"{address.host}:{address.port}/{address.dbname}"

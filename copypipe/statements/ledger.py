@@ -1,0 +1,284 @@
+"""The ledger: schema `copypipe` of the dest. What it holds and how it is read and written.
+
+Rows of `slice` are written in the transaction that they tell of, and never changed: where two tell
+of the same instants, the later one (by id) counts. They are the truth. Rows of `attempt` tell what
+was tried, in transactions of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+# What the tables below mean; raised with each change of them. A ledger with a higher number is one
+# of a newer copypipe and left alone.
+VERSION = 1
+
+SCHEMA = "copypipe"
+
+# What a role needs of each table.
+RIGHTS = {
+    "version": ("SELECT",),
+    "slice": ("SELECT", "INSERT"),
+    "attempt": ("SELECT", "INSERT", "UPDATE"),
+    "sliced_by": ("SELECT", "INSERT"),
+}
+
+_TABLES = (
+    """
+    CREATE TABLE copypipe.version (
+        version int4 NOT NULL,
+        tool_version text NOT NULL,
+        made_at timestamptz NOT NULL DEFAULT pg_catalog.now())
+    """,
+    """
+    CREATE TABLE copypipe.slice (
+        id int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+        attempt_id uuid NOT NULL UNIQUE,
+        run_id text NOT NULL,
+        root_oid oid NOT NULL,
+        dest_oid oid NOT NULL,
+        dest_table text NOT NULL,
+        source_system int8,
+        source_database_oid oid NOT NULL,
+        source_address text NOT NULL,
+        source_root_oid oid,
+        source_table text NOT NULL,
+        by_column text,
+        zone text,
+        instants tstzmultirange NOT NULL,
+        condition text,
+        mode text NOT NULL,
+        rows_deleted int8,
+        rows_copied int8 NOT NULL,
+        bytes int8 NOT NULL,
+        format text NOT NULL,
+        signature text NOT NULL,
+        checksum text,
+        state text NOT NULL CHECK (state IN ('sealed', 'open')),
+        open_because text,
+        complete_until timestamptz,
+        source_clock timestamptz NOT NULL,
+        began_at timestamptz NOT NULL,
+        recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
+        tool_version text NOT NULL)
+    """,
+    "CREATE INDEX ON copypipe.slice (root_oid)",
+    """
+    CREATE TABLE copypipe.attempt (
+        attempt_id uuid PRIMARY KEY,
+        run_id text NOT NULL,
+        number int4 NOT NULL,
+        root_oid oid NOT NULL,
+        dest_oid oid NOT NULL,
+        dest_table text NOT NULL,
+        by_column text,
+        instants tstzmultirange NOT NULL,
+        condition text,
+        state text NOT NULL CHECK (state IN ('running', 'copied', 'failed')),
+        side text,
+        sqlstate text,
+        error text,
+        worker text NOT NULL,
+        began_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+        ended_at timestamptz,
+        tool_version text NOT NULL)
+    """,
+    "CREATE INDEX ON copypipe.attempt (root_oid, began_at)",
+    """
+    CREATE TABLE copypipe.sliced_by (
+        root_oid oid PRIMARY KEY,
+        dest_table text NOT NULL,
+        by_column text NOT NULL,
+        since timestamptz NOT NULL DEFAULT pg_catalog.now())
+    """,
+    "COMMENT ON SCHEMA copypipe IS 'What copypipe has copied into this database'",
+    "COMMENT ON TABLE copypipe.slice IS"
+    " 'One row for each committed transfer, written in its transaction; of two that tell of the"
+    " same instants of a table the one with the higher id counts'",
+    "COMMENT ON COLUMN copypipe.slice.instants IS"
+    " 'Times without a zone are written as UTC; all rows: {(,)}'",
+    "COMMENT ON COLUMN copypipe.slice.complete_until IS"
+    " 'What was stamped before is there; NULL where nothing could be said'",
+    "COMMENT ON TABLE copypipe.attempt IS"
+    " 'What was tried; running, with no session of its run_id, means that it died'",
+    "COMMENT ON TABLE copypipe.sliced_by IS"
+    " 'The column by which the slices of a table are told apart: the first one that was seen'",
+)
+
+
+def look() -> Composed:
+    """Ask whether there is a ledger, whose it is, and what the role lacks to use or make it.
+
+    Its owner could have it run anything with our rights (a trigger, a default), so it must be the
+    role itself, one that it is a member of, the owner of the database or a superuser. A schema
+    without tables may be filled by whoever may create in it.
+    """
+    wanted = [(table, right) for table, rights in RIGHTS.items() for right in rights]
+    return SQL(
+        """
+        SELECT n.oid IS NOT NULL AS schema,
+               v.oid IS NOT NULL AS version,
+               pg_catalog.pg_get_userbyid(
+                   (SELECT c.relowner FROM pg_catalog.pg_class c
+                     WHERE c.relnamespace = n.oid AND c.relname = ANY ({tables}::text[])
+                       AND NOT (pg_catalog.pg_has_role(c.relowner, 'MEMBER') OR r.rolsuper
+                                OR c.relowner = d.datdba
+                                OR (SELECT o.rolsuper FROM pg_catalog.pg_roles o
+                                     WHERE o.oid = c.relowner))
+                     LIMIT 1)) AS stranger,
+               (SELECT pg_catalog.array_agg(w.right_ || ' ON {schema}.' || w.table_)
+                  FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
+                  LEFT JOIN pg_catalog.pg_class c
+                    ON c.relnamespace = n.oid AND c.relname = w.table_
+                 WHERE pg_catalog.has_table_privilege(c.oid, w.right_) IS NOT TRUE) AS lacking,
+               pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use,
+               CASE WHEN n.oid IS NULL
+                    THEN pg_catalog.has_database_privilege(d.oid, 'CREATE')
+                    ELSE pg_catalog.has_schema_privilege(n.oid, 'CREATE') END AS may_make
+          FROM pg_catalog.pg_database d
+          JOIN pg_catalog.pg_roles r ON r.rolname = current_user
+          LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = {name}
+          LEFT JOIN pg_catalog.pg_class v ON v.relnamespace = n.oid AND v.relname = 'version'
+         WHERE d.datname = pg_catalog.current_database()
+        """
+    ).format(
+        schema=SQL(SCHEMA),
+        name=Literal(SCHEMA),
+        tables=Literal(list(RIGHTS)),
+        of=Literal([table for table, _ in wanted]),
+        rights=Literal([right for _, right in wanted]),
+    )
+
+
+def version() -> Composed:
+    """Read the version of the ledger."""
+    return SQL("SELECT pg_catalog.max(version) FROM copypipe.version").format()
+
+
+def make_schema() -> Composed:
+    """Make the schema."""
+    return SQL("CREATE SCHEMA {}").format(Identifier(SCHEMA))
+
+
+def make_tables(tool_version: str) -> list[Composed]:
+    """Make the tables in the schema."""
+    return [
+        *(Composed([SQL(text)]) for text in _TABLES),
+        SQL("INSERT INTO copypipe.version (version, tool_version) VALUES ({}, {})").format(
+            Literal(VERSION), Literal(tool_version)
+        ),
+    ]
+
+
+def remove() -> list[Composed]:
+    """Remove the tables, and the schema if nothing else is in it."""
+    tables = SQL(", ").join(Identifier(SCHEMA, table) for table in RIGHTS)
+    return [
+        SQL("DROP TABLE {}").format(tables),
+        SQL("DROP SCHEMA {}").format(Identifier(SCHEMA)),
+    ]
+
+
+def counts() -> Composed:
+    """Count what the ledger holds: slices, and tables that they are of."""
+    return SQL("SELECT count(*), count(DISTINCT root_oid) FROM copypipe.slice").format()
+
+
+def _row(table: str, values: dict[str, Any]) -> Composed:
+    return SQL("INSERT INTO {} ({}) VALUES ({})").format(
+        Identifier(SCHEMA, table),
+        SQL(", ").join(map(Identifier, values)),
+        SQL(", ").join(
+            value if isinstance(value, Composable) else Literal(value) for value in values.values()
+        ),
+    )
+
+
+def instants(intervals: Sequence[tuple[datetime, datetime]] | None) -> Composed:
+    """Return a multirange of instants; None stands for all."""
+    if intervals is None:
+        return SQL("'{{(,)}}'::tstzmultirange").format()
+    ranges = [
+        SQL("pg_catalog.tstzrange({}, {})").format(Literal(start), Literal(stop))
+        for start, stop in intervals
+    ]
+    return SQL("pg_catalog.tstzmultirange({})").format(SQL(", ").join(ranges))
+
+
+def begin_attempt(values: dict[str, Any]) -> Composed:
+    """Tell of an attempt that begins."""
+    return _row("attempt", values)
+
+
+def end_attempts(run_id: str, error: dict[str, str | None]) -> Composed:
+    """Tell how the running attempts of a run ended; a run has one at a time."""
+    return SQL(
+        """
+        UPDATE copypipe.attempt
+           SET state = 'failed', side = {side}, sqlstate = {sqlstate}, error = {error},
+               ended_at = pg_catalog.clock_timestamp()
+         WHERE run_id = {run_id} AND state = 'running'
+        """
+    ).format(run_id=Literal(run_id), **{name: Literal(value) for name, value in error.items()})
+
+
+def slice_by(root_oid: int, table: str, column: str) -> Composed:
+    """Have the slices of a table told apart by a column, unless another one is known."""
+    values = {"root_oid": root_oid, "dest_table": table, "by_column": column}
+    return SQL("{} ON CONFLICT (root_oid) DO NOTHING").format(_row("sliced_by", values))
+
+
+def sliced_by(root_oid: int) -> Composed:
+    """Read by which column the slices of a table are told apart."""
+    return SQL("SELECT by_column FROM copypipe.sliced_by WHERE root_oid = {}").format(
+        Literal(root_oid)
+    )
+
+
+def record(values: dict[str, Any]) -> Composed:
+    """Tell of a slice that was copied, and that its attempt did it."""
+    return SQL(
+        """
+        WITH attempt AS (
+            UPDATE copypipe.attempt
+               SET state = 'copied', ended_at = pg_catalog.clock_timestamp()
+             WHERE attempt_id = {})
+        {}
+        """
+    ).format(Literal(values["attempt_id"]), _row("slice", values))
+
+
+def holds(attempt_id: str) -> Composed:
+    """Ask whether an attempt was committed."""
+    return SQL("SELECT EXISTS (SELECT 1 FROM copypipe.slice WHERE attempt_id = {}::uuid)").format(
+        Literal(attempt_id)
+    )
+
+
+def receives(
+    root_oid: int, from_root_oid: int, system: int | None, database_oid: int, address: str
+) -> Composed:
+    """Ask whether a table of this database is filled from a table of another one.
+
+    Where one of the two may not be asked for its identifier, the address is compared.
+    """
+    return SQL(
+        """
+        SELECT EXISTS (
+            SELECT 1 FROM copypipe.slice s
+             WHERE s.root_oid = {root_oid} AND s.source_root_oid = {from_root_oid}
+               AND s.source_database_oid = {database_oid}
+               AND coalesce(s.source_system = {system}::int8, s.source_address = {address}))
+        """
+    ).format(
+        root_oid=Literal(root_oid),
+        from_root_oid=Literal(from_root_oid),
+        system=Literal(system),
+        database_oid=Literal(database_oid),
+        address=Literal(address),
+    )
