@@ -47,10 +47,12 @@ def size(count: int) -> str:
 
 def result_line(done: Transferred) -> str:
     """Return the one line of a finished slice."""
+    # What has no end is never sealed: nothing to be told each time.
+    may_get_more = not done.sealed and range_of(done.slice) is not None
     deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
     return one_line(
         f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
-        f"{deleted}, copied {done.rows}{'' if done.sealed else ', open'}"
+        f"{deleted}, copied {done.rows}{', open' if may_get_more else ''}"
     )
 
 
@@ -373,8 +375,8 @@ class Lines:
             case events.Retried():
                 self._doing = "trying again"
                 self._write(retry_line(event))
-            case events.Decided():
-                self._doing = "committed" if event.committed else "rolled back"
+            case events.Decided(committed=True):
+                self.close()
             case _:
                 pass
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from copypipe import reporting, requests, slices
+from copypipe.cli.again import again
 from copypipe.cli.output import ask, log, outcome, say
 from copypipe.cli.signals import guard
-from copypipe.errors import Side, UsageError, one_line
-from copypipe.events import Event, Listener, ignore
+from copypipe.errors import CommitUnknown, Side, UsageError, one_line
+from copypipe.events import Event, Listener, Planned, ignore
 
 if TYPE_CHECKING:
     from copypipe.plans import Plan
@@ -60,6 +61,7 @@ class Progress(StrEnum):
 
 
 def copy(
+    context: typer.Context,
     table: Annotated[str, typer.Argument(help="Table at the source, as in SQL: public.users.")],
     source: Annotated[
         str | None,
@@ -309,8 +311,12 @@ def copy(
             say(reporting.plan_json(plan) if as_json else reporting.plan_text(plan))
             return
         listener, close = _listener(progress, quiet=quiet, verbose=verbose)
+        planned: list[Planned] = []
         try:
-            done = attempts.copy(request, _both(listener), _ask)
+            done = attempts.copy(request, _both(listener, planned), _ask)
+        except CommitUnknown as error:
+            error.hint = f"Run it again, which settles it: {again(context, planned[0].slice)}"
+            raise
         finally:
             close()
         if verbose and not quiet:
@@ -351,10 +357,12 @@ def _listener(progress: Progress, *, quiet: bool, verbose: bool) -> tuple[Listen
     return lines, lines.close
 
 
-def _both(listener: Listener) -> Listener:
+def _both(listener: Listener, planned: list[Planned]) -> Listener:
     def hear(event: Event, /) -> None:
         guard(event)
         listener(event)
+        if isinstance(event, Planned):
+            planned.append(event)
 
     return hear
 

@@ -560,6 +560,9 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
         *("seconds_on_source", "seconds_on_dest", "seconds_on_limit", "seconds_relaying")
     ]
     assert 0 < sum(spent.values()) < told["seconds"]
+    assert re.fullmatch("[0-9a-f]{16}", told.pop("run_id"))
+    recorded = kept_dest.scalar("SELECT attempt_id::text FROM copypipe.slice")
+    assert told.pop("attempt_id") == recorded
     assert {k: v for k, v in told.items() if k not in ("seconds", "bytes", "slice")} == {
         "schema_version": 1,
         "type": "slice",
@@ -568,6 +571,10 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
         "mode": "replace",
         "rows": 24,
         "deleted": 3,
+        "state": "sealed",
+        "open_because": None,
+        "recorded": True,
+        "tries": 1,
         "transport": "socket",
         "scan": scans.NAME,
     }

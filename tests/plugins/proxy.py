@@ -217,17 +217,32 @@ def swallow_cancels(frame: Frame) -> bytes | None:
     return b"" if frame.is_cancel else None
 
 
-def _says(frame: Frame, word: bytes) -> bool:
-    return frame.sender == "client" and frame.kind == b"Q" and frame.body.rstrip(b"\0") == word
+class Commits:
+    """Tells the COMMIT of a copy, and its answer, from those of other transactions."""
+
+    def __init__(self) -> None:
+        self._copied = False
+
+    def asked(self, frame: Frame) -> bool:
+        """Return whether the client asks for it."""
+        if frame.sender == "client":
+            self._copied |= frame.kind == b"c"  # CopyDone
+        query = frame.sender == "client" and frame.kind == b"Q"
+        return self._copied and query and frame.body == b"COMMIT\0"
+
+    def answered(self, frame: Frame) -> bool:
+        """Return whether the server says that it was done."""
+        done = frame.sender == "server" and frame.kind == b"C"
+        return self._copied and done and frame.body == b"COMMIT\0"
 
 
 def lose_commit(*, arrives: bool, ending: Ending = "fin") -> Rule:
     """Cut at COMMIT, which the server still gets, or not."""
+    commits = Commits()
 
     def rule(frame: Frame) -> None:
-        if not arrives and _says(frame, b"COMMIT"):
-            raise Cut(ending=ending)
-        if arrives and frame.sender == "server" and frame.body == b"COMMIT\0":
+        asked = commits.asked(frame)
+        if commits.answered(frame) if arrives else asked:
             raise Cut(ending=ending)
 
     return rule
@@ -236,14 +251,16 @@ def lose_commit(*, arrives: bool, ending: Ending = "fin") -> Rule:
 def swallow_commit(*, arrives: bool) -> Rule:
     """Lose the request to commit, or exactly its answer; all else passes."""
     answering = False
+    commits = Commits()
 
     def rule(frame: Frame) -> bytes | None:
         nonlocal answering
+        asked = commits.asked(frame)
         if not arrives:
-            return b"" if _says(frame, b"COMMIT") else None
+            return b"" if asked else None
         if frame.sender == "client":
             return None
-        answering |= frame.body == b"COMMIT\0"
+        answering |= commits.answered(frame)
         lost = answering
         answering &= frame.kind != b"Z"  # which ends the answer, behind settings that changed back
         return b"" if lost else None
@@ -251,9 +268,10 @@ def swallow_commit(*, arrives: bool) -> Rule:
     return rule
 
 
-def roll_back_instead(frame: Frame) -> bytes | None:
+def roll_back_instead() -> Rule:
     """Turn COMMIT into ROLLBACK, which is how a server answers in an aborted transaction."""
-    return said(b"Q", b"ROLLBACK\0") if _says(frame, b"COMMIT") else None
+    commits = Commits()
+    return lambda frame: said(b"Q", b"ROLLBACK\0") if commits.asked(frame) else None
 
 
 def let_in_one(text: str, code: str) -> Rule:

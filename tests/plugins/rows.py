@@ -50,7 +50,7 @@ def contents(database: Database) -> dict[str, bytes]:
     tables = database.fetch(
         "SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c"
         " JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'S')"
-        " AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
+        " AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', 'copypipe')"
     )
     return {name: _sorted(database.text(f"SELECT * FROM ONLY {name}")) for (name,) in tables}
 

@@ -106,15 +106,20 @@ class Way:
         return {"COPYPIPE_SOURCE": self.dsn("source"), "COPYPIPE_DEST": self.dsn("dest")}
 
     def copy(self, query: str, **options: Any) -> Transferred:
-        """Copy what a query of the source returns, in the place of all that the dest has."""
-        chosen = {"transport": self.transport, "all": True, "yes": True, **options}
+        """Copy what a query of the source returns, in the place of all that the dest has.
+
+        Once, with nothing around it: how the bytes go is the matter here.
+        """
+        once = {"retries": 0, "ledger": False}
+        chosen = {"transport": self.transport, "all": True, "yes": True, **once, **options}
         sides = {side: self.dsn(side) for side in ("source", "dest")}
         return copypipe.copy(self.table, query=query, **{**sides, **chosen})
 
     def words(self, query: str, *more: str) -> tuple[str, ...]:
         """Return the same as words of the command line."""
         transport = ("--transport", self.transport)
-        return ("copy", self.table, "--query", query, "--all", "--yes", *transport, *more)
+        once = ("--retries", "0", "--no-ledger")
+        return ("copy", self.table, "--query", query, "--all", "--yes", *once, *transport, *more)
 
     def trigger(self, body: str, when: str = "BEFORE INSERT", each: str = "ROW") -> None:
         """Have the dest do something with each row, or for the whole statement."""

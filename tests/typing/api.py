@@ -45,6 +45,12 @@ def a_day() -> None:
     assert_type(done.spent.limit, float)
     assert_type(done.spent.relaying, float)
     assert_type(done.spent.all, float)
+    assert_type(done.sealed, bool)
+    assert_type(done.open_because, str | None)
+    assert_type(done.recorded, bool)
+    assert_type(done.attempt.run_id, str)
+    assert_type(done.attempt.attempt_id, str)
+    assert_type(done.attempt.number, int)
     assert_type(str(done.slice), str)
 
 
@@ -75,6 +81,11 @@ def every_option() -> None:
         transport="libpq",
         stall_timeout=3600,
         wait_lock=0,
+        retries=0,
+        retry_delay=0.5,
+        settle=60,
+        ledger=False,
+        allow_reverse=True,
         yes=True,
         notices=True,
         listener=print,

@@ -9,7 +9,8 @@ from datetime import UTC, date, datetime
 import pytest
 
 from copypipe import events, reporting
-from copypipe.errors import PlanRefused
+from copypipe.errors import ConnectionLost, PlanRefused
+from copypipe.ledger import Attempt
 from copypipe.relay.waits import Spent
 from copypipe.slices import DATE, TIMESTAMPTZ, Range, Whole
 from copypipe.transfers import Transferred
@@ -37,6 +38,9 @@ def done(**changes: object) -> Transferred:
         "transport": "tls",
         "scan": "compiled",
         "spent": Spent(source=0.1, dest=0.2, limit=0.0, all=0.4),
+        "open_because": None,
+        "recorded": True,
+        "attempt": Attempt("0123456789abcdef", "f54654c5-b888-4390-96a5-45e8a9d53cf9", 1),
     }
     return Transferred(**{**facts, **changes})
 
@@ -156,6 +160,28 @@ def test_it_is_told_by_itself_until_the_end(monkeypatch: pytest.MonkeyPatch) -> 
 
     assert len(lines) == written
     assert lines[0].startswith(f"{LABEL}: clearing")
+
+
+def test_a_failed_try_is_told_with_its_side_its_code_and_what_the_dest_holds() -> None:
+    lines: list[str] = []
+    listen = reporting.Lines(lines.append, progress=False)
+    lost = ConnectionLost("source: the connection was lost", side="source", sqlstate="57P01")
+    listen(events.Retried(1, 4, lost, undecided=False, seconds=1.26))
+    listen(events.Settling(60))
+    listen(events.Retried(2, 4, lost, undecided=True, seconds=2))
+
+    assert lines == [
+        "try 1 of 4 failed: source: the connection was lost (SQLSTATE 57P01); nothing was changed; "
+        "again in 1.3 s",
+        "the answer to COMMIT was lost; asking the dest for up to 60 s",
+        "try 2 of 4 failed: source: the connection was lost (SQLSTATE 57P01); the dest has the old "
+        "slice or the new one; again in 2.0 s",
+    ]
+
+
+def test_an_open_slice_says_so_and_what_has_no_end_does_not() -> None:
+    assert reporting.result_line(done(open_because="x")).endswith("copied 50000, open")
+    assert reporting.result_line(done(slice=Whole(), open_because="x")).endswith("copied 50000")
 
 
 def test_progress_none_keeps_warnings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,53 @@
+"""The command line that does the same once more, for whoever has to type it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from copypipe.slices import Slice, range_of
+
+# Said by the slice instead: "yesterday" will be another day tomorrow.
+_SLICE = ("day", "month", "start", "stop")
+
+_SIDES = ("source", "dest")
+
+
+def again(context: typer.Context, slice_: Slice) -> str:
+    """Return the command line of this run for a slice with absolute bounds.
+
+    Connection strings are left out, since they may hold a password: dots stand in their place.
+    """
+    given: Any = context  # typer hands out click's
+    words = ["copypipe", str(given.info_name)]
+    for parameter in given.command.params:
+        source = given.get_parameter_source(parameter.name)
+        if source is None or source.name != "COMMANDLINE" or parameter.name in _SLICE:
+            continue
+        words += _words(parameter, given.params[parameter.name])
+    return shlex.join([*words, *_bounds(slice_)])
+
+
+def _words(parameter: Any, value: Any) -> Iterator[str]:
+    if parameter.param_type_name == "argument":
+        yield str(value)
+        return
+    if parameter.is_flag:
+        yield parameter.opts[0]
+        return
+    for one in value if parameter.multiple else (value,):
+        yield parameter.opts[0]
+        yield "..." if parameter.name in _SIDES else str(getattr(one, "value", one))
+
+
+def _bounds(slice_: Slice) -> list[str]:
+    around = range_of(slice_)
+    if around is None:
+        return []
+    start, stop = around.days or (around.start, around.stop)
+    if around.days is not None and (stop - start).days == 1:
+        return ["--day", start.isoformat()]
+    return ["--from", start.isoformat(), "--to", stop.isoformat()]
