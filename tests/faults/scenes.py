@@ -5,21 +5,16 @@ Each scene has a table of its own, so that several can be played at once in one 
 
 from __future__ import annotations
 
-import contextlib
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import psycopg
-
 import copypipe
 from copypipe import CopypipeError
 from faults.phases import Course
-from plugins.canary import CANARY
 from plugins.databases import Database
 from plugins.proxy import Frame, Proxy, Rule, unchanged
 

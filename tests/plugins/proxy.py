@@ -221,19 +221,25 @@ class Commits:
     """Tells the COMMIT of a copy, and its answer, from those of other transactions."""
 
     def __init__(self) -> None:
-        self._copied = False
+        self._copied = self._waiting = False
 
     def asked(self, frame: Frame) -> bool:
         """Return whether the client asks for it."""
         if frame.sender == "client":
             self._copied |= frame.kind == b"c"  # CopyDone
         query = frame.sender == "client" and frame.kind == b"Q"
-        return self._copied and query and frame.body == b"COMMIT\0"
+        asked = self._copied and query and frame.body == b"COMMIT\0"
+        if asked:
+            self._copied, self._waiting = False, True
+        return asked
 
     def answered(self, frame: Frame) -> bool:
         """Return whether the server says that it was done."""
         done = frame.sender == "server" and frame.kind == b"C"
-        return self._copied and done and frame.body == b"COMMIT\0"
+        answered = self._waiting and done and frame.body == b"COMMIT\0"
+        if answered:
+            self._waiting = False
+        return answered
 
 
 def lose_commit(*, arrives: bool, ending: Ending = "fin") -> Rule:
@@ -440,6 +446,10 @@ class Proxy:
         if not self.is_dead.is_set():
             self.fired.append("dead")
             self.is_dead.set()
+
+    def drop(self, number: int) -> None:
+        """Close one connection, as a keepalive that is not answered has both ends do."""
+        self._links[number - 1].shut()
 
     def close(self) -> None:
         """Close all connections: whoever still waits in a hole learns of it."""

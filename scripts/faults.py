@@ -1,0 +1,142 @@
+"""Sweep all faults over all places of a copy, on two throw-away servers; resumable.
+
+python scripts/faults.py                 every case that is not in the journal yet (an hour)
+python scripts/faults.py --every 50      each 50th
+python scripts/faults.py --only 'dest hole' --kind day
+python scripts/faults.py --matrix        print what the journal holds
+
+Ends with 1 if anything happened that must not.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from copypipe import attempts, watches  # noqa: E402
+from faults import sweep  # noqa: E402 - the tests' folder is found first
+from faults.scenes import KINDS  # noqa: E402
+from faults.sweep import Case, Journal, Stage  # noqa: E402
+
+
+def main() -> int:
+    """Sweep, print the matrix and what should not have happened."""
+    options = _options()
+    journal = Journal(options.journal)
+    if not options.matrix:
+        if options.jobs > 1:
+            _share(options)
+            journal = Journal(options.journal)
+        else:
+            _sweep(options, journal)
+    print(sweep.matrix(journal.results.values()))
+    found = sweep.complaints(journal.results.values())
+    print("\n".join(found) or "nothing happened that must not")
+    return 1 if found else 0
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--journal", type=Path, default=ROOT / "build" / "faults.jsonl")
+    parser.add_argument("--every", type=int, default=1, help="only each so many-th case")
+    parser.add_argument("--only", help="only this fault")
+    parser.add_argument("--kind", choices=KINDS, help="only this kind of copy")
+    parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own servers")
+    parser.add_argument("--part", default="0/1", help="for --jobs: which of them this is")
+    parser.add_argument("--matrix", action="store_true", help="print the journal")
+    options = parser.parse_args()
+    options.journal.parent.mkdir(parents=True, exist_ok=True)
+    return options
+
+
+def _share(options: argparse.Namespace) -> None:
+    """Let several processes sweep, each its part."""
+    words = [word for word in sys.argv[1:] if not word.startswith("--jobs")]
+    words = [word for word in words if word != str(options.jobs)]
+    running = [
+        subprocess.Popen([sys.executable, __file__, *words, "--part", f"{part}/{options.jobs}"])
+        for part in range(options.jobs)
+    ]
+    for process in running:
+        process.wait()
+
+
+def _sweep(options: argparse.Namespace, journal: Journal) -> None:
+    watches.SILENCE_SECONDS = 0.1  # a silent server is asked after a moment
+    attempts.SETTLE_COMMIT_SECONDS = 4.0
+    with contextlib.ExitStack() as stack:
+        stage = _stage(stack)
+        messages = {kind: stage.messages(kind) for kind in KINDS}
+        wanted = [
+            case
+            for case in _chosen(sweep.cases(messages), options)
+            if case.key not in journal.results
+        ]
+        began, seen = time.monotonic(), 0
+        ended: set[tuple[str, str]] = set()
+        for batch in sweep.batches(wanted):
+            some = [case for case in batch if _point(case) not in ended]
+            results = stage.play(some)
+            journal.add(results)
+            for case, result in zip(some, results, strict=True):
+                if case.fault == "crash" and result.phase is None:
+                    ended.add(_point(case))  # the copy came through: there is no later visit
+                if result.complaint:
+                    print(f"{result.key}, {result.phase}: {result.complaint}", flush=True)
+            seen += len(batch)
+            if seen % 200 < len(batch):
+                speed = seen / (time.monotonic() - began)
+                print(f"{seen} of {len(wanted)}, {speed:.1f} a second", flush=True)
+
+
+def _point(case: Case) -> tuple[str, str]:
+    return case.kind, case.place.partition(":")[0] if case.fault == "crash" else ""
+
+
+def _chosen(every: sweep.Iterable[Case], options: argparse.Namespace) -> list[Case]:
+    part, _, of = options.part.partition("/")
+    chosen = [
+        case
+        for case in every
+        if (options.only in (None, case.fault)) and (options.kind in (None, case.kind))
+    ]
+    # Crash points are tried in order, each until it is not reached any more: by whole points.
+    return [
+        case
+        for number, case in enumerate(chosen[:: options.every])
+        if zlib.crc32(("/".join(_point(case)) or case.key).encode()) % int(of) == int(part)
+    ]
+
+
+def _stage(stack: contextlib.ExitStack) -> Stage:
+    from plugins import databases, servers
+
+    os.environ.setdefault("CI", "false")
+    binaries = servers._embedded_binaries()
+    pair = {side: servers.launch_one(stack, side, binaries[side]) for side in servers.SIDES}
+    fresh = contextlib.contextmanager(databases.fresh)
+    kept = {side: stack.enter_context(fresh(server, "template0")) for side, server in pair.items()}
+    home = stack.enter_context(_home())
+    environment = {"PATH": os.defpath, "HOME": home, "LC_ALL": "C.UTF-8"}
+    return Stage(kept["source"], kept["dest"], environment)
+
+
+@contextlib.contextmanager
+def _home():  # type: ignore[no-untyped-def]
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        yield folder
+
+
+if __name__ == "__main__":
+    sys.exit(main())
