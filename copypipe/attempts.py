@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -19,7 +19,8 @@ from tenacity import (
     Retrying,
     retry_if_exception_type,
     stop_after_attempt,
-    wait_exponential_jitter,
+    wait_exponential,
+    wait_random,
 )
 
 from copypipe import addresses, ledger, plans, servers, slices, transfers
@@ -95,17 +96,16 @@ class _Run:
         self._run_id = secrets.token_hex(8)
         self._unknown: CommitUnknown | None = None
         """A COMMIT of which nobody can tell whether it happened: there is no ledger."""
-        self._failure: CopypipeError | None = None
-        """How the try before ended."""
+        self._untold: CopypipeError | None = None
+        """How the try before ended, if the ledger could not be told."""
 
     def __call__(self) -> Transferred:
         """Try until it is done, fails for good, or has failed too often."""
+        delay = self._request.retry_delay
         retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
             stop=stop_after_attempt(self._request.retries + 1),
-            wait=wait_exponential_jitter(
-                self._request.retry_delay, LONGEST_PAUSE_SECONDS, jitter=self._request.retry_delay
-            ),
+            wait=wait_exponential(delay, max=LONGEST_PAUSE_SECONDS) + wait_random(0, delay),
             before_sleep=self._pause,
             reraise=True,
         )
@@ -118,6 +118,14 @@ class _Run:
         raise AssertionError("tenacity raises the last failure")
 
     def _give_up(self, error: CopypipeError) -> NoReturn:
+        if self._untold is not None and not (
+            isinstance(self._untold, ConnectionLost) and self._untold.side == "dest"
+        ):
+            with (
+                suppress(CopypipeError),
+                servers.connected("dest", self._request.dest, self._run_id) as dest,
+            ):
+                self._tell_ledger(dest, self._untold)
         tried = ""
         if isinstance(error, TransientError) and self._request.retries:
             tried = f"It was tried {self._request.retries + 1} times. "
@@ -154,13 +162,17 @@ class _Run:
             except CommitUnknown as error:
                 unknown = error
             except CopypipeError as error:
-                self._failure = error
                 if plan.ledger.records:
-                    ledger.failed(dest, self._run_id, error)
+                    self._tell_ledger(dest, error)
                 raise
             else:
                 return done
         return self._settle(plan, done, unknown)
+
+    def _tell_ledger(self, dest: Session, error: CopypipeError) -> None:
+        """Tell the ledger how an attempt ended, now or over the next connection."""
+        told = ledger.failed(dest, self._run_id, error)
+        self._untold = None if told else error
 
     def _keep_days(self, plan: Plan) -> None:
         """Let a later try mean the same days, also behind midnight."""
@@ -190,8 +202,8 @@ class _Run:
                 self._listen(Warned(f"the ledger of the dest cannot be used: {found.problem}"))
         if not plan.ledger.records:
             return plan, plan.sliced_by
-        if self._failure is not None:
-            ledger.failed(dest, self._run_id, self._failure)
+        if self._untold is not None:
+            self._tell_ledger(dest, self._untold)
         return plan, ledger.begin(dest, attempt, plan.dest.table, plan.slice)
 
     def _settle(self, plan: Plan, done: Transferred, unknown: CommitUnknown) -> Transferred:
@@ -207,12 +219,12 @@ class _Run:
         self._listen(Decided(committed=committed))
         if committed:
             return done
-        self._failure = ConnectionLost(
+        self._untold = ConnectionLost(
             "dest: the connection was lost before it committed",
             detail="The dest was asked: nothing was changed.",
             side="dest",
         )
-        raise self._failure
+        raise self._untold
 
     def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
         """Ask the dest, for as long as it takes and SETTLE_COMMIT_SECONDS at most to reach it."""

@@ -161,7 +161,7 @@ def _alone(session: Session, wait: str) -> Iterator[None]:
     except BaseException:
         session.rollback()
         raise
-    session.commit()
+    session.commit_note()
 
 
 def counts(session: Session) -> tuple[int, int]:
@@ -228,23 +228,25 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> st
     if around is not None:
         session.execute(statements.slice_by(table.root_oid, table.full_name, around.column))
     column = sliced_by(session, table)
-    session.commit()
+    session.commit_note()
     return column
 
 
-def failed(session: Session, run_id: str, error: CopypipeError) -> None:
-    """Tell how the attempt of a run ended, if the session still can; raises nothing.
+def failed(session: Session, run_id: str, error: CopypipeError) -> bool:
+    """Tell how the attempt of a run ended; returns False where the session cannot any more.
 
     Of the error only its kind is kept: a message may quote a row.
     """
     if session.conn.closed:
-        return
+        return False
     kind = {"side": error.side, "sqlstate": error.sqlstate, "error": type(error).__name__}
     with suppress(CopypipeError, psycopg.Error, OSError):
         session.rollback()
         session.begin("READ COMMITTED", read_only=False, local={"synchronous_commit": "off"})
         session.execute(statements.end_attempts(run_id, kind))
-        session.commit()
+        session.commit_note()
+        return True
+    return False
 
 
 def record(session: Session, attempt: Attempt, table: Table, slice_: Slice, **done: Any) -> None:

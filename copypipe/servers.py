@@ -270,6 +270,10 @@ class Session:
         except CopypipeError:
             self.close()
 
+    def commit_note(self) -> None:
+        """Commit what is only told of a slice; to lose the answer is to lose the connection."""
+        self.execute(sessions.commit())
+
     def commit(self) -> None:
         """Commit and read the tag of the answer.
 

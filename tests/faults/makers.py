@@ -50,11 +50,13 @@ class Trial:
 # --- where ----------------------------------------------------------------------------------------
 
 
-def at_message(trial: Trial, sender: Direction, number: int, do: Rule) -> Rule:
-    """Do something at one message of the first connection."""
+def at_message(trial: Trial, sender: Direction, number: int, what: str) -> Rule:
+    """Make a fault at one message of the first connection."""
+    do = _maker(trial, what)
 
     def rule(frame: Frame) -> bytes | None:
-        if frame.link == 1 and frame.sender == sender and frame.number == number:
+        here = frame.link == 1 and frame.sender == sender and frame.number == number
+        if here and _possible(trial, what):
             trial.fall()
             return do(frame)
         return None
@@ -62,16 +64,25 @@ def at_message(trial: Trial, sender: Direction, number: int, do: Rule) -> Rule:
     return rule
 
 
-def at_phase(trial: Trial, phase: str, do: Rule) -> Rule:
-    """Do something at the first message in a phase, once."""
+def at_phase(trial: Trial, phase: str, what: str) -> Rule:
+    """Make a fault at the first message in a phase where that can be, once."""
+    do = _maker(trial, what)
 
     def rule(frame: Frame) -> bytes | None:
-        if trial.fell is None and frame.link == 1 and trial.course.phase == phase:
+        here = frame.link == 1 and trial.course.phase == phase
+        if here and trial.fell is None and _possible(trial, what):
             trial.fall()
             return do(frame)
         return None
 
     return rule
+
+
+def _possible(trial: Trial, what: str) -> bool:
+    """Return whether there is already somebody to do it to."""
+    if what in SIGNALS:
+        return trial.pid is not None
+    return what not in ACTS or trial.backend is not None
 
 
 # --- what -----------------------------------------------------------------------------------------
@@ -157,7 +168,7 @@ ACTS: dict[str, Act] = {
 }
 
 
-def maker(trial: Trial, what: str) -> Rule:
+def _maker(trial: Trial, what: str) -> Rule:
     """Return what makes the fault at its place."""
     if what in (*ENDINGS, "gone"):
         return cut(trial, what)

@@ -250,9 +250,9 @@ class _Playing:
     def _rule(self) -> Rule:
         trial, (word, _, rest) = self._trial, self.case.place.partition(" ")
         if word in DIRECTIONS:
-            return makers.at_message(trial, word, int(rest), makers.maker(trial, self.case.what))
+            return makers.at_message(trial, word, int(rest), self.case.what)
         if word == "phase":
-            return makers.at_phase(trial, rest, makers.maker(trial, self.case.what))
+            return makers.at_phase(trial, rest, self.case.what)
         if word == "byte":
             return makers.cut_at_byte(trial, int(rest))
         if word == "rows":

@@ -243,12 +243,15 @@ class Commits:
 
 
 def lose_commit(*, arrives: bool, ending: Ending = "fin") -> Rule:
-    """Cut at COMMIT, which the server still gets, or not."""
+    """Cut at the first COMMIT, which the server still gets, or not."""
     commits = Commits()
+    is_lost = False
 
     def rule(frame: Frame) -> None:
+        nonlocal is_lost
         asked = commits.asked(frame)
-        if commits.answered(frame) if arrives else asked:
+        if not is_lost and (commits.answered(frame) if arrives else asked):
+            is_lost = True
             raise Cut(ending=ending)
 
     return rule
