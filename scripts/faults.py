@@ -4,6 +4,8 @@ python scripts/faults.py                 every case that is not in the journal y
 python scripts/faults.py --every 50      each 50th
 python scripts/faults.py --only 'dest hole' --kind day
 python scripts/faults.py --matrix        print what the journal holds
+python scripts/faults.py --crowd 180     many runs at once for so many seconds
+python scripts/faults.py --planted       plant eight defects; each must be found
 
 Ends with 1 if anything happened that must not.
 """
@@ -15,6 +17,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import zlib
 from pathlib import Path
@@ -23,14 +26,20 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from copypipe import attempts, watches  # noqa: E402
-from faults import sweep  # noqa: E402 - the tests' folder is found first
+from faults import crowds, planted, sweep  # noqa: E402 - the tests' folder is found first
 from faults.scenes import KINDS  # noqa: E402
 from faults.sweep import Case, Journal, Stage  # noqa: E402
+from plugins import databases, servers  # noqa: E402
+from plugins.databases import Database  # noqa: E402
 
 
 def main() -> int:
     """Sweep, print the matrix and what should not have happened."""
     options = _options()
+    if options.planted:
+        return _planted()
+    if options.crowd:
+        return _crowd(options)
     journal = Journal(options.journal)
     if not options.matrix:
         if options.jobs > 1:
@@ -49,6 +58,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--journal", type=Path, default=ROOT / "build" / "faults.jsonl")
     parser.add_argument("--every", type=int, default=1, help="only each so many-th case")
     parser.add_argument("--only", help="only this fault")
+    parser.add_argument("--place", default="", help="only places that begin so")
+    parser.add_argument("--crowd", type=float, help="seconds of many runs at once instead")
+    parser.add_argument("--members", type=int, default=6, help="how many of them")
+    parser.add_argument("--planted", action="store_true", help="plant defects and look for each")
     parser.add_argument("--kind", choices=KINDS, help="only this kind of copy")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own servers")
     parser.add_argument("--part", default="0/1", help="for --jobs: which of them this is")
@@ -107,7 +120,9 @@ def _chosen(every: sweep.Iterable[Case], options: argparse.Namespace) -> list[Ca
     chosen = [
         case
         for case in every
-        if (options.only in (None, case.fault)) and (options.kind in (None, case.kind))
+        if options.only in (None, case.fault)
+        and options.kind in (None, case.kind)
+        and case.place.startswith(options.place)
     ]
     # Crash points are tried in order, each until it is not reached any more: by whole points.
     return [
@@ -117,25 +132,64 @@ def _chosen(every: sweep.Iterable[Case], options: argparse.Namespace) -> list[Ca
     ]
 
 
-def _stage(stack: contextlib.ExitStack) -> Stage:
-    from plugins import databases, servers
+def _crowd(options: argparse.Namespace) -> int:
+    with contextlib.ExitStack() as stack:
+        source, dest = _databases(stack)
+        crowd = crowds.gather(source, dest, members=options.members, seconds=options.crowd)
+    print(crowd)
+    print("\n".join(crowd.findings) or "nothing happened that must not")
+    return 1 if crowd.findings else 0
 
-    os.environ.setdefault("CI", "false")
-    binaries = servers._embedded_binaries()
-    pair = {side: servers.launch_one(stack, side, binaries[side]) for side in servers.SIDES}
+
+def _planted() -> int:
+    """Return 1 where a planted defect is not found, or the sound copypipe is found fault with."""
+    undone = []
+    for name, defect in planted.DEFECTS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            planted.plant(name, ROOT / "copypipe", Path(folder))
+            words = [*defect.sweep, "--journal", f"{folder}/journal"]
+            found = _is_found(words, folder)
+            words = [*defect.sweep, "--journal", f"{folder}/sound"]
+            sound = not _is_found(words, str(ROOT))
+        print(f"{name}: {'found' if found else 'NOT FOUND'}", flush=True)
+        if not sound:
+            print("  and something is found without it", flush=True)
+        if not (found and sound):
+            undone.append(name)
+    return 1 if undone else 0
+
+
+def _is_found(words: list[str], folder: str) -> bool:
+    done = subprocess.run(
+        [sys.executable, __file__, *words],
+        env={**os.environ, "PYTHONPATH": folder},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+    )
+    if done.returncode not in (0, 1) or "Traceback" in done.stdout:
+        sys.exit(f"the sweep itself failed:\n{done.stdout}")
+    return done.returncode == 1
+
+
+def _databases(stack: contextlib.ExitStack) -> tuple[Database, Database]:
+    """Start two servers of two majors, with a database each."""
+    binaries = servers.embedded_binaries()
     fresh = contextlib.contextmanager(databases.fresh)
-    kept = {side: stack.enter_context(fresh(server, "template0")) for side, server in pair.items()}
-    home = stack.enter_context(_home())
+    source, dest = (
+        stack.enter_context(fresh(servers.launch_one(stack, side, binaries[side]), "template0"))
+        for side in servers.SIDES
+    )
+    return source, dest
+
+
+def _stage(stack: contextlib.ExitStack) -> Stage:
+    home = stack.enter_context(tempfile.TemporaryDirectory())
     environment = {"PATH": os.defpath, "HOME": home, "LC_ALL": "C.UTF-8"}
-    return Stage(kept["source"], kept["dest"], environment)
-
-
-@contextlib.contextmanager
-def _home():  # type: ignore[no-untyped-def]
-    import tempfile
-
-    with tempfile.TemporaryDirectory() as folder:
-        yield folder
+    if "PYTHONPATH" in os.environ:
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
+    return Stage(*_databases(stack), environment)
 
 
 if __name__ == "__main__":

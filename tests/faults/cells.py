@@ -93,6 +93,8 @@ def _of_dest(what: str, phase: str, kind: str) -> frozenset[int]:
         return frozenset({COPIED} if phase == "after" else {UNKNOWN})
     if kind == "retried":
         return frozenset({COPIED})
+    if kind == "bare" and what == "terminate" and phase == "record":
+        return _DECIDED | {UNKNOWN}  # noticed when COMMIT is under way
     if phase in _BEFORE:
         # A frozen process or a lost packet is noticed after the phase may have gone by.
         return _DECIDED if what in ("freeze", "terminate") else _LOST

@@ -184,7 +184,7 @@ def cut_at_byte(trial: Trial, count: int) -> Rule:
 
     def falling(frame: Frame) -> bytes | None:
         try:
-            return rule(frame)
+            return rule(frame) if frame.link == 1 else None
         except Cut:
             trial.fall()
             raise

@@ -41,7 +41,11 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "triggers": ({"day": DAY}, ("--day", DAY)),
     "bare": ({"day": DAY, "ledger": False}, ("--day", DAY, "--no-ledger")),
     "libpq": ({"day": DAY, "transport": "libpq"}, ("--day", DAY, "--transport", "libpq")),
-    "retried": ({"day": DAY, "retries": 2}, ("--day", DAY, "--retries", "2")),
+    # The pauses add up to some three seconds: a server is back by then.
+    "retried": (
+        {"day": DAY, "retries": 6, "retry_delay": 0.05},
+        ("--day", DAY, "--retries", "6", "--retry-delay", "50ms"),
+    ),
 }
 
 # How long after a server has fallen silent it ends what it did for us, as its keepalive would; a
@@ -191,7 +195,7 @@ class Scene:
             "COPYPIPE_DEST": sides["dest"],
         }
         retries = () if self.kind == "retried" else ("--retries", "0")
-        common = ("--retry-delay", "10ms", "--progress", "none", "--stall-timeout", "5s")
+        common = ("--progress", "none", "--stall-timeout", "5s")
         return [
             str(EXECUTABLE),
             "copy",

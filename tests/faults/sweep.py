@@ -312,10 +312,18 @@ class _Playing:
         code = outcome.code
         may = frozenset({0}) if phase is None else cells.allowed(case.fault, phase, case.kind)
         try:
-            complaint = self.scene.complaint(outcome, may) or left
+            complaint = self.scene.complaint(outcome, may) or left or self._quoted()
         except psycopg.Error as error:
             complaint = f"nothing could be asked: {error!r}"
         return Result(case.key, case.kind, case.fault, phase, code, outcome.seconds, complaint)
+
+    def _quoted(self) -> str | None:
+        """Return where the dest was told what the source said, which its log would keep."""
+        if self.case.fault != "source error":
+            return None
+        log = self.scene.dest.server.read_log
+        quoted = log is not None and b"division by zero" in log()
+        return "the dest's log quotes the source's error" if quoted else None
 
 
 def _source_error(scene: Scene, stack: contextlib.ExitStack) -> None:

