@@ -1,14 +1,14 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep matrix bench walk wheel check fmt clean install
+.PHONY: help demo test unit sweep matrix faults faults-planted bench walk wheel check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYTHON ?= python3
 
 help:
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: install ## a million rows on two throw-away servers, a day copied
 	@$(BIN)/copypipe demo
@@ -25,6 +25,12 @@ sweep: install ## the whole sweeps, of which the suite takes samples
 
 matrix: install ## every type into every other, of which the suite takes samples; part of sweep
 	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/test_matrix.py
+
+faults: install ## every fault at every place of a copy; resumes, takes an hour; ARGS=--matrix
+	@$(BIN)/python scripts/faults.py --jobs 2 $(ARGS)
+
+faults-planted: install ## plant eight defects; the sweeps must find each
+	@$(BIN)/python scripts/faults.py --planted
 
 bench: install ## measure against psql and others; ARGS=--quick takes two minutes
 	@if command -v uv >/dev/null 2>&1; then pip='uv pip install --python $(BIN)/python'; \

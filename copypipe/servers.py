@@ -84,6 +84,7 @@ class Session:
         address: Address,
         application_name: str,
         observer: Callable[[], psycopg.Connection[Any]],
+        again: Callable[[], psycopg.Connection[Any]],
     ) -> None:
         self.side = side
         self.conn = conn
@@ -91,11 +92,12 @@ class Session:
         self.observer = observer
         """Connects once more to the same server, within OBSERVER_SECONDS or as long as a caller's
         callable takes."""
+        self._again = again
         self.idle: Idle = _unwatched
         """Told of silence while a statement runs, or bytes are relayed."""
         self.major = conn.info.server_version // 10000
         self.application_name = application_name
-        self._notice: Notice = lambda side, severity, text: None
+        self._notice: Notice | None = None
 
     def begin(
         self,
@@ -227,8 +229,17 @@ class Session:
             )
         )
 
+    def reconnect(self) -> None:
+        """Connect once more to the same server; raises what `connected` raises."""
+        self.close()
+        self.conn = self._again()
+        if self._notice is not None:
+            self.hear(self._notice)
+
     def hear_raw(self, fields: bytes) -> None:
         """Hand on a notice that libpq did not read ("Error and Notice Message Fields")."""
+        if self._notice is None:
+            return
         found = {field[:1]: field[1:] for field in fields.split(b"\0")}
         severity, text = found.get(b"V", b"NOTICE"), found.get(b"M", b"")
         self._notice(
@@ -371,14 +382,18 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
         conn.prepare_threshold = None  # a prepared statement would outlive a pooler's transaction
         return conn
 
-    def observer() -> psycopg.Connection[Any]:
-        # One of several hosts may have been chosen: ask the same.
-        info = conn.info
-        same = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
-        return connect({**same, "connect_timeout": str(OBSERVER_SECONDS)})
-
     conn = connect({})
-    session = Session(side, conn, addresses.of_connection(conn, endpoint, given), name, observer)
+    # One of several hosts may have been chosen: later connections are made to the same.
+    info = conn.info
+    same = {"host": info.host, "hostaddr": info.hostaddr, "port": str(info.port)}
+    session = Session(
+        side,
+        conn,
+        addresses.of_connection(conn, endpoint, given),
+        name,
+        lambda: connect({**same, "connect_timeout": str(OBSERVER_SECONDS)}),
+        lambda: connect(same),
+    )
     if session.major < OLDEST_MAJOR:
         session.close()
         raise PlanRefused(

@@ -16,6 +16,7 @@ from copypipe import catalog, ledger, modes, plans
 from copypipe.catalog import Server
 from copypipe.errors import (
     CommitUnknown,
+    ConnectionLost,
     CopyFailed,
     CopypipeError,
     NothingToCopy,
@@ -28,7 +29,7 @@ from copypipe.errors import (
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
 from copypipe.expressions import may_read_tables
 from copypipe.failures import without_value
-from copypipe.horizons import Horizon, horizon, open_because
+from copypipe.horizons import Horizon, Writers, horizon, open_because
 from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
@@ -145,10 +146,20 @@ def _horizon(plan: Plan, source: Session) -> Horizon:
     """Read how far the source is complete, by statements that end before the copy's snapshot.
 
     Else a transaction that commits in between would count as seen and its rows would be missing.
+    The session had nothing to do while the dest waited for its locks and cleared the slice, for
+    which the source may have ended it (idle_session_timeout): then it connects once more.
     """
-    with source.reading(lock_timeout=plans.OTHER_LOCKS):
-        facts = catalog.writers(source)
+    try:
+        facts = _writers(source)
+    except ConnectionLost:
+        source.reconnect()
+        facts = _writers(source)
     return horizon(facts, timedelta(seconds=plan.request.settle))
+
+
+def _writers(source: Session) -> Writers:
+    with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        return catalog.writers(source)
 
 
 def _record(plan: Plan, dest: Session, done: Transferred, seen: Horizon, began: datetime) -> None:

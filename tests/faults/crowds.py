@@ -24,7 +24,7 @@ from plugins.databases import Database
 
 TABLE = "public.crowd"
 FIRST = datetime(2018, 4, 1, tzinfo=UTC)
-DAYS = 12
+DAYS = 6
 
 _SETUP = f"""
 CREATE TABLE {TABLE} (id int, created_at timestamptz, updated_at timestamptz, body text);
@@ -32,7 +32,7 @@ CREATE TABLE {TABLE} (id int, created_at timestamptz, updated_at timestamptz, bo
 _FILL = f"""
 INSERT INTO {TABLE}
 SELECT g, '{FIRST}'::timestamptz + g * interval '36 minutes',
-       '{FIRST}'::timestamptz + (g * 7 % 480) * interval '36 minutes', repeat('x', g % 50)
+       '{FIRST}'::timestamptz + (g * 7 % 240) * interval '36 minutes', repeat('x', g % 50)
   FROM generate_series(0, {DAYS * 40 - 1}) AS g;
 """
 
@@ -56,7 +56,8 @@ while time.monotonic() < until:
 
 def wanted(chance: random.Random) -> dict[str, Any]:
     """Return the options of some run."""
-    patience = {"wait_lock": chance.choice([0, 0.2, 60, 60]), "retries": 0, "retry_delay": 0.01}
+    # Slow enough to meet others: a day of 40 rows takes a tenth of a second.
+    patience = {"wait_lock": chance.choice([0, 0.2, 60, 60]), "retries": 0, "rate_limit": 40_000}
     kind = chance.choices(["day", "range", "hours", "where", "all", "other"], [8, 3, 4, 2, 1, 1])[0]
     start = FIRST + timedelta(days=chance.randrange(DAYS))
     if kind == "day":
@@ -130,7 +131,7 @@ def _member(
 ) -> subprocess.Popen[str]:
     here = os.pathsep.join(path for path in sys.path if path)
     process = subprocess.Popen(
-        [sys.executable, "-c", _MEMBER, source.dsn, dest.dsn, str(seed), str(seconds)],
+        [sys.executable, "-P", "-c", _MEMBER, source.dsn, dest.dsn, str(seed), str(seconds)],
         env={**os.environ, "PYTHONPATH": here},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -192,26 +192,58 @@ def test_a_lock_that_somebody_else_holds_on_the_table_is_tried_again(
     sides.assert_new()
 
 
-@pytest.mark.parametrize(
-    ("side", "when"), [("source", Cleared), ("dest", Cleared), ("dest", Progress)]
-)
-def test_a_connection_that_is_lost_is_made_anew(
-    sides: Sides, proxy: Callable[..., Proxy], side: str, when: type
+@pytest.mark.parametrize("when", [Cleared, Progress])
+def test_a_dest_that_is_lost_is_connected_to_anew(
+    sides: Sides, proxy: Callable[..., Proxy], when: type
 ) -> None:
-    database = getattr(sides, side)
-    between = proxy(database.server)
+    between = proxy(sides.dest.server)
 
     def cut(event: Event) -> None:
         sides.hear(event)
         if isinstance(event, when) and not sides.all_of(Retried):
             between.drop(1)
 
-    done = sides.copy(**{side: between.dsn(database)}, listener=cut)
+    done = sides.copy(dest=between.dsn(sides.dest), listener=cut)
 
     assert done.attempt.number == 2
-    assert [event.error.side for event in sides.all_of(Retried)] == [side]
+    assert [event.error.side for event in sides.all_of(Retried)] == ["dest"]
     assert sides.recorded == 1
     assert [state for state, *_ in sides.tried] == ["failed", "copied"]
+    sides.assert_new()
+
+
+def test_a_source_that_is_lost_in_mid_stream_is_connected_to_anew(
+    sides: Sides, proxy: Callable[..., Proxy]
+) -> None:
+    def rule(frame: proxies.Frame) -> None:
+        if frame.link == 1 and frame.is_data and frame.rows == 5:
+            raise proxies.Cut
+
+    between = proxy(sides.source.server, rule)
+
+    done = sides.copy(source=between.dsn(sides.source))
+
+    assert done.attempt.number == 2
+    assert [event.error.side for event in sides.all_of(Retried)] == ["source"]
+    assert [state for state, *_ in sides.tried] == ["failed", "copied"]
+    sides.assert_new()
+
+
+def test_a_source_that_is_lost_while_it_has_nothing_to_do_is_connected_to_once_more(
+    sides: Sides, proxy: Callable[..., Proxy]
+) -> None:
+    """A long DELETE at the dest, and idle_session_timeout at the source: no reason to fail."""
+    between = proxy(sides.source.server)
+
+    def cut(event: Event) -> None:
+        sides.hear(event)
+        if isinstance(event, Cleared):
+            between.drop(1)
+
+    done = sides.copy(source=between.dsn(sides.source), listener=cut, notices=True)
+
+    assert (done.attempt.number, between.links) == (1, 2)
+    assert sides.all_of(Retried) == []
     sides.assert_new()
 
 
