@@ -5,6 +5,7 @@ python scripts/faults.py --every 50      each 50th
 python scripts/faults.py --only 'dest hole' --kind day
 python scripts/faults.py --matrix        print what the journal holds
 python scripts/faults.py --crowd 180     many runs at once for so many seconds
+python scripts/faults.py --doc           write docs/failures.md from the journal
 python scripts/faults.py --planted       plant eight defects; each must be found
 
 Ends with 1 if anything happened that must not.
@@ -26,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from copypipe import attempts, watches  # noqa: E402
-from faults import crowds, planted, sweep  # noqa: E402 - the tests' folder is found first
+from faults import crowds, planted, sweep, told  # noqa: E402 - the tests' folder is found first
 from faults.scenes import KINDS  # noqa: E402
 from faults.sweep import Case, Journal, Stage  # noqa: E402
 from plugins import databases, servers  # noqa: E402
@@ -41,7 +42,7 @@ def main() -> int:
     if options.crowd:
         return _crowd(options)
     journal = Journal(options.journal)
-    if not options.matrix:
+    if not (options.matrix or options.doc):
         if options.jobs > 1:
             _share(options)
             journal = Journal(options.journal)
@@ -49,6 +50,8 @@ def main() -> int:
             _sweep(options, journal)
     print(sweep.matrix(journal.results.values()))
     found = sweep.complaints(journal.results.values())
+    if options.doc and not found:
+        told.write(ROOT / "docs", journal.results.values())
     print("\n".join(found) or "nothing happened that must not")
     return 1 if found else 0
 
@@ -66,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own servers")
     parser.add_argument("--part", default="0/1", help="for --jobs: which of them this is")
     parser.add_argument("--matrix", action="store_true", help="print the journal")
+    parser.add_argument("--doc", action="store_true", help="write docs/failures.md")
     options = parser.parse_args()
     options.journal.parent.mkdir(parents=True, exist_ok=True)
     return options

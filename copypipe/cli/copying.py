@@ -321,6 +321,8 @@ def copy(
             close()
         if verbose and not quiet:
             log(reporting.diagnosis(done))
+            if done.open_because is not None:
+                log(f"open: {one_line(done.open_because)}")
         if as_json:
             say(reporting.result_json(done))
         elif not quiet:
