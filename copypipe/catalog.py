@@ -70,8 +70,11 @@ class Estimate:
 
 def server(session: Session) -> Server:
     """Read what kind of server this is."""
-    row = session.fetch_one(sessions.surroundings())
-    return Server(*row)
+    major, database_oid, may_be_identified, *others = session.fetch_one(sessions.surroundings())
+    identifier = None
+    if may_be_identified:
+        identifier = int(session.fetch_one(sessions.system_identifier())[0])
+    return Server(major, database_oid, identifier, *others)
 
 
 def resolve(session: Session, name: str) -> int:

@@ -44,7 +44,7 @@ def remove(dest: Endpoint, wait: float, agrees: Callable[[str], bool], *, dry_ru
     """
     with servers.connected("dest", dest, secrets.token_hex(8)) as session:
         found = _look(session)
-        if found.state == "missing":
+        if not found.is_there:
             return f"there is no ledger in {session.address}"
         if found.problem is not None:
             raise PlanRefused(
@@ -59,8 +59,10 @@ def remove(dest: Endpoint, wait: float, agrees: Callable[[str], bool], *, dry_ru
             return f"would remove it: {what}"
         if not agrees(what):
             raise UsageError("the ledger was not removed", detail="Nobody agreed to that.")
-        ledger.remove(session, plans.milliseconds(wait))
-        return f"removed the ledger, {SCHEMA} of {session.address}; it told of {rows} copies"
+        removed = ledger.remove(session, wait)
+        if removed is None:
+            return f"there is no ledger in {session.address} any more"
+        return f"removed the ledger, {SCHEMA} of {session.address}; it told of {removed} copies"
 
 
 def _look(session: Session) -> ledger.Ledger:

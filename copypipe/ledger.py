@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -18,17 +19,22 @@ import psycopg
 from copypipe import __version__, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
-from copypipe.errors import CopypipeError, PlanRefused, SliceBusy
+from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
 from copypipe.servers import Session
 from copypipe.slices import Lock, Slice, Where, range_of
 from copypipe.statements import ledger as statements
 from copypipe.statements import locks
 from copypipe.tables import Relation, Table
 
-# Held shared by every transfer that will write into the ledger, and alone by whoever makes or
-# removes it.
+# Held shared by every transfer that will write into the ledger, and alone by whoever removes it.
 IN_USE = Lock("ledger", exclusive=False, of_table=False)
-ALONE = Lock("ledger", exclusive=True, of_table=False)
+
+# Held by whoever makes or removes it: transfers do not wait for these, nor they for transfers.
+_MAKING = Lock("making the ledger", exclusive=True, of_table=False)
+
+# How often a ledger that is in use is tried again. Waiting for the lock itself would stop every run
+# that comes meanwhile.
+_IN_USE_SECONDS = 0.1
 
 State = Literal["ready", "missing", "unusable", "off"]
 
@@ -41,6 +47,7 @@ class Ledger:
     """missing: it can be made; off: the request does without."""
     problem: str | None = None
     """Why it is unusable."""
+    is_there: bool = False
 
     @property
     def records(self) -> bool:
@@ -75,21 +82,25 @@ def look(session: Session) -> Ledger:
     """
     row = session.fetch_one(statements.look())
     schema, made, stranger, lacking, may_use, may_make = row
-    if not schema or not made:
+    if not made:
         if may_make:
             return Ledger("missing")
-        where = f"schema {statements.SCHEMA}" if schema else "the database"
+        where = f"schema {statements.SCHEMA}, or USAGE" if schema else "the database"
         return Ledger("unusable", f"there is none, and the role lacks CREATE on {where}")
-    if stranger is not None:
-        return Ledger(
-            "unusable", f"its owner {stranger} could run anything with this role's rights"
-        )
-    if not may_use:
-        return Ledger("unusable", f"the role lacks USAGE on schema {statements.SCHEMA}")
-    if lacking:
-        return Ledger("unusable", f"the role lacks {', '.join(lacking)}")
+    problem = _problem(stranger, may_use, lacking)
+    if problem is not None:
+        return Ledger("unusable", problem, is_there=True)
     _check_version(session)
-    return Ledger("ready")
+    return Ledger("ready", is_there=True)
+
+
+def _problem(stranger: str | None, may_use: bool, lacking: Sequence[str] | None) -> str | None:
+    """Return why a ledger that is there cannot be used, None for no reason."""
+    if stranger is not None:
+        return f"its owner {stranger} could run anything as this role"
+    if not may_use:
+        return f"the role lacks USAGE on schema {statements.SCHEMA}"
+    return f"the role lacks {', '.join(lacking)}" if lacking else None
 
 
 def _check_version(session: Session) -> None:
@@ -108,10 +119,10 @@ def make(session: Session, wait: str) -> tuple[bool, Ledger]:
 
     Many may try at once: an advisory lock keeps them apart, since CREATE .. IF NOT EXISTS does not
     (two at a time meet in a unique index of the catalog, 23505). `wait` is a lock_timeout. Returns
-    whether it was made, and what there is. Raises SliceBusy where the ledger is being removed,
-    PlanRefused where the schema holds other tables; nothing is made then.
+    whether it was made, and what there is. Raises SliceBusy where another run is at it for longer
+    than that, PlanRefused where the schema holds other tables; nothing is made then.
     """
-    with _alone(session, wait):
+    with _making(session, wait):
         found = look(session)
         if found.state != "missing":
             return False, found
@@ -121,42 +132,66 @@ def make(session: Session, wait: str) -> tuple[bool, Ledger]:
             for table in statements.make_tables(__version__):
                 session.execute(table)
         except CopypipeError as error:
-            if error.sqlstate != "42P07":  # duplicate_table
+            if error.sqlstate not in ("42P07", "42710"):  # duplicate_table, duplicate_object
                 raise
             problem = error
         else:
-            return True, Ledger("ready")
+            return True, Ledger("ready", is_there=True)
         raise PlanRefused(
             f"{session.side}: the schema {statements.SCHEMA} holds tables of another kind",
-            detail=problem.detail,
+            detail=f"{problem.message}.",
             hint="Rename them, or copy without the ledger (--no-ledger).",
             side=session.side,
         )
 
 
-def remove(session: Session, wait: str) -> None:
-    """Remove the ledger in a transaction of its own.
+def remove(session: Session, wait: float) -> int | None:
+    """Remove the ledger in a transaction of its own; returns how many slices it told of.
 
-    Raises SliceBusy where transfers are under way; nothing is removed then.
+    None where there was none any more. Raises SliceBusy where transfers use it for more than `wait`
+    seconds, PlanRefused where the schema holds what is not the ledger's; nothing is removed then.
     """
-    with _alone(session, wait):
-        for statement in statements.remove():
-            session.execute(statement)
+    deadline = time.monotonic() + wait
+    with _making(session, f"{max(1, round(wait * 1000))}ms"):
+        while not session.fetch_one(locks.try_key(IN_USE.key(0)))[0]:
+            if time.monotonic() >= deadline:
+                raise _in_use(session)
+            time.sleep(_IN_USE_SECONDS)
+        if not look(session).is_there:
+            return None
+        rows, _ = counts(session)
+        try:
+            for statement in statements.remove():
+                session.execute(statement)
+        except CopypipeError as error:
+            if error.sqlstate != "2BP01":  # dependent_objects_still_exist
+                raise
+            problem = error
+        else:
+            return rows
+        raise PlanRefused(
+            f"{session.side}: other objects depend on the ledger or stand in its schema",
+            detail=f"{problem.message}. Nothing was removed.",
+            hint="Drop them or move them to another schema first.",
+            side=session.side,
+        )
+
+
+def _in_use(session: Session) -> SliceBusy:
+    return SliceBusy(f"{session.side}: the ledger is in use by other runs", side=session.side)
 
 
 @contextmanager
-def _alone(session: Session, wait: str) -> Iterator[None]:
-    """Run the block in a transaction while no transfer uses the ledger, and commit."""
+def _making(session: Session, wait: str) -> Iterator[None]:
+    """Run the block in a transaction while nobody else makes or removes the ledger, and commit."""
     session.begin("READ COMMITTED", read_only=False, local={"lock_timeout": wait})
     try:
         try:
-            session.fetch(locks.take([ALONE], 0))
+            session.fetch(locks.take([_MAKING], 0))
         except CopypipeError as error:
             if error.sqlstate != "55P03":  # lock_not_available
                 raise
-            raise SliceBusy(
-                f"{session.side}: the ledger is in use by other runs", side=session.side
-            ) from None
+            raise _in_use(session) from None
         yield
     except BaseException:
         session.rollback()
@@ -186,13 +221,10 @@ def receives(session: Session, relation: Relation, table: Table, dest: Server, a
     """
     if not isinstance(relation, Table):
         return False
-    row = session.fetch_one(statements.look())
-    _, made, _, lacking, may_use, _ = row
-    if (
-        not made
-        or not may_use
-        or {"SELECT ON copypipe.slice", "SELECT ON copypipe.version"} & {*(lacking or ())}
-    ):
+    _, made, stranger, lacking, may_use, _ = session.fetch_one(statements.look())
+    reads = {f"SELECT ON {statements.SCHEMA}.{table}" for table in ("slice", "version")}
+    missing = any("table" in what for what in lacking or ())
+    if not made or stranger or not may_use or missing or reads & {*(lacking or ())}:
         return False
     if session.fetch_one(statements.version())[0] != statements.VERSION:
         return False
@@ -206,8 +238,23 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> st
     """Tell of an attempt that begins, in a transaction of its own.
 
     Returns the column by which slices of the table are told apart: that of this slice, if it is
-    the first one.
+    the first one. Raises TransientError where the ledger was removed meanwhile.
     """
+    try:
+        return _begun(session, attempt, table, slice_)
+    except CopypipeError as error:
+        if error.sqlstate not in ("42P01", "3F000"):  # undefined_table, invalid_schema_name
+            raise
+    session.rollback()
+    raise removed(session)
+
+
+def removed(session: Session) -> TransientError:
+    """Say that the ledger is gone; another try makes it again."""
+    return TransientError(f"{session.side}: the ledger was removed meanwhile", side=session.side)
+
+
+def _begun(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> str | None:
     around = range_of(slice_)
     # Nothing is lost if a crash of the server takes this back: it ends the attempt too.
     local = {"synchronous_commit": "off"}

@@ -114,6 +114,8 @@ class Plan:
     """Whether the dest will record what is copied."""
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
+    reversed: bool = False
+    """The source is filled from this dest, and the request allows to go against that."""
 
     @property
     def signature(self) -> str:
@@ -186,9 +188,8 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         if _same_database(found):
             _check_apart(request, found, columns)
         slice_ = _slice(request, source, relation, columns)
-        if not request.allow_reverse and ledger.receives(
-            source, relation, table, found.dest_is, dest.address
-        ):
+        is_reversed = ledger.receives(source, relation, table, found.dest_is, dest.address)
+        if is_reversed and not request.allow_reverse:
             raise hazards.reversed_sides(relation, table)
         compared = set()
         if (around := slices.range_of(slice_)) is not None:
@@ -201,7 +202,8 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         hazards.check_rights(
             table, [column.dest.name for column in columns], compared, truncate=truncates
         )
-        return _assembled(request, found, matching, columns, slice_)
+        plan = _assembled(request, found, matching, columns, slice_)
+        return replace(plan, reversed=is_reversed)
 
 
 @dataclass(frozen=True, slots=True)

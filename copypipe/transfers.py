@@ -90,8 +90,8 @@ def transfer(
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
     _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))
-    if plan.ledger.records:
-        ledger.look(dest)  # a newer copypipe may have worked on it while this run waited
+    if plan.ledger.records and not ledger.look(dest).is_there:  # this run may have waited long
+        raise ledger.removed(dest)
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](
@@ -154,6 +154,12 @@ def _horizon(plan: Plan, source: Session) -> Horizon:
     except ConnectionLost:
         source.reconnect()
         facts = _writers(source)
+    relation = plan.source.table
+    if isinstance(relation, Table) and (relation.kind in "mf" or relation.foreign_partitions):
+        why = f"a {relation.kind_name} is filled from elsewhere"
+        if relation.foreign_partitions:
+            why = "some of its partitions are filled from elsewhere"
+        return Horizon(facts.clock, None, why)
     return horizon(facts, timedelta(seconds=plan.request.settle))
 
 
@@ -178,6 +184,7 @@ def _record(plan: Plan, dest: Session, done: Transferred, seen: Horizon, began: 
         bytes=done.bytes,
         format=plan.format,
         signature=plan.signature,
+        reversed=plan.reversed,
         state="sealed" if done.sealed else "open",
         open_because=done.open_because,
         complete_until=seen.until,

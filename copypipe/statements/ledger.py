@@ -57,6 +57,7 @@ _TABLES = (
         bytes int8 NOT NULL,
         format text NOT NULL,
         signature text NOT NULL,
+        reversed bool NOT NULL,
         checksum text,
         state text NOT NULL CHECK (state IN ('sealed', 'open')),
         open_because text,
@@ -115,8 +116,9 @@ def look() -> Composed:
     """Ask whether there is a ledger, whose it is, and what the role lacks to use or make it.
 
     Its owner could have it run anything with our rights (a trigger, a default), so it must be the
-    role itself, one that it is a member of, the owner of the database or a superuser. A schema
-    without tables may be filled by whoever may create in it.
+    role itself, one that it is a member of, the owner of the database or a superuser. A superuser
+    counts as a member of every role, so for one that says nothing. A schema without tables may be
+    filled by whoever may create in it.
     """
     wanted = [(table, right) for table, rights in RIGHTS.items() for right in rights]
     return SQL(
@@ -126,12 +128,15 @@ def look() -> Composed:
                pg_catalog.pg_get_userbyid(
                    (SELECT c.relowner FROM pg_catalog.pg_class c
                      WHERE c.relnamespace = n.oid AND c.relname = ANY ({tables}::text[])
-                       AND NOT (pg_catalog.pg_has_role(c.relowner, 'MEMBER') OR r.rolsuper
-                                OR c.relowner = d.datdba
+                       AND NOT (c.relowner = r.oid OR c.relowner = d.datdba
+                                OR (NOT r.rolsuper
+                                    AND pg_catalog.pg_has_role(c.relowner, 'MEMBER'))
                                 OR (SELECT o.rolsuper FROM pg_catalog.pg_roles o
                                      WHERE o.oid = c.relowner))
                      LIMIT 1)) AS stranger,
-               (SELECT pg_catalog.array_agg(w.right_ || ' ON {schema}.' || w.table_)
+               (SELECT pg_catalog.array_agg(
+                           CASE WHEN c.oid IS NULL THEN 'the table {schema}.' || w.table_
+                                ELSE w.right_ || ' ON {schema}.' || w.table_ END)
                   FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
                   LEFT JOIN pg_catalog.pg_class c
                     ON c.relnamespace = n.oid AND c.relname = w.table_
@@ -139,7 +144,8 @@ def look() -> Composed:
                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use,
                CASE WHEN n.oid IS NULL
                     THEN pg_catalog.has_database_privilege(d.oid, 'CREATE')
-                    ELSE pg_catalog.has_schema_privilege(n.oid, 'CREATE') END AS may_make
+                    ELSE pg_catalog.has_schema_privilege(n.oid, 'CREATE')
+                         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') END AS may_make
           FROM pg_catalog.pg_database d
           JOIN pg_catalog.pg_roles r ON r.rolname = current_user
           LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = {name}
@@ -157,7 +163,7 @@ def look() -> Composed:
 
 def version() -> Composed:
     """Read the version of the ledger."""
-    return SQL("SELECT pg_catalog.max(version) FROM copypipe.version").format()
+    return SQL("SELECT pg_catalog.max(v.version) FROM copypipe.version AS v").format()
 
 
 def make_schema() -> Composed:
@@ -265,13 +271,15 @@ def receives(
 ) -> Composed:
     """Ask whether a table of this database is filled from a table of another one.
 
+    Copies that went against the usual direction, as a restore does, do not count.
     Where one of the two may not be asked for its identifier, the address is compared.
     """
     return SQL(
         """
         SELECT EXISTS (
             SELECT 1 FROM copypipe.slice s
-             WHERE s.root_oid = {root_oid} AND s.source_root_oid = {from_root_oid}
+             WHERE NOT s.reversed
+               AND s.root_oid = {root_oid} AND s.source_root_oid = {from_root_oid}
                AND s.source_database_oid = {database_oid}
                AND coalesce(s.source_system = {system}::int8, s.source_address = {address}))
         """

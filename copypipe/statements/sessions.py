@@ -105,12 +105,20 @@ def activity(pid: int, application_name: str) -> Composed:
     ).format(Value(pid), Value(application_name))
 
 
+def system_identifier() -> Composed:
+    """Ask which cluster it is. Managed services may forbid that, so the right is asked for first;
+    it is checked before the statement runs, also within a CASE that would not come to it.
+    """
+    return SQL("SELECT c.system_identifier FROM pg_catalog.pg_control_system() c").format()
+
+
 def writers() -> Composed:
     """Ask for the clock, and for the transactions of others in this database, as far as visible.
 
     now() is the beginning of our transaction, so it comes before the rest. A client that is active
     and in no transaction yet is about to begin one that is stamped with its query_start. Of
-    sessions that the role may not see, even the kind is hidden.
+    sessions that the role may not see, even the kind is hidden; with track_activities off a session
+    tells nothing about itself.
     """
     return SQL(
         """
@@ -118,7 +126,8 @@ def writers() -> Composed:
                min(LEAST(a.xact_start,
                          CASE WHEN a.state = 'active' AND a.backend_type = 'client backend'
                               THEN a.query_start END)) AS oldest,
-               count(*) FILTER (WHERE a.backend_type IS NULL) AS unseen,
+               count(*) FILTER (WHERE a.backend_type IS NULL OR a.state = 'disabled')
+                   AS unseen,
                pg_catalog.pg_is_in_recovery() AS is_standby,
                pg_catalog.pg_last_xact_replay_timestamp() AS replayed
           FROM pg_catalog.pg_stat_activity a
@@ -150,19 +159,14 @@ DATABASE_SORTING = SQL(
 
 
 def surroundings() -> Composed:
-    """Ask what a server is: version, database, cluster, settings that change meanings, now.
-
-    pg_control_system() may be forbidden (managed services revoke it); then the identifier is NULL.
-    """
+    """Ask what a server is: version, database, settings that change meanings, now."""
     return SQL(
         """
         SELECT pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
                (SELECT d.oid::int8 FROM pg_catalog.pg_database d
                  WHERE d.datname = pg_catalog.current_database()) AS database_oid,
-               CASE WHEN pg_catalog.has_function_privilege(
-                             'pg_catalog.pg_control_system()', 'EXECUTE')
-                    THEN (SELECT c.system_identifier FROM pg_catalog.pg_control_system() c)
-               END AS system_identifier,
+               pg_catalog.has_function_privilege(
+                   'pg_catalog.pg_control_system()', 'EXECUTE') AS may_be_identified,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
                pg_catalog.current_setting('server_encoding') AS encoding,
                pg_catalog.encode(pg_catalog.cash_send(1::int4::money), 'hex') AS money,

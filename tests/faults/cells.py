@@ -77,8 +77,10 @@ def _of_source(what: str, phase: str, kind: str) -> frozenset[int]:
         return frozenset({COPIED})  # the source has said all that it had to say
     if kind == "retried":
         return frozenset({COPIED})
-    if phase in ("lock", "clear"):
-        return _DECIDED  # nothing is asked of it then: it is connected to once more
+    if phase in ("lock", "clear") or (phase == "plan" and what == "terminate"):
+        # Nothing is asked of it then, and later it is connected to once more. To be terminated
+        # takes a moment.
+        return _DECIDED
     # The last of the stream may be on its way when the fault comes.
     return _DECIDED if phase == "stream" or what in ("freeze", "hole") else _LOST
 

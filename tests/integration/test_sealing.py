@@ -3,83 +3,20 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-import psycopg
 import pytest
 
-import copypipe
-from copypipe import Transferred, catalog, horizons, servers, transfers
-from copypipe.plans import OTHER_LOCKS
-from copypipe.requests import Endpoint
-from plugins.command import Words, eventually, no_backends
+from plugins.command import Words, eventually
 from plugins.databases import Database
-from plugins.rows import table_of
+from plugins.sealings import MARGIN, MINUTE, MOMENT, Sides, both
 
 DAY = "2018-04-29"
 HOUR = timedelta(hours=1)
-MINUTE = timedelta(minutes=1)
-MOMENT = timedelta(milliseconds=1)
 
 NOT_PAST = "its end is not past at the source"
 HIDDEN = "the role may not see the transactions of others at the source (pg_read_all_stats)"
-
-# The margin for a process that the kernel did not run; here all of them have answered before.
-MARGIN = timedelta(milliseconds=100)
-
-
-@dataclass
-class Sides:
-    source: Database
-    dest: Database
-    opened: list[psycopg.Connection] = field(default_factory=list)
-
-    def copy(self, **options: Any) -> Transferred:
-        sides = {"source": self.source.dsn, "dest": self.dest.dsn}
-        return copypipe.copy("public.t", **{**sides, "retries": 0, **options})
-
-    def clock(self) -> datetime:
-        return self.source.scalar("SELECT clock_timestamp()")
-
-    def recorded(self, what: str = "state, open_because") -> Any:
-        """Return these columns of the newest row of the ledger."""
-        (row,) = self.dest.fetch(f"SELECT {what} FROM copypipe.slice ORDER BY id DESC LIMIT 1")
-        return row
-
-    def connect(self, **changes: Any) -> psycopg.Connection:
-        """Return a session of somebody else at the source, maybe in another database."""
-        name = {"dbname": self.source.name, "application_name": "other application"}
-        connection = psycopg.connect(self.source.server.dsn(**{**name, **changes}))
-        self.opened.append(connection)
-        return connection
-
-    def began(self, sql: str = "SELECT now()", **changes: Any) -> "Other":
-        """Begin a transaction at the source; its slice ends right behind that, and is past."""
-        connection = self.connect(**changes)
-        connection.execute(sql)
-        (at,) = connection.execute("SELECT now()").fetchone()
-        other = Other(connection, at)
-        self.passes(other.slice["stop"])
-        return other
-
-    def passes(self, stop: datetime) -> None:
-        """Wait until the source takes that instant for past."""
-        eventually(lambda: self.clock() > stop + horizons.MARGIN, what="the slice has ended")
-
-
-@dataclass
-class Other:
-    """A transaction of somebody else."""
-
-    connection: psycopg.Connection
-    began: datetime
-
-    @property
-    def slice(self) -> dict[str, datetime]:
-        """Return a slice that holds what the transaction stamps with now(), and little else."""
-        return {"start": self.began - MINUTE, "stop": self.began + MOMENT}
 
 
 @pytest.fixture
@@ -87,13 +24,14 @@ def sides(
     kept_source: Database, kept_dest: Database, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Sides]:
     """Yield both with a row of long ago in public.t."""
-    monkeypatch.setattr(horizons, "MARGIN", MARGIN)
-    table_of(kept_source, "1 a 04-29")
-    table_of(kept_dest, "")
-    sides = Sides(kept_source, kept_dest)
-    yield sides
-    for connection in sides.opened:
-        connection.close()
+    yield from both(kept_source, kept_dest, monkeypatch)
+
+
+@pytest.fixture
+def prepares(kept_source: Database) -> None:
+    """Skip where the source cannot prepare transactions, as servers that were given may."""
+    if kept_source.scalar("SHOW max_prepared_transactions") == "0":
+        pytest.skip("the source has max_prepared_transactions = 0")
 
 
 def running(since: datetime) -> str:
@@ -221,6 +159,7 @@ def test_others_that_do_not_matter(sides: Sides, others: Callable[[Sides], dict[
     [({}, False), ({"dbname": "postgres"}, True)],
     ids=["here", "elsewhere"],
 )
+@pytest.mark.usefixtures("prepares")
 def test_a_prepared_transaction_keeps_every_slice_open(
     sides: Sides, elsewhere: dict[str, str], sealed: bool
 ) -> None:
@@ -424,124 +363,3 @@ def test_a_run_without_a_ledger_says_the_same(sides: Sides, words: Words) -> Non
     assert words("copy", "t", "--day", "today", "--no-ledger").out.endswith(", copied 0, open\n")
     told = json.loads(words("copy", "t", "--day", "today", "--json", "--no-ledger").out)
     assert (told["state"], told["recorded"]) == ("open", False)
-
-
-# --- the race -------------------------------------------------------------------------------------
-
-
-Hook = Callable[[pytest.MonkeyPatch, Callable[[], None]], None]
-
-
-def before_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    real = catalog.writers
-
-    def writers(session: servers.Session) -> horizons.Writers:
-        act()
-        return real(session)
-
-    monkeypatch.setattr(catalog, "writers", writers)
-
-
-def after_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    real = catalog.writers
-
-    def writers(session: servers.Session) -> horizons.Writers:
-        facts = real(session)
-        act()
-        return facts
-
-    monkeypatch.setattr(catalog, "writers", writers)
-
-
-def after_the_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    real = transfers._begin_reading
-
-    def begin_reading(plan: Any, source: servers.Session) -> None:
-        real(plan, source)
-        act()
-
-    monkeypatch.setattr(transfers, "_begin_reading", begin_reading)
-
-
-def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    """Look for transactions after the snapshot was taken, which is the wrong order."""
-    facts: list[horizons.Writers] = []
-
-    def late(plan: Any) -> None:
-        act()
-        with (
-            servers.connected("source", Endpoint(plan.request.source.target, "test"), "x") as again,
-            again.reading(lock_timeout=OTHER_LOCKS),
-        ):
-            facts.append(catalog.writers(again))
-
-    real_begin, real_because = transfers._begin_reading, transfers.open_because
-
-    def begin_reading(plan: Any, source: servers.Session) -> None:
-        real_begin(plan, source)
-        late(plan)
-
-    def open_because(slice_: Any, seen: horizons.Horizon) -> str | None:
-        return real_because(slice_, horizons.horizon(facts[0], timedelta()))
-
-    monkeypatch.setattr(transfers, "_begin_reading", begin_reading)
-    monkeypatch.setattr(transfers, "open_because", open_because)
-
-
-def raced(sides: Sides, monkeypatch: pytest.MonkeyPatch, when: Hook) -> tuple[int, bool]:
-    """Copy while a transaction from before the slice's end commits a row; return (rows, sealed)."""
-    other = sides.began("INSERT INTO public.t VALUES (7, 'late', now())")
-    committed: list[bool] = []
-
-    def commit() -> None:
-        other.connection.commit()
-        committed.append(True)
-
-    when(monkeypatch, commit)
-    done = sides.copy(**other.slice)
-    assert committed == [True]
-    no_backends(sides.source, sides.dest)
-    return done.rows, done.sealed
-
-
-def assert_nothing_is_missed(rows: int, sealed: bool) -> None:
-    assert rows == 1 or not sealed, "a sealed slice lacks a row"
-
-
-RACES = {
-    before_looking: (1, True),
-    after_looking: (1, False),
-    after_the_snapshot: (0, False),
-}
-
-
-@pytest.mark.parametrize(("when", "expected"), RACES.items(), ids=[hook.__name__ for hook in RACES])
-def test_a_row_that_is_committed_meanwhile_is_copied_or_keeps_the_slice_open(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch, when: Hook, expected: tuple[int, bool]
-) -> None:
-    found = raced(sides, monkeypatch, when)
-
-    assert_nothing_is_missed(*found)
-    assert found == expected
-
-
-def test_the_check_of_races_sees_a_planted_fault(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where the transactions are read after the snapshot, the row is missed."""
-    found = raced(sides, monkeypatch, planted)
-
-    with pytest.raises(AssertionError, match="lacks a row"):
-        assert_nothing_is_missed(*found)
-
-
-@pytest.mark.parametrize("when", [after_looking, after_the_snapshot])
-def test_a_role_that_may_not_lock_the_table_takes_the_snapshot_last(
-    sides: Sides, monkeypatch: pytest.MonkeyPatch, when: Hook
-) -> None:
-    """With rights on columns only the source is READ COMMITTED: COPY has a snapshot of its own."""
-    role = sides.source.role("columns", "SELECT (id, note, created_at) ON public.t")
-    other = sides.began("INSERT INTO public.t VALUES (7, 'late', now())")
-    when(monkeypatch, other.connection.commit)
-
-    assert sides.copy(**other.slice, source=role.dsn, settle=0).rows == 1
