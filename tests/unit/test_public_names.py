@@ -26,8 +26,8 @@ NAMES = [
 OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
     " cast, allow_lossy, by, timezone, mode, clear, allow_empty, fail_on_empty, rate_limit,"
-    " transport, stall_timeout, wait_lock, retries, retry_delay, settle, ledger, allow_reverse, yes,"
-    " notices, listener"
+    " transport, stall_timeout, wait_lock, retries, retry_delay, settle, ledger, allow_reverse,"
+    " yes, notices, listener"
 )
 
 
