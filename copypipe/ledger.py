@@ -246,11 +246,28 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> st
         if error.sqlstate not in ("42P01", "3F000"):  # undefined_table, invalid_schema_name
             raise
     session.rollback()
-    raise removed(session)
+    raise _removed(session)
 
 
-def removed(session: Session) -> TransientError:
-    """Say that the ledger is gone; another try makes it again."""
+def check(session: Session) -> None:
+    """Look once more before the work begins, in the transaction that will record it.
+
+    Raises TransientError where the ledger was removed meanwhile, PlanRefused where the role may not
+    use it any more, or a newer copypipe has worked on it.
+    """
+    found = look(session)
+    if not found.is_there:
+        raise _removed(session)
+    if found.problem is not None:
+        raise PlanRefused(
+            f"{session.side}: the ledger cannot be used any more",
+            detail=f"{found.problem}.",
+            hint="Run it again.",
+            side=session.side,
+        )
+
+
+def _removed(session: Session) -> TransientError:
     return TransientError(f"{session.side}: the ledger was removed meanwhile", side=session.side)
 
 

@@ -90,8 +90,8 @@ def transfer(
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
     _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))
-    if plan.ledger.records and not ledger.look(dest).is_there:  # this run may have waited long
-        raise ledger.removed(dest)
+    if plan.ledger.records:
+        ledger.check(dest)  # this run may have waited long
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](
