@@ -118,14 +118,16 @@ class _Run:
         raise AssertionError("tenacity raises the last failure")
 
     def _give_up(self, error: CopypipeError) -> NoReturn:
-        if self._untold is not None and not (
-            isinstance(self._untold, ConnectionLost) and self._untold.side == "dest"
+        untold = self._untold
+        # A dest that was lost or fell silent would be waited for, only to be told.
+        if untold is not None and not (
+            isinstance(untold, TransientError) and untold.side == "dest"
         ):
             with (
                 suppress(CopypipeError),
                 servers.connected("dest", self._request.dest, self._run_id) as dest,
             ):
-                self._tell_ledger(dest, self._untold)
+                self._tell_ledger(dest, untold)
         tried = ""
         if isinstance(error, TransientError) and self._request.retries:
             tried = f"It was tried {self._request.retries + 1} times. "

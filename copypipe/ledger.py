@@ -305,7 +305,7 @@ def failed(session: Session, run_id: str, error: CopypipeError) -> bool:
         return False
     kind = {"side": error.side, "sqlstate": error.sqlstate, "error": type(error).__name__}
     with suppress(CopypipeError, psycopg.Error, OSError):
-        session.rollback()
+        session.end()
         session.begin("READ COMMITTED", read_only=False, local={"synchronous_commit": "off"})
         session.execute(statements.end_attempts(run_id, kind))
         session.commit_note()

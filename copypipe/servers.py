@@ -281,6 +281,11 @@ class Session:
         except CopypipeError:
             self.close()
 
+    def end(self) -> None:
+        """Roll back if a transaction is open; after a COMMIT that failed none is."""
+        if self.conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:
+            self.rollback()
+
     def commit_note(self) -> None:
         """Commit what is only told of a slice; to lose the answer is to lose the connection."""
         self.execute(sessions.commit())

@@ -45,6 +45,9 @@ PINNED: Mapping[str, str] = {
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
+    # A peer that reads nothing for a while is no lost one: the dest may wait for a lock, the relay
+    # rest (--rate-limit). The kernel would end the connection all the same (tcp(7)).
+    "tcp_user_timeout": "0",
 }
 
 # transaction_timeout came with PostgreSQL 17.
