@@ -119,10 +119,7 @@ class _Run:
 
     def _give_up(self, error: CopypipeError) -> NoReturn:
         untold = self._untold
-        # A dest that was lost or fell silent would be waited for, only to be told.
-        if untold is not None and not (
-            isinstance(untold, TransientError) and untold.side == "dest"
-        ):
+        if untold is not None and not _is_away(untold):
             with (
                 suppress(CopypipeError),
                 servers.connected("dest", self._request.dest, self._run_id) as dest,
@@ -196,7 +193,7 @@ class _Run:
         Returns the plan with what there is now, and by what the table is sliced.
         """
         if plan.ledger.state == "missing":
-            made, found = ledger.make(dest, plans.milliseconds(self._request.wait_lock))
+            made, found = ledger.make(dest, plans.OTHER_LOCKS)
             plan = replace(plan, ledger=found)
             if made:
                 self._listen(LedgerMade(str(dest.address)))
@@ -251,6 +248,12 @@ class _Run:
                     raise unknown from None
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def _is_away(error: CopypipeError) -> bool:
+    """Return whether the dest was lost or fell silent: it would be waited for, only to be told."""
+    answered = error.sqlstate is not None and not isinstance(error, ConnectionLost)
+    return error.side == "dest" and isinstance(error, TransientError) and not answered
 
 
 def _begin(request: Request, listen: Listener) -> None:

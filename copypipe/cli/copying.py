@@ -320,9 +320,9 @@ def copy(
         finally:
             close()
         if verbose and not quiet:
-            log(reporting.diagnosis(done))
             if done.open_because is not None:
                 log(f"open: {one_line(done.open_because)}")
+            log(reporting.diagnosis(done))
         if as_json:
             say(reporting.result_json(done))
         elif not quiet:

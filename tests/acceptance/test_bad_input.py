@@ -14,6 +14,7 @@ from plugins.rows import assert_refused, contents
 from plugins.ways import Way
 
 DAY = "users --day 2018-04-29"
+ONCE = f"{DAY} --retries 0"
 
 # What a server needs not be asked for is told before a process can have asked one.
 QUICK = 0.5
@@ -217,7 +218,7 @@ def test_a_password_with_an_at_sign_is_not_repeated(
     run = nowhere(
         *(
             "copy",
-            *DAY.split(),
+            *ONCE.split(),
             f"--{side}",
             f"postgresql://user:x@{CANARY}@{HOST}:{closed_port}/d",
         ),
@@ -231,7 +232,7 @@ def test_a_password_with_an_at_sign_is_not_repeated(
 
 
 def test_no_server_there(nowhere: Words) -> None:
-    run = nowhere("copy", *DAY.split())
+    run = nowhere("copy", *ONCE.split())
     assert_refused(
         run, 5, "source: the server cannot be reached\nDETAIL: .*refused.*\nHINT:  Check"
     )
@@ -239,7 +240,7 @@ def test_no_server_there(nowhere: Words) -> None:
 
 def test_no_such_host(nowhere: Words) -> None:
     env = {"COPYPIPE_SOURCE": "host=copypipe.invalid dbname=d user=u"}
-    run = nowhere("copy", *DAY.split(), env=env)
+    run = nowhere("copy", *ONCE.split(), env=env)
     assert_refused(run, 5, "source: the server cannot be reached\nDETAIL: .*copypipe.invalid")
 
 
@@ -264,7 +265,7 @@ def test_a_server_that_hangs_up(nowhere: Words, impostor: Callable[..., Impostor
     other = impostor(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     dsn = f"host={HOST} port={other.port} user=u dbname=d connect_timeout=2"
 
-    run = nowhere("copy", *DAY.split(), env={"COPYPIPE_SOURCE": dsn})
+    run = nowhere("copy", *ONCE.split(), env={"COPYPIPE_SOURCE": dsn})
 
     assert_refused(run, 5, "source: the server cannot be reached")
 

@@ -14,8 +14,8 @@ from plugins.databases import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One case of so many; with those that must be among them some 250 faults in all, half a minute.
-ONE_OF = 150
+# One case of so many; with those that must be among them some 150 faults in all, half a minute.
+ONE_OF = 400
 
 # The kinds take turns, so that each has a part of each fault.
 ALWAYS = [
@@ -71,17 +71,17 @@ def test_a_sample_of_all_faults(stage: Stage) -> None:
     found = sweep.complaints(results)
     assert not found, "\n".join(found)
     made = [result for result in results if result.phase is not None]
-    assert len(made) > 150
+    assert len(made) > 100
     assert {result.phase for result in made} >= {*ORDER[:-1]}
 
 
 @pytest.mark.timeout(60)
 def test_a_crowd_leaves_every_row_once(kept_source: Database, kept_dest: Database) -> None:
-    crowd = crowds.gather(kept_source, kept_dest, members=4, seconds=8)
+    crowd = crowds.gather(kept_source, kept_dest, members=4, seconds=6)
 
     assert not crowd.findings, crowd.findings
-    assert crowd.codes[0] > 20
-    assert crowd.killed > 2
+    assert crowd.codes[0] > 10
+    assert crowd.killed > 1
 
 
 @pytest.mark.slow
