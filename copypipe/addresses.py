@@ -52,6 +52,9 @@ _PASSING = re.compile(
     r"too many clients|too many connections|remaining connection slots|starting up|shutting down"
     r"|recovery|not yet accepting connections|not in hot standby mode|is not read-only"
     r"|read-write|read-only|standby"
+    # PgBouncer's words, of its server and of itself.
+    r"|server login has been failing|server_login_retry|no more connections allowed"
+    r"|query_wait_timeout|pgbouncer cannot connect to server"
 )
 _BROKEN = re.compile(r"unexpected eof|SSL SYSCALL error|[Cc]onnection reset|closed the connection")
 _SERVICE = re.compile(r'definition of service "[^"]*" not found|service file "[^"]*" not found')

@@ -10,7 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import NoReturn
 
@@ -29,6 +29,7 @@ from copypipe.errors import (
     ConnectionLost,
     CopyFailed,
     CopypipeError,
+    LoginRefused,
     PlanRefused,
     Side,
     SliceBusy,
@@ -58,7 +59,7 @@ from copypipe.watches import Watch
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
 
-# The longest pause between two tries, whatever --retries is.
+# The longest pause between two tries, whatever --retries is, unless --retry-delay is longer.
 LONGEST_PAUSE_SECONDS = 300.0
 
 # How long the dest is looked for after a COMMIT without an answer: longer than a server takes to
@@ -82,7 +83,7 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
 def plan(request: Request, listen: Listener) -> Plan:
     """Return what `copy` would do; changes nothing."""
     _begin(request, listen)
-    with _both(request, listen, secrets.token_hex(8)) as (source, dest):
+    with _both(request, listen, secrets.token_hex(8), set()) as (source, dest):
         return _planned(request, source, dest)
 
 
@@ -96,6 +97,10 @@ class _Run:
         self._run_id = secrets.token_hex(8)
         self._unknown: CommitUnknown | None = None
         """A COMMIT of which nobody can tell whether it happened: there is no ledger."""
+        self._connected = self._told = False
+        """Whether the listener knows of both sides, and of the plan."""
+        self._reached: set[Side] = set()
+        """The sides that have let the role in."""
         self._untold: CopypipeError | None = None
         """How the try before ended, if the ledger could not be told."""
 
@@ -105,7 +110,8 @@ class _Run:
         retrying = Retrying(
             retry=retry_if_exception_type(TransientError),
             stop=stop_after_attempt(self._request.retries + 1),
-            wait=wait_exponential(delay, max=LONGEST_PAUSE_SECONDS) + wait_random(0, delay),
+            wait=wait_exponential(delay, max=max(delay, LONGEST_PAUSE_SECONDS))
+            + wait_random(0, delay),
             before_sleep=self._pause,
             reraise=True,
         )
@@ -146,11 +152,15 @@ class _Run:
     def _try(self, number: int) -> Transferred:
         request, listen = self._request, self._listen
         attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
-        with _both(request, listen, self._run_id) as (source, dest):
-            if number == 1:
+        with _both(request, listen, self._run_id, self._reached) as (source, dest):
+            if not self._connected:
+                self._connected = True
                 listen(Connected(str(source.address), str(dest.address)))
+            if number > 1:
+                transfers.check_primary(dest)
             plan = _planned(request, source, dest)
-            if number == 1:
+            if not self._told:
+                self._told = True
                 _tell(plan, listen)
             self._keep_days(plan)
             self._ask_for_yes(plan)
@@ -203,11 +213,14 @@ class _Run:
             return plan, plan.sliced_by
         if self._untold is not None:
             self._tell_ledger(dest, self._untold)
-        return plan, ledger.begin(dest, attempt, plan.dest.table, plan.slice)
+        wait = plans.milliseconds(self._request.wait_lock)
+        return plan, ledger.begin(dest, attempt, plan.dest.table, plan.slice, wait)
 
     def _settle(self, plan: Plan, done: Transferred, unknown: CommitUnknown) -> Transferred:
         """Find out whether the COMMIT happened; raises `unknown` where nobody can tell."""
         if not plan.ledger.records:
+            if unknown.interrupt is not None:
+                raise unknown.interrupt
             if isinstance(plan.slice, slices.Whole) and not self._request.yes:
                 # Rows that are there now may be ours, or of somebody who was never asked.
                 raise unknown
@@ -216,14 +229,13 @@ class _Run:
             raise ConnectionLost(unknown.message, detail=unknown.detail, side="dest")
         committed = self._committed(plan, done.attempt, unknown)
         self._listen(Decided(committed=committed))
+        if unknown.interrupt is not None:
+            held = "was" if committed else "was not"
+            unknown.interrupt.add_note(f"copypipe: the slice {held} committed")
+            raise unknown.interrupt
         if committed:
             return done
-        self._untold = ConnectionLost(
-            "dest: the connection was lost before it committed",
-            detail="The dest was asked: nothing was changed.",
-            side="dest",
-        )
-        raise self._untold
+        raise _not_committed()
 
     def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
         """Ask the dest, for as long as it takes and SETTLE_COMMIT_SECONDS at most to reach it."""
@@ -234,11 +246,14 @@ class _Run:
         while True:
             try:
                 with (
-                    servers.connected("dest", request.dest, self._run_id) as dest,
+                    _connected("dest", request.dest, self._run_id, self._reached) as dest,
                     closing(Watch(dest, dest, listen, request.stall_timeout)) as watch,
                 ):
                     dest.idle = watch
-                    return transfers.happened(plan, dest, attempt)
+                    committed = transfers.happened(plan, dest, attempt, SETTLE_COMMIT_SECONDS)
+                    if not committed:
+                        self._tell_ledger(dest, _not_committed())
+                    return committed
             except CopypipeError as error:
                 passes = isinstance(error, TransientError) and time.monotonic() < deadline
                 if not passes:
@@ -248,6 +263,14 @@ class _Run:
                     raise unknown from None
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+
+def _not_committed() -> ConnectionLost:
+    return ConnectionLost(
+        "dest: the connection was lost before it committed",
+        detail="The dest was asked: nothing was changed.",
+        side="dest",
+    )
 
 
 def _is_away(error: CopypipeError) -> bool:
@@ -282,17 +305,46 @@ def _tell(plan: Plan, listen: Listener) -> None:
 
 
 @contextmanager
-def _both(request: Request, listen: Listener, run_id: str) -> Iterator[tuple[Session, Session]]:
+def _both(
+    request: Request, listen: Listener, run_id: str, reached: set[Side]
+) -> Iterator[tuple[Session, Session]]:
     """Connect to both sides, each watched and heard."""
     with (
-        servers.connected("source", request.source, run_id) as source,
-        servers.connected("dest", request.dest, run_id) as dest,
+        _connected("source", request.source, run_id, reached) as source,
+        _connected("dest", request.dest, run_id, reached) as dest,
     ):
         for session in (source, dest):
             session.hear(lambda *said: listen(_noticed(*said)))
         with closing(Watch(source, dest, listen, request.stall_timeout)) as watch:
             source.idle = dest.idle = watch
             yield source, dest
+
+
+@contextmanager
+def _connected(
+    side: Side, endpoint: Endpoint, run_id: str, reached: set[Side]
+) -> Iterator[Session]:
+    """Connect to a side. One that has let this run in before does not refuse it for good.
+
+    A server that is starting says so in its own language, a pooler in its own words: no list of
+    texts tells them all from a wrong password.
+    """
+    with ExitStack() as stack:
+        try:
+            session = stack.enter_context(servers.connected(side, endpoint, run_id))
+        except LoginRefused as error:
+            if side not in reached:
+                raise
+            problem = TransientError(
+                f"{side}: the server does not let this role in any more",
+                detail=error.detail,
+                side=side,
+            )
+        else:
+            reached.add(side)
+            yield session
+            return
+    raise problem
 
 
 def _endpoints(request: Request) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:

@@ -132,6 +132,8 @@ class CommitUnknown(CopypipeError):
     """The dest could not be asked whether the COMMIT happened."""
 
     exit_code = 75
+    interrupt: KeyboardInterrupt | None = None
+    """What came while the answer was awaited, to be raised when the outcome is known."""
 
 
 class Interrupted(BaseException):

@@ -70,7 +70,7 @@ def failure(
     if diag.constraint_name:
         facts.append(f"constraint {diag.constraint_name}")
     facts += _place(diag.context)
-    return _class(code)(
+    return _class(code, diag.severity_nonlocalized or diag.severity)(
         f"{side}: {shown}",
         detail="; ".join(facts) + ".",
         hint=_hint(code, diag.context),
@@ -99,7 +99,11 @@ def lost(side: Side) -> ConnectionLost:
     return ConnectionLost(f"{side}: the connection was lost", side=side)
 
 
-def _class(code: str) -> type[CopypipeError]:
+def _class(code: str, severity: str | None) -> type[CopypipeError]:
+    # Behind these the server closes the connection, or has lost what it does for us: a crash, a
+    # pooler whose server is gone (PgBouncer says protocol_violation of that, and no V field).
+    if severity in ("FATAL", "PANIC"):
+        return ConnectionLost
     if code in _REFUSED:
         return PlanRefused
     if code in _LOST or (code.startswith("08") and code not in _NOT_THE_CONNECTION):

@@ -234,14 +234,14 @@ def receives(session: Session, relation: Relation, table: Table, dest: Server, a
     return bool(session.fetch_one(asked)[0])
 
 
-def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> str | None:
+def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice, wait: str) -> str | None:
     """Tell of an attempt that begins, in a transaction of its own.
 
     Returns the column by which slices of the table are told apart: that of this slice, if it is
     the first one. Raises TransientError where the ledger was removed meanwhile.
     """
     try:
-        return _begun(session, attempt, table, slice_)
+        return _begun(session, attempt, table, slice_, wait)
     except CopypipeError as error:
         if error.sqlstate not in ("42P01", "3F000"):  # undefined_table, invalid_schema_name
             raise
@@ -271,10 +271,12 @@ def _removed(session: Session) -> TransientError:
     return TransientError(f"{session.side}: the ledger was removed meanwhile", side=session.side)
 
 
-def _begun(session: Session, attempt: Attempt, table: Table, slice_: Slice) -> str | None:
+def _begun(
+    session: Session, attempt: Attempt, table: Table, slice_: Slice, wait: str
+) -> str | None:
     around = range_of(slice_)
     # Nothing is lost if a crash of the server takes this back: it ends the attempt too.
-    local = {"synchronous_commit": "off"}
+    local = {"synchronous_commit": "off", "lock_timeout": wait}
     session.begin("READ COMMITTED", read_only=False, local=local)
     session.execute(
         statements.begin_attempt(
@@ -306,7 +308,8 @@ def failed(session: Session, run_id: str, error: CopypipeError) -> bool:
     kind = {"side": error.side, "sqlstate": error.sqlstate, "error": type(error).__name__}
     with suppress(CopypipeError, psycopg.Error, OSError):
         session.end()
-        session.begin("READ COMMITTED", read_only=False, local={"synchronous_commit": "off"})
+        local = {"synchronous_commit": "off", "lock_timeout": "1s"}  # nobody waits for a note
+        session.begin("READ COMMITTED", read_only=False, local=local)
         session.execute(statements.end_attempts(run_id, kind))
         session.commit_note()
         return True

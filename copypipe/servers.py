@@ -302,11 +302,14 @@ class Session:
         command = sessions.commit().as_bytes(self.conn)
         interrupt: KeyboardInterrupt | None = None
         try:
-            self.conn.pgconn.send_query(command)
-            if crashpoints.ARMED:
-                crashpoints.reach("commit-sent")
+            sent = False
             while True:
                 try:
+                    if not sent:
+                        sent = True
+                        self.conn.pgconn.send_query(command)
+                        if crashpoints.ARMED:
+                            crashpoints.reach("commit-sent")
                     answer.wait()
                     break
                 except KeyboardInterrupt as pressed:
@@ -317,9 +320,9 @@ class Session:
             pass  # the connection is gone or dead; whether the answer came before, `answer` knows
         if answer.error is not None:
             problem = failure(self.side, answer.error)
-            raise self._unknown() if isinstance(problem, ConnectionLost) else problem
+            raise self._unknown(interrupt) if isinstance(problem, ConnectionLost) else problem
         if answer.result is None:
-            raise self._unknown()
+            raise self._unknown(interrupt)
         if answer.result.command_status != b"COMMIT":
             raise CopyFailed(
                 f"{self.side}: the server rolled back instead of committing", side=self.side
@@ -330,14 +333,16 @@ class Session:
             interrupt.add_note("copypipe: the slice was committed")
             raise interrupt
 
-    def _unknown(self) -> CommitUnknown:
+    def _unknown(self, interrupt: KeyboardInterrupt | None) -> CommitUnknown:
         self.close()
-        return CommitUnknown(
+        unknown = CommitUnknown(
             f"{self.side}: the connection was lost while COMMIT was under way",
             detail="The slice is either exactly what it was or exactly what the source had.",
             hint="Run the same command again: it makes the slice equal to the source's.",
             side=self.side,
         )
+        unknown.interrupt = interrupt
+        return unknown
 
     def abandon(self) -> None:
         """End the session at once, whatever it is doing, and let the server roll back.

@@ -210,14 +210,24 @@ def commit(dest: Session, listen: Listener) -> None:
     listen(Decided(committed=True))
 
 
-def happened(plan: Plan, dest: Session, attempt: Attempt) -> bool:
+def check_primary(dest: Session) -> None:
+    """Raise TransientError where a standby answers at the dest's address: a failover under way."""
+    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+        in_recovery = catalog.server(dest).in_recovery
+    if in_recovery:
+        raise TransientError("dest: a standby answers at its address", side="dest")
+
+
+def happened(plan: Plan, dest: Session, attempt: Attempt, patience: float) -> bool:
     """Return whether an attempt was committed whose answer to COMMIT was lost.
 
     Waits for the end of its transaction, which holds a lock of its own to the end; asking before
-    that would be too early. Raises SliceBusy where it does not end within --wait-lock, PlanRefused
+    that would be too early. Raises SliceBusy where it does not end within --wait-lock or `patience`
+    seconds, PlanRefused
     where the dest is not the server that it was.
     """
-    with dest.reading(lock_timeout=plans.milliseconds(plan.request.wait_lock)):
+    seconds = max(plan.request.wait_lock, patience)
+    with dest.reading(lock_timeout=plans.milliseconds(seconds)):
         _check_same(plan, dest)
         try:
             dest.fetch(lock_statements.take([attempt.lock], 0))

@@ -315,7 +315,8 @@ def copy(
         try:
             done = attempts.copy(request, _both(listener, planned), _ask)
         except CommitUnknown as error:
-            error.hint = f"Run it again, which settles it: {again(context, planned[0].slice)}"
+            if planned:
+                error.hint = f"Run it again, which settles it: {again(context, planned[0].slice)}"
             raise
         finally:
             close()

@@ -126,11 +126,12 @@ def writers() -> Composed:
     return SQL(
         """
         SELECT pg_catalog.now() AS clock,
-               min(LEAST(a.xact_start,
-                         CASE WHEN a.state = 'active' AND a.backend_type = 'client backend'
-                              THEN a.query_start END)) AS oldest,
-               count(*) FILTER (WHERE a.backend_type IS NULL OR a.state = 'disabled')
-                   AS unseen,
+               min(coalesce(a.xact_start,
+                            CASE WHEN a.state = 'active' AND a.backend_type = 'client backend'
+                                 THEN a.query_start END)) AS oldest,
+               count(*) FILTER (WHERE a.backend_type IS NULL OR a.state = 'disabled'
+                                   OR (a.state LIKE 'idle in transaction%'
+                                       AND a.xact_start IS NULL)) AS unseen,
                pg_catalog.pg_is_in_recovery() AS is_standby,
                pg_catalog.pg_last_xact_replay_timestamp() AS replayed
           FROM pg_catalog.pg_stat_activity a
