@@ -83,6 +83,8 @@ def look(session: Session) -> Ledger:
     row = session.fetch_one(statements.look())
     schema, made, stranger, lacking, may_use, may_make = row
     if not made:
+        if stranger is not None:
+            return Ledger("unusable", f"its owner {stranger} could run anything as this role")
         if may_make:
             return Ledger("missing")
         where = f"schema {statements.SCHEMA}, or USAGE" if schema else "the database"
@@ -249,8 +251,11 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice, wait:
     raise _removed(session)
 
 
-def check(session: Session) -> None:
+def check(session: Session, table: Table, column: str | None) -> None:
     """Look once more before the work begins, in the transaction that will record it.
+
+    `column` is the one by which the locks took the table to be sliced: another ledger may have been
+    made since, by a run that slices by another one.
 
     Raises TransientError where the ledger was removed meanwhile, PlanRefused where the role may not
     use it any more, or a newer copypipe has worked on it.
@@ -265,6 +270,8 @@ def check(session: Session) -> None:
             hint="Run it again.",
             side=session.side,
         )
+    if sliced_by(session, table) != column:
+        raise _removed(session)
 
 
 def _removed(session: Session) -> TransientError:

@@ -91,7 +91,7 @@ def transfer(
     request = plan.request
     _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))
     if plan.ledger.records:
-        ledger.check(dest)  # this run may have waited long
+        ledger.check(dest, plan.dest.table, sliced_by)  # this run may have waited long
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](

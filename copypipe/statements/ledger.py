@@ -115,10 +115,10 @@ _TABLES = (
 def look() -> Composed:
     """Ask whether there is a ledger, whose it is, and what the role lacks to use or make it.
 
-    Its owner could have it run anything with our rights (a trigger, a default), so it must be the
-    role itself, one that it is a member of, the owner of the database or a superuser. A superuser
-    counts as a member of every role, so for one that says nothing. A schema without tables may be
-    filled by whoever may create in it.
+    Its owner, and the schema's, who may drop and make tables in it, could have it run anything with
+    our rights (a trigger, a default), so it must be the role itself, one that it is a member of, the
+    owner of the database or a superuser. A superuser counts as a member of every role, so for one
+    that says nothing. A schema without tables may be filled by whoever may create in it.
     """
     wanted = [(table, right) for table, rights in RIGHTS.items() for right in rights]
     return SQL(
@@ -126,13 +126,15 @@ def look() -> Composed:
         SELECT n.oid IS NOT NULL AS schema,
                v.oid IS NOT NULL AS version,
                pg_catalog.pg_get_userbyid(
-                   (SELECT c.relowner FROM pg_catalog.pg_class c
-                     WHERE c.relnamespace = n.oid AND c.relname = ANY ({tables}::text[])
-                       AND NOT (c.relowner = r.oid OR c.relowner = d.datdba
-                                OR (NOT r.rolsuper
-                                    AND pg_catalog.pg_has_role(c.relowner, 'MEMBER'))
+                   (SELECT w.owner
+                      FROM (SELECT n.nspowner UNION
+                            SELECT c.relowner FROM pg_catalog.pg_class c
+                             WHERE c.relnamespace = n.oid
+                               AND c.relname = ANY ({tables}::text[])) AS w (owner)
+                     WHERE NOT (w.owner = r.oid OR w.owner = d.datdba
+                                OR (NOT r.rolsuper AND pg_catalog.pg_has_role(w.owner, 'MEMBER'))
                                 OR (SELECT o.rolsuper FROM pg_catalog.pg_roles o
-                                     WHERE o.oid = c.relowner))
+                                     WHERE o.oid = w.owner))
                      LIMIT 1)) AS stranger,
                (SELECT pg_catalog.array_agg(
                            CASE WHEN c.oid IS NULL THEN 'the table {schema}.' || w.table_
