@@ -27,7 +27,10 @@ _HOLDS = {
     129: ("what it held", "as you wish"),
     130: ("what it held", "as you wish"),
     143: ("what it held", "as you wish"),
-    -9: ("the old slice or the new one, whole; nothing waits for it", "the same"),
+    -9: (
+        "the old slice or the new one, whole; the servers notice within some 10 s, or a minute behind a lost network",
+        "the same",
+    ),
 }
 
 
