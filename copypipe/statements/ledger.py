@@ -116,9 +116,9 @@ def look() -> Composed:
     """Ask whether there is a ledger, whose it is, and what the role lacks to use or make it.
 
     Its owner, and the schema's, who may drop and make tables in it, could have it run anything with
-    our rights (a trigger, a default), so it must be the role itself, one that it is a member of, the
-    owner of the database or a superuser. A superuser counts as a member of every role, so for one
-    that says nothing. A schema without tables may be filled by whoever may create in it.
+    our rights (a trigger, a default). So that must be the role itself, one that it is a member of,
+    the owner of the database or a superuser. A superuser counts as a member of every role, so for
+    one that says nothing. A schema without tables may be filled by whoever may create in it.
     """
     wanted = [(table, right) for table, rights in RIGHTS.items() for right in rights]
     return SQL(

@@ -28,7 +28,8 @@ _HOLDS = {
     130: ("what it held", "as you wish"),
     143: ("what it held", "as you wish"),
     -9: (
-        "the old slice or the new one, whole; the servers notice within some 10 s, or a minute behind a lost network",
+        "the old slice or the new one, whole; the servers notice within some 10 s, or a minute "
+        "behind a lost network",
         "the same",
     ),
 }
