@@ -15,7 +15,7 @@ from copypipe import slices
 from copypipe.crossings import Surroundings
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
-from copypipe.horizons import Writers
+from copypipe.horizons import Instance, Writers
 from copypipe.servers import Output, Session
 from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
@@ -36,6 +36,8 @@ class Server:
     system_identifier: int | None
     """None where the role may not ask."""
     in_recovery: bool
+    sees_others: bool
+    """The role may see the transactions of other roles (pg_read_all_stats)."""
     encoding: str
     """server_encoding."""
     money: str
@@ -127,7 +129,7 @@ def table(session: Session, oid: int) -> Table:
         pages=pages,
         estimated_rows=rows,
         has_children=children,
-        foreign_partitions=foreign,
+        has_foreign_parts=foreign,
         has_rules=rules,
         has_triggers=triggers,
         has_truncate_triggers=truncate_triggers,
@@ -349,16 +351,21 @@ def writers(session: Session) -> Writers:
     since it is listed as prepared before its session is shown without it (PrepareTransaction in
     xact.c).
     """
-    clock, oldest, unseen, is_standby, replayed = session.fetch_one(sessions.writers())
+    clock, oldest, unseen, replayed, *instance = session.fetch_one(sessions.writers())
     prepared = session.fetch_one(sessions.prepared())[0]
     return Writers(
         clock=clock,
         oldest=oldest,
         unseen=unseen,
         prepared=prepared,
-        is_standby=is_standby,
         replayed=replayed,
+        instance=Instance(*instance),
     )
+
+
+def instance(session: Session) -> Instance:
+    """Read which server answers, which behind a pooler may be another one each time."""
+    return Instance(*session.fetch_one(sessions.instance()))
 
 
 def check_zone(session: Session, zone: str) -> None:

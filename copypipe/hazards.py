@@ -36,14 +36,14 @@ def check_dest(server: Server, table: Table) -> None:
     name = table.full_name
     if server.in_recovery:
         raise refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
-    if table.foreign_partitions:
-        raise refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
     if table.has_children:
         raise refuse(
             f"{name} has inheritance children",
             "Clearing it would clear them too, and COPY would fill the parent alone.",
             "Copy into the children, or use declarative partitions.",
         )
+    if table.has_foreign_parts:
+        raise refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
     if table.has_rules:
         raise refuse(f"{name} has rules", "DELETE obeys rules and COPY ignores them.")
     acting = [r for r in table.references if r.on_delete not in ("no action", "restrict")]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from copypipe import slices
 from copypipe.slices import Slice
@@ -17,6 +18,13 @@ from copypipe.slices import Slice
 # already late for whoever looks in between (exec_simple_query in postgres.c). That takes
 # microseconds; a process that the kernel did not run meanwhile, some milliseconds.
 MARGIN = timedelta(seconds=1)
+
+
+class Instance(NamedTuple):
+    """One run of a server's postmaster."""
+
+    started: datetime
+    is_standby: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +39,9 @@ class Writers:
     """Sessions in the database whose transactions the role may not see."""
     prepared: int
     """Prepared transactions of the database. When they began, nobody knows any more."""
-    is_standby: bool
     replayed: datetime | None
     """The last commit that a standby has replayed."""
+    instance: Instance
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,30 +56,52 @@ class Horizon:
     """What keeps it from being the present; None for nothing."""
 
 
-def horizon(writers: Writers, settle: timedelta) -> Horizon:
-    """Return how far the table is complete for a snapshot taken after these facts were told.
+def horizon(
+    writers: Writers, settle: timedelta, serves: Instance, *, indirect: bool = False
+) -> Horizon:
+    """Return how far a table is complete for a snapshot taken after these facts were told.
 
     `settle` is how long after its end a slice is taken to be complete where running transactions
-    cannot be seen.
+    cannot be seen. `serves` is the server on which the snapshot was taken. `indirect` tells that
+    what is read is a view, a query or a table with inheritance children: behind them may be what
+    others than transactions of this database fill (a foreign table, a materialized view).
     """
     clock = writers.clock
+    if serves != writers.instance:
+        return Horizon(clock, None, "the source's transactions went to several servers")
     if writers.prepared:
         return Horizon(clock, None, f"the source has prepared transactions ({writers.prepared})")
-    until, why = clock - MARGIN, None
-    if writers.oldest is not None and writers.oldest < until:
-        until = writers.oldest
-        why = f"a transaction at the source is running since {until:%Y-%m-%d %H:%M:%S}+00"
-    if writers.is_standby:
+    if writers.instance.is_standby:
         if writers.replayed is None:
             return Horizon(clock, None, "the source is a standby that has replayed no commit yet")
-        settled = min(clock, writers.replayed) - settle
-        if settled < until:
-            until = settled
-            why = "the source is a standby, which does not show the transactions of its primary"
-    elif writers.unseen and clock - settle < until:
-        until = clock - settle
+        bounds = [
+            (
+                # Those who read there write nothing.
+                min(clock, writers.replayed) - settle,
+                "the source is a standby, which does not show the transactions of its primary",
+            )
+        ]
+    else:
+        bounds = _primary(writers, settle)
+    if indirect:
+        bounds.append(
+            (clock - settle, "what is read may show tables that are filled from elsewhere")
+        )
+    until, why = min(bounds, key=lambda bound: bound[0], default=(clock, None))
+    present = clock - MARGIN
+    return Horizon(clock, until, why) if until < present else Horizon(clock, present, None)
+
+
+def _primary(writers: Writers, settle: timedelta) -> list[tuple[datetime, str]]:
+    """Return what bounds the horizon of a server that is written to."""
+    bounds = []
+    if writers.oldest is not None:
+        since = f"{writers.oldest:%Y-%m-%d %H:%M:%S}+00"
+        bounds.append((writers.oldest, f"a transaction at the source is running since {since}"))
+    if writers.unseen:
         why = "the role may not see the transactions of others at the source (pg_read_all_stats)"
-    return Horizon(clock, until, why)
+        bounds.append((writers.clock - settle, why))
+    return bounds
 
 
 def open_because(slice_: Slice, seen: Horizon) -> str | None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import psycopg
 
@@ -22,8 +22,8 @@ from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
 from copypipe.servers import Session
 from copypipe.slices import Lock, Slice, Where, range_of
+from copypipe.statements import copies, locks
 from copypipe.statements import ledger as statements
-from copypipe.statements import locks
 from copypipe.tables import Relation, Table
 
 # Held shared by every transfer that will write into the ledger, and alone by whoever removes it.
@@ -32,8 +32,7 @@ IN_USE = Lock("ledger", exclusive=False, of_table=False)
 # Held by whoever makes or removes it: transfers do not wait for these, nor they for transfers.
 _MAKING = Lock("making the ledger", exclusive=True, of_table=False)
 
-# How often a ledger that is in use is tried again. Waiting for the lock itself would stop every run
-# that comes meanwhile.
+# How often a ledger that is in use is tried again.
 _IN_USE_SECONDS = 0.1
 
 State = Literal["ready", "missing", "unusable", "off"]
@@ -80,29 +79,50 @@ def look(session: Session) -> Ledger:
 
     Raises PlanRefused for a ledger of a newer copypipe.
     """
-    row = session.fetch_one(statements.look())
-    schema, made, stranger, lacking, may_use, may_make = row
-    if not made:
-        if stranger is not None:
-            return Ledger("unusable", f"its owner {stranger} could run anything as this role")
-        if may_make:
-            return Ledger("missing")
-        where = f"schema {statements.SCHEMA}, or USAGE" if schema else "the database"
-        return Ledger("unusable", f"there is none, and the role lacks CREATE on {where}")
-    problem = _problem(stranger, may_use, lacking)
+    facts = _facts(session)
+    problem = facts.problem
+    if not facts.is_there:
+        return Ledger("missing") if problem is None else Ledger("unusable", problem)
     if problem is not None:
         return Ledger("unusable", problem, is_there=True)
     _check_version(session)
     return Ledger("ready", is_there=True)
 
 
-def _problem(stranger: str | None, may_use: bool, lacking: Sequence[str] | None) -> str | None:
-    """Return why a ledger that is there cannot be used, None for no reason."""
-    if stranger is not None:
-        return f"its owner {stranger} could run anything as this role"
-    if not may_use:
-        return f"the role lacks USAGE on schema {statements.SCHEMA}"
-    return f"the role lacks {', '.join(lacking)}" if lacking else None
+class _Facts(NamedTuple):
+    """What the catalog tells of the ledger (`statements.look`)."""
+
+    schema: bool
+    is_there: bool
+    stranger: str | None
+    """An owner who could have it run anything with our rights."""
+    missing: list[str]
+    """Tables that are not there."""
+    denied: list[str]
+    """Rights that the role lacks on those that are."""
+    may_read: bool
+    """It may read the tables that tell what was copied."""
+    may_use: bool | None
+    """It has USAGE on the schema; None where there is none."""
+    may_make: bool
+
+    @property
+    def problem(self) -> str | None:
+        """Return why the role can neither use what is there nor make it, None for no reason."""
+        if self.stranger is not None:
+            return f"its owner {self.stranger} could run anything as this role"
+        if not self.is_there:
+            where = f"schema {statements.SCHEMA}, or USAGE" if self.schema else "the database"
+            return None if self.may_make else f"there is none, and the role lacks CREATE on {where}"
+        if not self.may_use:
+            return f"the role lacks USAGE on schema {statements.SCHEMA}"
+        lacking = [f"the table {statements.SCHEMA}.{table}" for table in self.missing]
+        lacking += self.denied
+        return f"the role lacks {', '.join(lacking)}" if lacking else None
+
+
+def _facts(session: Session) -> _Facts:
+    return _Facts(*session.fetch_one(statements.look()))
 
 
 def _check_version(session: Session) -> None:
@@ -125,10 +145,10 @@ def make(session: Session, wait: str) -> tuple[bool, Ledger]:
     than that, PlanRefused where the schema holds other tables; nothing is made then.
     """
     with _making(session, wait):
-        found = look(session)
-        if found.state != "missing":
-            return False, found
-        if not session.fetch_one(statements.look())[0]:
+        facts = _facts(session)
+        if facts.is_there or facts.problem is not None:
+            return False, look(session)
+        if not facts.schema:
             session.execute(statements.make_schema())
         try:
             for table in statements.make_tables(__version__):
@@ -150,17 +170,17 @@ def make(session: Session, wait: str) -> tuple[bool, Ledger]:
 def remove(session: Session, wait: float) -> int | None:
     """Remove the ledger in a transaction of its own; returns how many slices it told of.
 
-    None where there was none any more. Raises SliceBusy where transfers use it for more than `wait`
+    None where there was none any more. Raises SliceBusy where others use it for more than `wait`
     seconds, PlanRefused where the schema holds what is not the ledger's; nothing is removed then.
     """
     deadline = time.monotonic() + wait
     with _making(session, f"{max(1, round(wait * 1000))}ms"):
-        while not session.fetch_one(locks.try_key(IN_USE.key(0)))[0]:
+        if not look(session).is_there:
+            return None
+        while not _alone(session):
             if time.monotonic() >= deadline:
                 raise _in_use(session)
             time.sleep(_IN_USE_SECONDS)
-        if not look(session).is_there:
-            return None
         rows, _ = counts(session)
         try:
             for statement in statements.remove():
@@ -177,6 +197,24 @@ def remove(session: Session, wait: float) -> int | None:
             hint="Drop them or move them to another schema first.",
             side=session.side,
         )
+
+
+def _alone(session: Session) -> bool:
+    """Take the ledger for this transaction alone; returns False, and holds nothing, if in use.
+
+    To wait in a queue for it would stop whoever comes behind.
+    """
+    session.execute(copies.savepoint())
+    if session.fetch_one(locks.try_key(IN_USE.key(0)))[0]:
+        try:
+            session.execute(statements.lock())
+        except CopypipeError as error:
+            if error.sqlstate != "55P03":  # lock_not_available
+                raise
+        else:
+            return True
+    session.execute(copies.back_to_savepoint())
+    return False
 
 
 def _in_use(session: Session) -> SliceBusy:
@@ -223,10 +261,8 @@ def receives(session: Session, relation: Relation, table: Table, dest: Server, a
     """
     if not isinstance(relation, Table):
         return False
-    _, made, stranger, lacking, may_use, _ = session.fetch_one(statements.look())
-    reads = {f"SELECT ON {statements.SCHEMA}.{table}" for table in ("slice", "version")}
-    missing = any("table" in what for what in lacking or ())
-    if not made or stranger or not may_use or missing or reads & {*(lacking or ())}:
+    facts = _facts(session)
+    if not (facts.is_there and facts.may_use and facts.may_read) or facts.stranger is not None:
         return False
     if session.fetch_one(statements.version())[0] != statements.VERSION:
         return False
@@ -251,11 +287,11 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice, wait:
     raise _removed(session)
 
 
-def check(session: Session, table: Table, column: str | None) -> None:
+def check(session: Session, table: Table, slice_: Slice, column: str | None) -> None:
     """Look once more before the work begins, in the transaction that will record it.
 
-    `column` is the one by which the locks took the table to be sliced: another ledger may have been
-    made since, by a run that slices by another one.
+    `column` is the one by which the locks took the table to be sliced. Another ledger may have been
+    made since, by a run that slices by another one: then other locks were needed.
 
     Raises TransientError where the ledger was removed meanwhile, PlanRefused where the role may not
     use it any more, or a newer copypipe has worked on it.
@@ -270,7 +306,7 @@ def check(session: Session, table: Table, column: str | None) -> None:
             hint="Run it again.",
             side=session.side,
         )
-    if sliced_by(session, table) != column:
+    if slices.locks(slice_, sliced_by(session, table)) != slices.locks(slice_, column):
         raise _removed(session)
 
 

@@ -240,7 +240,7 @@ def _assembled(
     notes, warnings = remarks.notes_and_warnings(
         request, table, found.source_is, found.dest_is, slice_, matching
     )
-    more_notes, more_warnings = remarks.of_ledger(kept, sliced_by, slice_)
+    more_notes, more_warnings = remarks.of_ledger(kept, sliced_by, slice_, found.source_is)
     notes += more_notes
     warnings += more_warnings
     warnings += [
@@ -620,7 +620,7 @@ def _reads_nothing_of_dest(relation: Relation, columns: Sequence[Copied]) -> boo
         isinstance(relation, Table)
         and relation.kind in "rpm"
         and not relation.has_children
-        and not relation.foreign_partitions
+        and not relation.has_foreign_parts
     )
     return plain and all(column.source.expression is None for column in columns)
 

@@ -98,7 +98,7 @@ def notes_and_warnings(
 
 
 def of_ledger(
-    kept: Ledger, sliced_by: str | None, slice_: slices.Slice
+    kept: Ledger, sliced_by: str | None, slice_: slices.Slice, source: catalog.Server
 ) -> tuple[list[str], list[str]]:
     """Return notes and warnings about what is recorded, and whom the slice excludes."""
     notes: list[str] = []
@@ -112,6 +112,11 @@ def of_ledger(
         notes.append(
             f"slices of this table by another column than {around.column} are not kept apart "
             "from it"
+        )
+    if kept.records and not (source.sees_others or source.in_recovery) and slices.end(slice_):
+        notes.append(
+            "the role may not see the transactions of other roles at the source "
+            "(pg_read_all_stats): where there are any, a slice is open until --settle after its end"
         )
     if kept.state == "missing":
         notes.append("the ledger (schema copypipe) will be made at the dest")

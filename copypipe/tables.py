@@ -109,7 +109,8 @@ class Table:
     """The planner's number, -1 where the table was never analysed."""
     has_children: bool
     """Old-style inheritance children (partitions do not count)."""
-    foreign_partitions: bool
+    has_foreign_parts: bool
+    """A partition, or an inheritance child, is a foreign table."""
     has_rules: bool
     has_triggers: bool
     """Enabled ones of users, for INSERT or DELETE, on it or on a partition."""

@@ -40,6 +40,10 @@ from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
 
+# How long a try waits for the transaction of the one before it, which the dest ends when it has
+# noticed that its client is gone: with the keepalives that we set (30 s, then 3 every 10 s).
+OWN_END_SECONDS = 75.0
+
 
 @dataclass(frozen=True, slots=True)
 class Transferred:
@@ -89,9 +93,9 @@ def transfer(
     """
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
-    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))
+    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)
     if plan.ledger.records:
-        ledger.check(dest, plan.dest.table, sliced_by)  # this run may have waited long
+        ledger.check(dest, plan.dest.table, plan.slice, sliced_by)  # it may have waited long
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](
@@ -101,8 +105,9 @@ def transfer(
     listen(Cleared(cleared.rows))
     if table.has_triggers:
         _count(plan, dest, 0)
-    seen = _horizon(plan, source)
+    writers = _writers(plan, source)
     _begin_reading(plan, source)
+    seen = _horizon(plan, writers, source)
     relayed = _relayed(plan, source, dest, listen, freeze=cleared.freeze)
     source.rollback()
     plans.check_types(plan, source, dest)
@@ -142,30 +147,39 @@ def _locks(plan: Plan, attempt: Attempt, sliced_by: str | None) -> Sequence[Lock
     return [*own, attempt.lock, *locks(plan.slice, sliced_by)]
 
 
-def _horizon(plan: Plan, source: Session) -> Horizon:
-    """Read how far the source is complete, by statements that end before the copy's snapshot.
+def _writers(plan: Plan, source: Session) -> Writers:
+    """Read who may still write, by statements that end before the copy's snapshot.
 
     Else a transaction that commits in between would count as seen and its rows would be missing.
     The session had nothing to do while the dest waited for its locks and cleared the slice, for
     which the source may have ended it (idle_session_timeout): then it connects once more.
     """
     try:
-        facts = _writers(source)
+        with source.reading(lock_timeout=plans.OTHER_LOCKS):
+            return catalog.writers(source)
     except ConnectionLost:
         source.reconnect()
-        facts = _writers(source)
-    relation = plan.source.table
-    if isinstance(relation, Table) and (relation.kind in "mf" or relation.foreign_partitions):
-        why = f"a {relation.kind_name} is filled from elsewhere"
-        if relation.foreign_partitions:
-            why = "some of its partitions are filled from elsewhere"
-        return Horizon(facts.clock, None, why)
-    return horizon(facts, timedelta(seconds=plan.request.settle))
-
-
-def _writers(source: Session) -> Writers:
     with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        if catalog.server(source) != plan.source.server:
+            # The plan is that of the other one: a new try makes a new one.
+            raise TransientError("source: another server answers at its address", side="source")
         return catalog.writers(source)
+
+
+def _horizon(plan: Plan, writers: Writers, source: Session) -> Horizon:
+    """Return how far the source is complete, in the transaction that reads it."""
+    relation = plan.source.table
+    if isinstance(relation, Table) and (relation.kind in "mf" or relation.has_foreign_parts):
+        what = f"a {relation.kind_name}"
+        if relation.has_foreign_parts:
+            what = "a partition or an inheritance child that is a foreign table"
+        return Horizon(writers.clock, None, f"{what} is filled from elsewhere")
+    return horizon(
+        writers,
+        timedelta(seconds=plan.request.settle),
+        catalog.instance(source),
+        indirect=not isinstance(relation, Table) or relation.kind == "v" or relation.has_children,
+    )
 
 
 def _record(plan: Plan, dest: Session, done: Transferred, seen: Horizon, began: datetime) -> None:
@@ -292,15 +306,21 @@ def _about_types(plan: Plan, error: CopyFailed) -> CopyFailed:
     return error
 
 
-def _lock(plan: Plan, dest: Session, listen: Listener, wanted: Sequence[Lock]) -> None:
+def _lock(
+    plan: Plan, dest: Session, listen: Listener, wanted: Sequence[Lock], attempt: Attempt
+) -> None:
     """Begin the dest's transaction and take the slice's locks; raises SliceBusy."""
     seconds = plan.request.wait_lock
     try:
         _begin_locked(plan, dest, wanted, 0)
     except SliceBusy:
+        holders = _holders(plan, dest, wanted)
+        if attempt.number > 1 and any(own for _, own in holders):
+            # --wait-lock is about other runs.
+            seconds = max(seconds, OWN_END_SECONDS)
         if seconds == 0:
             raise
-        listen(Waiting(_holders(plan, dest, wanted), seconds))
+        listen(Waiting(tuple(pid for pid, _ in holders), seconds))
         _begin_locked(plan, dest, wanted, seconds)
 
 
@@ -323,7 +343,7 @@ def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: fl
         dest.execute(sessions.set_local("statement_timeout", "0"))
         return
     dest.rollback()
-    pids = ", ".join(map(str, _holders(plan, dest, wanted)))
+    pids = ", ".join(str(pid) for pid, _ in _holders(plan, dest, wanted))
     raise SliceBusy(
         f"another run holds a slice that overlaps {plan.slice} of {plan.dest.table.full_name}",
         detail=f"Backends at the dest that hold it: {pids}." if pids else None,
@@ -337,10 +357,11 @@ def _all(seconds: float) -> str:
     return plans.milliseconds(seconds + 1)
 
 
-def _holders(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> tuple[int, ...]:
+def _holders(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
+    """Return the backends in the way, each with whether it served an earlier try of this run."""
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
         found = dest.fetch(lock_statements.holders(wanted, plan.dest.table.root_oid))
-        return tuple(row[0] for row in found)
+        return [(pid, own) for pid, own in found]
 
 
 def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> None:

@@ -19,13 +19,16 @@ class Guard:
 
     While COMMIT is in flight the first signal waits for the outcome, which the exit code then
     tells; a second one leaves at once. Where nothing was committed and the run would try again, it
-    ends there instead. A second one leaves at once also while the run rolls back,
-    since the servers do that by themselves when the connection closes, and when it only has to
-    tell what happened.
+    ends there instead. Where nobody can tell (there is no ledger) and the slice is copied again,
+    the first one leaves, with the exit code that says so. A second one leaves at once also while
+    the run rolls back, since the servers do that by themselves when the connection closes, and when
+    it only has to tell what happened.
     """
 
     def __init__(self) -> None:
-        self._phase: Literal["running", "stopping", "committing", "decided"] = "running"
+        self._phase: Literal["running", "stopping", "committing", "undecided", "decided"] = (
+            "running"
+        )
         self._signum = 0
         self._committed = False
 
@@ -50,9 +53,13 @@ class Guard:
         elif isinstance(event, events.Decided):
             self._phase = "decided"
             self._committed = event.committed
+        elif isinstance(event, events.Retried) and event.undecided:
+            self._phase = "undecided"
+            if self._signum:  # it came while the outcome was awaited
+                _leave_undecided()
         elif isinstance(event, events.Retried) and self._phase == "decided":
             self._phase = "running"
-            if self._signum:  # it came while the outcome was awaited
+            if self._signum:
                 self._phase = "stopping"
                 raise Interrupted(self._signum)
 
@@ -64,13 +71,18 @@ class Guard:
             raise Interrupted(signum)
         if self._phase == "committing" and first:
             _tell("waiting for the outcome of COMMIT; a second signal leaves at once")
-        elif self._phase == "committing":
-            _tell("left while COMMIT was under way: run the same command again")
-            os._exit(CommitUnknown.exit_code)
+        elif self._phase in ("committing", "undecided"):
+            _leave_undecided()
         elif self._phase == "stopping":
             os._exit(128 + signum)
         elif not first:
             os._exit(0 if self._committed else 1)
+
+
+def _leave_undecided() -> None:
+    """Leave at once, without the rollback that would claim to know the outcome."""
+    _tell("left while nobody knew whether COMMIT had happened: run the same command again")
+    os._exit(CommitUnknown.exit_code)
 
 
 def _tell(text: str) -> None:

@@ -36,9 +36,9 @@ def relation(oid: int) -> Composed:
                  WHERE l.oid = ANY (tree.oids) AND l.relkind <> 'p') AS estimated_rows,
                c.relkind <> 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
                                              WHERE i.inhparent = c.oid) AS has_children,
-               c.relkind = 'p' AND EXISTS (SELECT 1 FROM pg_catalog.pg_class l
-                                            WHERE l.oid = ANY (tree.oids) AND l.relkind = 'f')
-                   AS foreign_partitions,
+               c.relkind <> 'f' AND EXISTS (SELECT 1 FROM pg_catalog.pg_class l
+                                             WHERE l.oid = ANY (tree.oids) AND l.relkind = 'f')
+                   AS has_foreign_parts,
                EXISTS (SELECT 1 FROM pg_catalog.pg_rewrite w
                         WHERE w.ev_class = c.oid AND w.rulename <> '_RETURN') AS has_rules,
                EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t

@@ -136,13 +136,19 @@ def look() -> Composed:
                                 OR (SELECT o.rolsuper FROM pg_catalog.pg_roles o
                                      WHERE o.oid = w.owner))
                      LIMIT 1)) AS stranger,
-               (SELECT pg_catalog.array_agg(
-                           CASE WHEN c.oid IS NULL THEN 'the table {schema}.' || w.table_
-                                ELSE w.right_ || ' ON {schema}.' || w.table_ END)
-                  FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
-                  LEFT JOIN pg_catalog.pg_class c
-                    ON c.relnamespace = n.oid AND c.relname = w.table_
-                 WHERE pg_catalog.has_table_privilege(c.oid, w.right_) IS NOT TRUE) AS lacking,
+               ARRAY(SELECT w.table_
+                       FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
+                      WHERE NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c
+                                         WHERE c.relnamespace = n.oid AND c.relname = w.table_)
+                      GROUP BY w.table_) AS missing,
+               ARRAY(SELECT w.right_ || ' ON {schema}.' || w.table_
+                       FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
+                       JOIN pg_catalog.pg_class c
+                         ON c.relnamespace = n.oid AND c.relname = w.table_
+                      WHERE NOT pg_catalog.has_table_privilege(c.oid, w.right_)) AS denied,
+               (SELECT count(*) = 2 FROM pg_catalog.pg_class c
+                 WHERE c.relnamespace = n.oid AND c.relname IN ('version', 'slice')
+                   AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) AS may_read,
                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use,
                CASE WHEN n.oid IS NULL
                     THEN pg_catalog.has_database_privilege(d.oid, 'CREATE')
@@ -181,6 +187,12 @@ def make_tables(tool_version: str) -> list[Composed]:
             Literal(VERSION), Literal(tool_version)
         ),
     ]
+
+
+def lock() -> Composed:
+    """Lock the tables against everybody, at once or not at all."""
+    tables = SQL(", ").join(Identifier(SCHEMA, table) for table in RIGHTS)
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(tables)
 
 
 def remove() -> list[Composed]:

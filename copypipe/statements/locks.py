@@ -26,7 +26,7 @@ def take(locks: Sequence[Lock], table_oid: int) -> Composed:
 
 
 def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
-    """Find the backends whose locks stand in the way of these.
+    """Find the backends whose locks stand in the way of these, and which bear our own name.
 
     pg_locks shows a 64-bit key in two halves: classid the high one, objid the low one, objsubid 1.
     """
@@ -34,7 +34,10 @@ def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
     exclusive = [lock.exclusive for lock in locks]
     return SQL(
         """
-        SELECT DISTINCT l.pid
+        SELECT DISTINCT l.pid,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity a
+                        WHERE a.pid = l.pid AND a.application_name
+                              = pg_catalog.current_setting('application_name')) AS own
           FROM pg_catalog.pg_locks l
           JOIN pg_catalog.pg_database d ON d.oid = l.database
          WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

@@ -132,13 +132,21 @@ def writers() -> Composed:
                count(*) FILTER (WHERE a.backend_type IS NULL OR a.state = 'disabled'
                                    OR (a.state LIKE 'idle in transaction%'
                                        AND a.xact_start IS NULL)) AS unseen,
-               pg_catalog.pg_is_in_recovery() AS is_standby,
-               pg_catalog.pg_last_xact_replay_timestamp() AS replayed
+               pg_catalog.pg_last_xact_replay_timestamp() AS replayed,
+               pg_catalog.pg_postmaster_start_time() AS started,
+               pg_catalog.pg_is_in_recovery() AS is_standby
           FROM pg_catalog.pg_stat_activity a
          WHERE a.datname = pg_catalog.current_database()
            AND a.pid <> pg_catalog.pg_backend_pid()
            AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
         """
+    ).format()
+
+
+def instance() -> Composed:
+    """Ask which server answers: a standby has the identifier of its primary, but not its start."""
+    return SQL(
+        "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery()"
     ).format()
 
 
@@ -172,6 +180,7 @@ def surroundings() -> Composed:
                pg_catalog.has_function_privilege(
                    'pg_catalog.pg_control_system()', 'EXECUTE') AS may_be_identified,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
+               pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_others,
                pg_catalog.current_setting('server_encoding') AS encoding,
                pg_catalog.encode(pg_catalog.cash_send(1::int4::money), 'hex') AS money,
                pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,

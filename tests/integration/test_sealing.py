@@ -203,6 +203,12 @@ ELSEWHERE = {
         "CREATE FOREIGN TABLE public.t (id int, note text, created_at timestamptz)"
         " SERVER files OPTIONS (filename '/dev/null')"
     ),
+    "an inheritance child that is a foreign table": (
+        "CREATE EXTENSION IF NOT EXISTS file_fdw SCHEMA public;"
+        "CREATE SERVER files FOREIGN DATA WRAPPER file_fdw;"
+        "CREATE FOREIGN TABLE public.far () INHERITS (public.t)"
+        " SERVER files OPTIONS (filename '/dev/null')"
+    ),
 }
 
 
@@ -212,6 +218,30 @@ def test_what_is_filled_from_elsewhere_is_not_sealed(sides: Sides, sql: str) -> 
     sides.source.execute(sql)
 
     assert not sides.copy(day=DAY).sealed
+
+
+THROUGH: dict[str, tuple[str, dict[str, Any]]] = {
+    "a view": (
+        "ALTER TABLE public.t RENAME TO stored; CREATE VIEW public.t AS SELECT * FROM stored",
+        {},
+    ),
+    "a query": ("", {"query": "SELECT * FROM public.t"}),
+    "an inheritance parent": ("CREATE TABLE public.child () INHERITS (public.t)", {}),
+}
+
+
+@pytest.mark.parametrize(("sql", "options"), THROUGH.values(), ids=THROUGH.keys())
+def test_what_is_read_through_something_else_has_to_settle(
+    sides: Sides, recent: dict[str, datetime], sql: str, options: dict[str, Any]
+) -> None:
+    """Nobody looks what is behind it, and what fills that is not seen."""
+    if sql:
+        sides.source.execute(sql)
+
+    assert sides.copy(day=DAY, **options).sealed
+    done = sides.copy(**recent, **options)
+    assert done.open_because == "what is read may show tables that are filled from elsewhere"
+    assert sides.copy(**recent, **options, settle=0).sealed
 
 
 # --- roles that may not see -----------------------------------------------------------------------

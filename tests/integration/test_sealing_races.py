@@ -83,7 +83,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         late(plan)
 
     def open_because(slice_: Any, seen: horizons.Horizon) -> str | None:
-        return real_because(slice_, horizons.horizon(facts[0], timedelta()))
+        return real_because(slice_, horizons.horizon(facts[0], timedelta(), facts[0].instance))
 
     monkeypatch.setattr(transfers, "_begin_reading", begin_reading)
     monkeypatch.setattr(transfers, "open_because", open_because)

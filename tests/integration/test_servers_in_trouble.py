@@ -28,6 +28,7 @@ from copypipe import (
     CopypipeError,
     Transferred,
     TransientError,
+    attempts,
     launcher,
 )
 from copypipe.events import Committing, Event, Retried
@@ -789,12 +790,17 @@ def cut_behind_commit() -> proxies.Rule:
 
 @pytest.mark.parametrize("comes", [True, False], ids=["it comes", "it does not"])
 def test_a_connection_lost_while_commit_waits_for_a_standby(
-    waiting: Sides, own: Server, proxy: Callable[..., Proxy], *, comes: bool
+    waiting: Sides,
+    own: Server,
+    proxy: Callable[..., Proxy],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    comes: bool,
 ) -> None:
-    """Nobody can see yet what will become of it, so it is waited for, as long as for any run."""
+    """Nobody can see yet what will become of it, so it is waited for, whatever --wait-lock is."""
+    monkeypatch.setattr(attempts, "SETTLE_COMMIT_SECONDS", 20.0 if comes else 1.0)
     between = proxy(waiting.dest.server, cut_behind_commit())
-    wait = 20.0 if comes else 1.0
-    options = {"dest": between.dsn(waiting.dest), "wait_lock": wait, "retries": 2}
+    options = {"dest": between.dsn(waiting.dest), "wait_lock": 0, "retries": 2}
     copying = Begun(functools.partial(waiting.copy, **options))
     eventually(lambda: committing(waiting.dest), what="COMMIT waits")
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copypipe import slices
-from copypipe.horizons import MARGIN, Horizon, Writers, horizon, open_because
+from copypipe.horizons import MARGIN, Horizon, Instance, Writers, horizon, open_because
 from copypipe.slices import (
     DATE,
     FIRST_DAY,
@@ -29,6 +29,7 @@ DAY = date(2018, 4, 29)
 NEXT = date(2018, 4, 30)
 END = datetime(2018, 4, 30, tzinfo=UTC)
 NOON = END + 12 * HOUR
+STARTED = END - 1000 * HOUR
 
 
 def local(value: datetime) -> datetime:
@@ -51,7 +52,7 @@ def told(
     is_standby: bool = False,
     replayed: datetime | None = None,
 ) -> Writers:
-    return Writers(clock, oldest, unseen, prepared, is_standby, replayed)
+    return Writers(clock, oldest, unseen, prepared, replayed, Instance(STARTED, is_standby))
 
 
 # ------------------------------------------------------------------------ how far it is complete
@@ -114,10 +115,10 @@ TOLD: dict[str, tuple[Writers, datetime | None, str | None]] = {
         None,
         SILENT,
     ),
-    "a standby with a transaction older than what it replayed": (
+    "a standby on which somebody reads for long": (
         told(NOON, is_standby=True, replayed=NOON, oldest=END - HOUR),
-        END - HOUR,
-        RUNNING,
+        NOON - HOUR,
+        STANDBY,
     ),
     "a standby that does not show its own sessions": (
         told(NOON, is_standby=True, replayed=NOON, unseen=5),
@@ -131,7 +132,7 @@ TOLD: dict[str, tuple[Writers, datetime | None, str | None]] = {
 def test_how_far_a_table_is_complete(
     facts: Writers, until: datetime | None, why: str | None
 ) -> None:
-    assert horizon(facts, HOUR) == Horizon(NOON, until, why)
+    assert horizon(facts, HOUR, facts.instance) == Horizon(NOON, until, why)
 
 
 # Facts, the time to settle, how far.
@@ -166,7 +167,38 @@ SETTLING = {
 def test_what_is_not_seen_settles(
     facts: Writers, settle: timedelta, until: datetime, why: str | None
 ) -> None:
-    assert horizon(facts, settle) == Horizon(NOON, until, why)
+    assert horizon(facts, settle, facts.instance) == Horizon(NOON, until, why)
+
+
+BEHIND = "what is read may show tables that are filled from elsewhere"
+
+
+@pytest.mark.parametrize(
+    ("facts", "until", "why"),
+    [
+        (told(NOON), NOON - HOUR, BEHIND),
+        (
+            told(NOON, oldest=END),
+            END,
+            "a transaction at the source is running since 2018-04-30 00:00:00+00",
+        ),
+        (told(NOON, oldest=NOON - HOUR / 2), NOON - HOUR, BEHIND),
+    ],
+    ids=["alone", "with an older transaction", "with a younger one"],
+)
+def test_what_is_read_through_others_settles(facts: Writers, until: datetime, why: str) -> None:
+    assert horizon(facts, HOUR, facts.instance, indirect=True) == Horizon(NOON, until, why)
+
+
+@pytest.mark.parametrize(
+    "serves",
+    [Instance(STARTED + SECOND, is_standby=False), Instance(STARTED, is_standby=True)],
+    ids=["another server", "a standby that was promoted"],
+)
+def test_what_one_server_tells_says_nothing_of_another(serves: Instance) -> None:
+    """As a pooler that spreads transactions over replicas would have it."""
+    spread = "the source's transactions went to several servers"
+    assert horizon(told(NOON), HOUR, serves) == Horizon(NOON, None, spread)
 
 
 # --------------------------------------------------------------------------------- open or sealed
@@ -234,7 +266,7 @@ OPEN: dict[str, tuple[Slice, Writers, str | None]] = {
 
 @pytest.mark.parametrize(("slice_", "facts", "why"), OPEN.values(), ids=OPEN.keys())
 def test_why_a_slice_is_open(slice_: Slice, facts: Writers, why: str | None) -> None:
-    assert open_because(slice_, horizon(facts, HOUR)) == why
+    assert open_because(slice_, horizon(facts, HOUR, facts.instance)) == why
 
 
 def test_a_clock_that_runs_behind_seals_nothing() -> None:
@@ -244,7 +276,7 @@ def test_a_clock_that_runs_behind_seals_nothing() -> None:
         told(END - HOUR, oldest=NOON),
         told(END - HOUR, is_standby=True, replayed=NOON),
     ):
-        assert open_because(OF_DAY, horizon(facts, timedelta())) == NOT_PAST
+        assert open_because(OF_DAY, horizon(facts, timedelta(), facts.instance)) == NOT_PAST
 
 
 moments = st.datetimes(datetime(2018, 4, 1), datetime(2018, 5, 31), timezones=st.just(UTC))  # noqa: DTZ001 - bounds have no zone
@@ -257,8 +289,8 @@ moments = st.datetimes(datetime(2018, 4, 1), datetime(2018, 5, 31), timezones=st
         oldest=st.none() | moments,
         unseen=st.integers(0, 2),
         prepared=st.integers(0, 1),
-        is_standby=st.booleans(),
         replayed=st.none() | moments,
+        instance=st.builds(Instance, started=moments, is_standby=st.booleans()),
     ),
     st.integers(0, 7200).map(lambda seconds: timedelta(seconds=seconds)),
     moments,
@@ -266,20 +298,15 @@ moments = st.datetimes(datetime(2018, 4, 1), datetime(2018, 5, 31), timezones=st
 def test_a_sealed_slice_ended_before_all_that_may_still_write(
     facts: Writers, settle: timedelta, end: datetime
 ) -> None:
-    sealed = open_because(between(end - HOUR, end), horizon(facts, settle)) is None
+    sealed = open_because(between(end - HOUR, end), horizon(facts, settle, facts.instance)) is None
+    if facts.instance.is_standby:
+        bounds = [at and at - settle for at in (facts.clock, facts.replayed)]
+    else:
+        bounds = [facts.oldest or end, facts.clock - settle if facts.unseen else end]
     assert sealed == (
         not facts.prepared
         and end <= facts.clock - MARGIN
-        and (facts.oldest is None or end <= facts.oldest)
-        and (not facts.unseen or facts.is_standby or end <= facts.clock - settle)
-        and (
-            not facts.is_standby
-            or (
-                facts.replayed is not None
-                and end <= facts.clock - settle
-                and end <= facts.replayed - settle
-            )
-        )
+        and all(bound is not None and end <= bound for bound in bounds)
     )
 
 

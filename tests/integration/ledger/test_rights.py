@@ -1,7 +1,5 @@
 """Who may make and use the dest's ledger, and whose ledger is trusted."""
 
-from collections.abc import Iterator
-
 import psycopg
 import pytest
 
@@ -9,26 +7,7 @@ from copypipe import NothingToCopy
 from copypipe.events import LedgerMade
 from copypipe.statements.ledger import RIGHTS
 from plugins.databases import Database, Role
-from plugins.ledgers import DAY, NEEDED, Sides, both, hearing, warnings_of
-
-
-@pytest.fixture
-def source(kept_source: Database) -> Database:
-    """Return the module's source: to empty a database is quicker than to make one."""
-    return kept_source
-
-
-@pytest.fixture
-def dest(kept_dest: Database) -> Database:
-    """Return the module's dest."""
-    return kept_dest
-
-
-@pytest.fixture
-def sides(source: Database, dest: Database) -> Iterator[Sides]:
-    """Yield both, with a table of two days."""
-    yield from both(source, dest)
-
+from plugins.ledgers import DAY, NEEDED, Sides, hearing, warnings_of
 
 # --- rights ---------------------------------------------------------------------------------------
 

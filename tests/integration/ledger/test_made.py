@@ -2,7 +2,6 @@
 
 import json
 import threading
-from collections.abc import Iterator
 from concurrent.futures import Future
 
 import psycopg
@@ -13,28 +12,8 @@ from copypipe.events import Event, LedgerMade, Planned, Warned
 from copypipe.requests import Endpoint
 from copypipe.statements.ledger import RIGHTS
 from plugins.command import Command, Words, no_backends
-from plugins.databases import Database
-from plugins.ledgers import DAY, NEXT_DAY, Sides, add, both, hearing
+from plugins.ledgers import DAY, NEXT_DAY, Sides, add, hearing
 from plugins.rows import assert_refused, unchanged
-
-
-@pytest.fixture
-def source(kept_source: Database) -> Database:
-    """Return the module's source: to empty a database is quicker than to make one."""
-    return kept_source
-
-
-@pytest.fixture
-def dest(kept_dest: Database) -> Database:
-    """Return the module's dest."""
-    return kept_dest
-
-
-@pytest.fixture
-def sides(source: Database, dest: Database) -> Iterator[Sides]:
-    """Yield both, with a table of two days."""
-    yield from both(source, dest)
-
 
 # --- when it is made ------------------------------------------------------------------------------
 

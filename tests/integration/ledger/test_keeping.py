@@ -2,7 +2,6 @@
 
 import re
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -12,27 +11,8 @@ from copypipe.requests import Endpoint
 from copypipe.statements.ledger import RIGHTS
 from plugins.command import Command, Words, eventually, no_backends
 from plugins.databases import Database
-from plugins.ledgers import DAY, NEXT_DAY, Sides, both, hearing
+from plugins.ledgers import DAY, NEXT_DAY, Sides, hearing
 from plugins.rows import assert_refused
-
-
-@pytest.fixture
-def source(kept_source: Database) -> Database:
-    """Return the module's source: to empty a database is quicker than to make one."""
-    return kept_source
-
-
-@pytest.fixture
-def dest(kept_dest: Database) -> Database:
-    """Return the module's dest."""
-    return kept_dest
-
-
-@pytest.fixture
-def sides(source: Database, dest: Database) -> Iterator[Sides]:
-    """Yield both, with a table of two days."""
-    yield from both(source, dest)
-
 
 # --- init -----------------------------------------------------------------------------------------
 

@@ -1,7 +1,6 @@
 """What a ledger says of other runs: swapped sides, and slices by several columns."""
 
 import json
-from collections.abc import Iterator
 from concurrent.futures import Future
 from typing import Any
 
@@ -11,28 +10,8 @@ import pytest
 from copypipe import PlanRefused, SliceBusy, Transferred
 from copypipe.events import Event, Planned
 from plugins.command import Words
-from plugins.databases import Database
-from plugins.ledgers import ALL, DAY, NEXT_DAY, Sides, both
+from plugins.ledgers import ALL, DAY, NEXT_DAY, Sides
 from plugins.rows import assert_refused, unchanged
-
-
-@pytest.fixture
-def source(kept_source: Database) -> Database:
-    """Return the module's source: to empty a database is quicker than to make one."""
-    return kept_source
-
-
-@pytest.fixture
-def dest(kept_dest: Database) -> Database:
-    """Return the module's dest."""
-    return kept_dest
-
-
-@pytest.fixture
-def sides(source: Database, dest: Database) -> Iterator[Sides]:
-    """Yield both, with a table of two days."""
-    yield from both(source, dest)
-
 
 # --- swapped sides --------------------------------------------------------------------------------
 

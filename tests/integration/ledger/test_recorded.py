@@ -4,7 +4,7 @@ import json
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -16,29 +16,10 @@ from copypipe.events import Event, Planned
 from copypipe.statements.ledger import RIGHTS
 from plugins import proxy as proxies
 from plugins.command import Command, Words, eventually, no_backends, pause, waits_in_pause
-from plugins.databases import Database
-from plugins.ledgers import ALL, COLUMNS, DAY, NEXT_DAY, Sides, add, both, warnings_of
+from plugins.ledgers import ALL, COLUMNS, DAY, NEXT_DAY, Sides, add, warnings_of
 from plugins.proxy import Proxy
 
 OF_DAY = '{["2018-04-29 00:00:00+00","2018-04-30 00:00:00+00")}'
-
-
-@pytest.fixture
-def source(kept_source: Database) -> Database:
-    """Return the module's source: to empty a database is quicker than to make one."""
-    return kept_source
-
-
-@pytest.fixture
-def dest(kept_dest: Database) -> Database:
-    """Return the module's dest."""
-    return kept_dest
-
-
-@pytest.fixture
-def sides(source: Database, dest: Database) -> Iterator[Sides]:
-    """Yield both, with a table of two days."""
-    yield from both(source, dest)
 
 
 # --- what is recorded -----------------------------------------------------------------------------
