@@ -29,7 +29,7 @@ matrix: install ## every type into every other, of which the suite takes samples
 faults: install ## every fault at every place of a copy; resumes, takes an hour; ARGS=--matrix
 	@$(BIN)/python scripts/faults.py --jobs 2 $(ARGS)
 
-faults-planted: install ## plant eight defects; the sweeps must find each
+faults-planted: install ## plant nine defects; the sweeps must find each
 	@$(BIN)/python scripts/faults.py --planted
 
 bench: install ## measure against psql and others; ARGS=--quick takes two minutes

@@ -1,7 +1,7 @@
 """Many runs at once on slices that overlap, some of them killed: every row exactly once.
 
 The source stands still, so whatever runs in whatever order, the dest may only ever hold some of its
-rows, none twice; and all of them after a last run.
+rows, none twice: those of every run that succeeded, and all of them after a last run.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import copypipe
 from plugins.command import eventually, no_backends
 from plugins.databases import Database
 
@@ -35,6 +36,9 @@ SELECT g, '{FIRST}'::timestamptz + g * interval '36 minutes',
        '{FIRST}'::timestamptz + (g * 7 % 240) * interval '36 minutes', repeat('x', g % 50)
   FROM generate_series(0, {DAYS * 40 - 1}) AS g;
 """
+
+_WHOLE = f"SELECT id, created_at, updated_at, body FROM {TABLE}"
+_ROWS = f"{_WHOLE} ORDER BY id"
 
 # What a member of the crowd does, over and over, until the time is up; a line for each run.
 _MEMBER = """
@@ -123,6 +127,9 @@ def gather(
     no_backends(source, dest, seconds=30)
     _look(dest, crowd)
     _compare(source, dest, crowd, succeeded)
+    copypipe.copy(TABLE, source=source.dsn, dest=dest.dsn, all=True, yes=True)
+    if source.fetch(_ROWS) != dest.fetch(_ROWS):
+        crowd.findings.append("after a last copy of all rows the two sides differ")
     return crowd
 
 
@@ -167,9 +174,15 @@ def _look(dest: Database, crowd: Crowd) -> None:
 
 def _compare(source: Database, dest: Database, crowd: Crowd, succeeded: dict[str, int]) -> None:
     """Compare with the source what is there, what the ledger tells, and what the runs did."""
-    whole = f"SELECT id, created_at, updated_at, body FROM {TABLE}"
-    if not {*dest.fetch(whole)} <= {*source.fetch(whole)}:
+    held = {*dest.fetch(_ROWS)}
+    if not held <= {*source.fetch(_ROWS)}:
         crowd.findings.append("the dest holds a row that the source has not")
+    copied = "SELECT id, by_column, instants::text, condition FROM copypipe.slice ORDER BY id"
+    for number, column, instants, condition in dest.fetch(copied):
+        within = f"{column} <@ '{instants}'::tstzmultirange" if column else "true"
+        of_slice = f"{_WHOLE} WHERE {within} AND ({condition or 'true'})"
+        if not held.issuperset(source.fetch(of_slice)):
+            crowd.findings.append(f"the dest lacks rows of the ledger's slice {number}")
     recorded = dict(dest.fetch("SELECT attempt_id::text, rows_copied::int FROM copypipe.slice"))
     lost = [attempt for attempt, count in succeeded.items() if recorded.get(attempt) != count]
     if lost:

@@ -220,3 +220,13 @@ def rolls_back(trial: Trial) -> Rule:
         return instead
 
     return falling
+
+
+def failing(trial: Trial) -> Rule:
+    """Make nothing; take note of the error that the server itself makes."""
+
+    def rule(frame: Frame) -> None:
+        if frame.link == 1 and frame.sender == "server" and frame.kind == b"E":
+            trial.fall()
+
+    return rule

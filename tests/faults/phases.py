@@ -35,8 +35,11 @@ _MARKS = (
 class Course:
     """The phase of one copy, and who serves it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, records: bool = True) -> None:
+        """Follow a copy that writes into the ledger, or one that does not."""
         self.phase = "plan"
+        self._decides = not records
+        """The next COMMIT is that of the rows: those of what is only told of come before."""
         self.pids: dict[str, int] = {}
         """The processes that serve it, by side."""
         self._lock = threading.Lock()
@@ -56,7 +59,8 @@ class Course:
             for phase, mark in _MARKS:
                 if mark in frame.body:
                     self._reach(phase)
-            if frame.body == b"COMMIT\0" and self._has("end"):
+                    self._decides |= phase == "record"
+            if frame.body == b"COMMIT\0" and self._decides and self._has("record"):
                 self._reach("commit")
         elif frame.sender == "client" and frame.kind == b"c":
             self._reach("end")

@@ -33,7 +33,7 @@ DEFECTS = {
         "transfers.py",
         (
             (
-                "    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by))\n",
+                "    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)\n",
                 '    _begin_writing(plan, dest, {"lock_timeout": "60s"})\n',
             ),
             (
@@ -98,6 +98,16 @@ DEFECTS = {
             ),
         ),
         ("--kind", "retried", "--only", "dest fin", "--place", "server"),
+    ),
+    "DELETE without its condition": Defect(
+        "statements/copies.py",
+        (
+            (
+                'return SQL("DELETE FROM {} WHERE {}").format(_table(table), predicate(slice_))',
+                'return SQL("DELETE FROM {}").format(_table(table))',
+            ),
+        ),
+        ("--crowd", "6"),
     ),
     "a lock on the slice's name only": Defect(
         "slices.py",
