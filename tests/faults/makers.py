@@ -15,6 +15,8 @@ from plugins import proxy as proxies
 from plugins.proxy import Cut, Direction, Frame, Proxy, Rule
 
 ENDINGS = ("fin", "rst", "hole")
+# Faults for which the servers are needed alone.
+ALONE = ("kill -9", "stop")
 SIGNALS = ("SIGKILL", "SIGINT", "SIGTERM", "SIGHUP")
 
 Act = Callable[["Trial"], None]
@@ -65,8 +67,13 @@ def at_message(trial: Trial, sender: Direction, number: int, what: str) -> Rule:
 
 
 def at_phase(trial: Trial, phase: str, what: str) -> Rule:
-    """Make a fault at the first message in a phase where that can be, once."""
+    """Make a fault at the first message in a phase where that can be, once.
+
+    Where a server dies behind COMMIT its answer is lost too.
+    """
     do = _maker(trial, what)
+    if phase == "after" and trial.side == "dest" and what in ALONE:
+        do = _then_cut(do)
 
     def rule(frame: Frame) -> bytes | None:
         here = frame.link == 1 and trial.course.phase == phase
@@ -168,6 +175,14 @@ ACTS: dict[str, Act] = {
 }
 
 
+def _then_cut(do: Rule) -> Rule:
+    def rule(frame: Frame) -> None:
+        do(frame)
+        raise Cut(ending="fin")
+
+    return rule
+
+
 def _maker(trial: Trial, what: str) -> Rule:
     """Return what makes the fault at its place."""
     if what in (*ENDINGS, "gone"):
@@ -223,10 +238,11 @@ def rolls_back(trial: Trial) -> Rule:
 
 
 def failing(trial: Trial) -> Rule:
-    """Make nothing; take note of the error that the server itself makes."""
+    """Make nothing; take note of the error that the server itself makes, once there is work."""
 
     def rule(frame: Frame) -> None:
-        if frame.link == 1 and frame.sender == "server" and frame.kind == b"E":
+        errs = frame.link == 1 and frame.sender == "server" and frame.kind == b"E"
+        if errs and trial.course.phase != "plan":  # where errors tell whether a text is SQL
             trial.fall()
 
     return rule

@@ -35,8 +35,7 @@ from plugins.servers import SIDES
 # server behind a hole held is free after another half, and a server is back after some more.
 LONGEST_SECONDS = 30.0
 
-# Faults for which the servers are needed alone, and those that are over only after a pause.
-ALONE = ("kill -9", "stop")
+# Faults that are over only after a pause.
 SLOW = ("hole", "freeze", "gone")
 
 # Places of copypipe's code (`copypipe.crashpoints`), and how often each is tried at most.
@@ -77,7 +76,7 @@ class Case:
 
     @property
     def alone(self) -> bool:
-        return self.what in ALONE
+        return self.what in makers.ALONE
 
     @property
     def at_once(self) -> int:
@@ -111,6 +110,7 @@ def cases(messages: dict[str, dict[tuple[str, str], int]]) -> Iterator[Case]:
         for what in ("kill -9", "stop", "freeze"):
             for side in SIDES:
                 yield from (Case(kind, f"{side} {what}", f"phase {phase}") for phase in ORDER[:-1])
+        yield from (Case(kind, f"dest {what}", "phase after") for what in makers.ALONE)
         yield from (Case(kind, "dest gone", f"phase {phase}") for phase in ORDER[:-1])
         for number in range(0, STREAM_BYTES, 1 if kind in ("day", "libpq") else 7):
             yield Case(kind, "source cut", f"byte {number}")

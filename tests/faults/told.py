@@ -22,8 +22,12 @@ PAGE = "failures.md"
 _HOLDS = {
     0: ("the new slice", "nothing"),
     1: ("what it held", "mend what the message names, then the same"),
+    2: ("what it held", "mend the command or the connection string, then the same"),
     5: ("what it held", "the same"),
-    75: ("the old slice or the new one, whole", "the same: it settles it"),
+    6: ("what it held", "what the hint says"),
+    9: ("what it held", "the same, when the source has rows"),
+    11: ("what it held", "the same later, or with a longer --wait-lock"),
+    75: ("the old slice or the new one, whole", "the same: it makes the slice the source's"),
     129: ("what it held", "as you wish"),
     130: ("what it held", "as you wish"),
     143: ("what it held", "as you wish"),
@@ -67,9 +71,9 @@ dest; then one more run had to make the dest equal. It was never neither old nor
 {codes}
 
 With `--retries` (3 by default) what ends with 5 here is tried again first. Exit 75 comes only
-where the dest cannot be reached any more, or where nothing is recorded (`--no-ledger`) and a try
-after the lost COMMIT failed too. What a copy that failed had written takes space at the dest until
-VACUUM.
+where the dest cannot be reached any more, where nothing is recorded (`--no-ledger`) and a try
+after the lost COMMIT failed too, or where a signal ended the wait. In the ledger one can see later
+which of the two it was. What a copy that failed had written takes space at the dest until VACUUM.
 
 ## What was found
 
