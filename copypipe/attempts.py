@@ -67,6 +67,13 @@ LONGEST_PAUSE_SECONDS = 300.0
 # new primary. Then somebody has to look.
 SETTLE_COMMIT_SECONDS = 60.0
 
+# How long a run waits at least to tell the ledger that it begins, whatever --wait-lock says: others
+# that tell the same are done within moments.
+LEAST_NOTE_SECONDS = 5.0
+
+# What is added to an interrupt that ends a run of which nobody can tell.
+_UNKNOWN = "copypipe: nobody knows whether the slice was committed"
+
 # How long to wait before the dest is looked for again, at first and at most.
 _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
@@ -121,6 +128,10 @@ class _Run:
                     return self._try(attempt.retry_state.attempt_number)
         except CopypipeError as error:
             self._give_up(error)
+        except KeyboardInterrupt as interrupt:
+            if self._unknown is not None:
+                interrupt.add_note(_UNKNOWN)
+            raise
         raise AssertionError("tenacity raises the last failure")
 
     def _give_up(self, error: CopypipeError) -> NoReturn:
@@ -213,13 +224,14 @@ class _Run:
             return plan, plan.sliced_by
         if self._untold is not None:
             self._tell_ledger(dest, self._untold)
-        wait = plans.milliseconds(self._request.wait_lock)
+        wait = plans.milliseconds(max(self._request.wait_lock, LEAST_NOTE_SECONDS))
         return plan, ledger.begin(dest, attempt, plan.dest.table, plan.slice, wait)
 
     def _settle(self, plan: Plan, done: Transferred, unknown: CommitUnknown) -> Transferred:
         """Find out whether the COMMIT happened; raises `unknown` where nobody can tell."""
         if not plan.ledger.records:
             if unknown.interrupt is not None:
+                unknown.interrupt.add_note(_UNKNOWN)
                 raise unknown.interrupt
             if isinstance(plan.slice, slices.Whole) and not self._request.yes:
                 # Rows that are there now may be ours, or of somebody who was never asked.
@@ -227,7 +239,11 @@ class _Run:
             # To do it again makes the slice equal to the source's, whatever happened.
             self._unknown = unknown
             raise ConnectionLost(unknown.message, detail=unknown.detail, side="dest")
-        committed = self._committed(plan, done.attempt, unknown)
+        try:
+            committed = self._committed(plan, done.attempt, unknown)
+        except KeyboardInterrupt as interrupt:
+            interrupt.add_note(_UNKNOWN)
+            raise
         self._listen(Decided(committed=committed))
         if unknown.interrupt is not None:
             held = "was" if committed else "was not"
@@ -238,22 +254,21 @@ class _Run:
         raise _not_committed()
 
     def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
-        """Ask the dest, for as long as it takes and SETTLE_COMMIT_SECONDS at most to reach it."""
-        request, listen = self._request, self._listen
-        listen(Settling(SETTLE_COMMIT_SECONDS))
+        """Ask the dest whether it committed; raises `unknown` where it cannot tell.
+
+        Its transaction is waited for as for any that holds the slice, but at least as long as the
+        dest is looked for.
+        """
+        patience = max(self._request.wait_lock, SETTLE_COMMIT_SECONDS)
+        self._listen(Settling(patience))
         deadline = time.monotonic() + SETTLE_COMMIT_SECONDS
         pause, longest = _LOOK_AGAIN_SECONDS
         while True:
             try:
-                with (
-                    _connected("dest", request.dest, self._run_id, self._reached) as dest,
-                    closing(Watch(dest, dest, listen, request.stall_timeout)) as watch,
-                ):
-                    dest.idle = watch
-                    committed = transfers.happened(plan, dest, attempt, SETTLE_COMMIT_SECONDS)
-                    if not committed:
-                        self._tell_ledger(dest, _not_committed())
-                    return committed
+                committed = self._asked(plan, attempt, patience)
+            except SliceBusy as error:
+                unknown.detail = f"The dest was asked: {error.message}. {error.detail}"
+                raise unknown from None
             except CopypipeError as error:
                 passes = isinstance(error, TransientError) and time.monotonic() < deadline
                 if not passes:
@@ -261,8 +276,25 @@ class _Run:
                         f"The dest could not be asked what became of it: {error.message}."
                     )
                     raise unknown from None
+            else:
+                if committed is None:
+                    unknown.detail = "The ledger that would tell was removed meanwhile."
+                    raise unknown from None
+                return committed
             time.sleep(pause)
             pause = min(2 * pause, longest)
+
+    def _asked(self, plan: Plan, attempt: Attempt, patience: float) -> bool | None:
+        """Connect to the dest and ask; tell the ledger of a COMMIT that did not happen."""
+        with (
+            _connected("dest", self._request.dest, self._run_id, self._reached) as dest,
+            closing(Watch(dest, dest, self._listen, self._request.stall_timeout)) as watch,
+        ):
+            dest.idle = watch
+            committed = transfers.happened(plan, dest, attempt, patience)
+            if committed is False:
+                self._tell_ledger(dest, _not_committed())
+            return committed
 
 
 def _not_committed() -> ConnectionLost:
@@ -324,22 +356,14 @@ def _both(
 def _connected(
     side: Side, endpoint: Endpoint, run_id: str, reached: set[Side]
 ) -> Iterator[Session]:
-    """Connect to a side. One that has let this run in before does not refuse it for good.
-
-    A server that is starting says so in its own language, a pooler in its own words: no list of
-    texts tells them all from a wrong password.
-    """
+    """Connect to a side. One that has let this run in before does not refuse it for good."""
     with ExitStack() as stack:
         try:
             session = stack.enter_context(servers.connected(side, endpoint, run_id))
         except LoginRefused as error:
             if side not in reached:
                 raise
-            problem = TransientError(
-                f"{side}: the server does not let this role in any more",
-                detail=error.detail,
-                side=side,
-            )
+            problem = servers.refused_meanwhile(side, error)
         else:
             reached.add(side)
             yield session

@@ -24,7 +24,7 @@ from copypipe.errors import (
 
 # SQLSTATEs that pass by themselves (PostgreSQL, appendix A).
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
-_PASSING = frozenset({"40001", "40P01", "53300", "55P03", "25P03", "25P04", "55006"})
+_PASSING = frozenset({"40001", "40P01", "53300", "55P03", "25P03", "25P04"})
 
 # insufficient_privilege, and read_only_sql_transaction: what is read at the source must not write.
 _REFUSED = frozenset({"42501", "25006"})

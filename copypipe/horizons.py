@@ -36,7 +36,7 @@ class Writers:
     oldest: datetime | None
     """When the oldest transaction began that can be seen; None for no transaction."""
     unseen: int
-    """Sessions in the database whose transactions the role may not see."""
+    """Sessions in the database whose transactions cannot be seen."""
     prepared: int
     """Prepared transactions of the database. When they began, nobody knows any more."""
     replayed: datetime | None
@@ -99,7 +99,10 @@ def _primary(writers: Writers, settle: timedelta) -> list[tuple[datetime, str]]:
         since = f"{writers.oldest:%Y-%m-%d %H:%M:%S}+00"
         bounds.append((writers.oldest, f"a transaction at the source is running since {since}"))
     if writers.unseen:
-        why = "the role may not see the transactions of others at the source (pg_read_all_stats)"
+        why = (
+            "transactions at the source cannot be seen: the role lacks pg_read_all_stats, or they "
+            "do not show themselves (track_activities)"
+        )
         bounds.append((writers.clock - settle, why))
     return bounds
 

@@ -25,7 +25,7 @@ def make(dest: Endpoint, wait: float, *, dry_run: bool) -> str:
             return f"would make the ledger, {SCHEMA} of {session.address}"
         made = False
         if found.state == "missing":
-            made, found = ledger.make(session, plans.milliseconds(wait))
+            made, found = ledger.make(session, plans.milliseconds(wait), asked=True)
         if found.problem is not None:
             raise PlanRefused(
                 "dest: the ledger cannot be used",
@@ -67,4 +67,4 @@ def remove(dest: Endpoint, wait: float, agrees: Callable[[str], bool], *, dry_ru
 
 def _look(session: Session) -> ledger.Ledger:
     with session.reading(lock_timeout=plans.OTHER_LOCKS):
-        return ledger.look(session)
+        return ledger.look(session, asked=True)

@@ -46,7 +46,13 @@ class Ledger:
     """missing: it can be made; off: the request does without."""
     problem: str | None = None
     """Why it is unusable."""
-    is_there: bool = False
+    made: int | None = None
+    """Which ledger it is: another one is made under another OID. None where there is none."""
+
+    @property
+    def is_there(self) -> bool:
+        """Return whether there is one, usable or not."""
+        return self.made is not None
 
     @property
     def records(self) -> bool:
@@ -74,26 +80,37 @@ class Attempt:
 # ------------------------------------------------------------------------------- look and make
 
 
-def look(session: Session) -> Ledger:
+def look(session: Session, *, asked: bool = False) -> Ledger:
     """Return what there is, in the session's open transaction.
 
-    Raises PlanRefused for a ledger of a newer copypipe.
+    `asked` tells that somebody wants a ledger to be made, whom it may publish. Raises PlanRefused
+    for a ledger of a newer copypipe.
     """
-    facts = _facts(session)
+    return _looked(session, _facts(session), asked=asked)
+
+
+def _looked(session: Session, facts: _Facts, *, asked: bool) -> Ledger:
     problem = facts.problem
-    if not facts.is_there:
+    if facts.made is None:
+        if problem is None and facts.published is not None and not asked:
+            # FOR ALL TABLES takes in new tables at once, and a subscriber that lacks one stops.
+            problem = (
+                f"there is none, and the publication {facts.published} would send it to "
+                "subscribers (copypipe init makes it all the same)"
+            )
         return Ledger("missing") if problem is None else Ledger("unusable", problem)
     if problem is not None:
-        return Ledger("unusable", problem, is_there=True)
+        return Ledger("unusable", problem, facts.made)
     _check_version(session)
-    return Ledger("ready", is_there=True)
+    return Ledger("ready", made=facts.made)
 
 
 class _Facts(NamedTuple):
     """What the catalog tells of the ledger (`statements.look`)."""
 
     schema: bool
-    is_there: bool
+    made: int | None
+    """The OID of the table `version`; None where there is no ledger."""
     stranger: str | None
     """An owner who could have it run anything with our rights."""
     missing: list[str]
@@ -104,6 +121,8 @@ class _Facts(NamedTuple):
     """It may read the tables that tell what was copied."""
     may_use: bool | None
     """It has USAGE on the schema; None where there is none."""
+    published: str | None
+    """A publication of all tables of the database."""
     may_make: bool
 
     @property
@@ -111,7 +130,7 @@ class _Facts(NamedTuple):
         """Return why the role can neither use what is there nor make it, None for no reason."""
         if self.stranger is not None:
             return f"its owner {self.stranger} could run anything as this role"
-        if not self.is_there:
+        if self.made is None:
             where = f"schema {statements.SCHEMA}, or USAGE" if self.schema else "the database"
             return None if self.may_make else f"there is none, and the role lacks CREATE on {where}"
         if not self.may_use:
@@ -136,18 +155,20 @@ def _check_version(session: Session) -> None:
         )
 
 
-def make(session: Session, wait: str) -> tuple[bool, Ledger]:
+def make(session: Session, wait: str, *, asked: bool = False) -> tuple[bool, Ledger]:
     """Make the ledger in a transaction of its own; it may be there by now.
 
     Many may try at once: an advisory lock keeps them apart, since CREATE .. IF NOT EXISTS does not
-    (two at a time meet in a unique index of the catalog, 23505). `wait` is a lock_timeout. Returns
-    whether it was made, and what there is. Raises SliceBusy where another run is at it for longer
-    than that, PlanRefused where the schema holds other tables; nothing is made then.
+    (two at a time meet in a unique index of the catalog, 23505). `wait` is a lock_timeout; `asked`
+    is that of `look`. Returns whether it was made, and what there is. Raises SliceBusy where
+    another run is at it for longer than that, PlanRefused where the schema holds other tables;
+    nothing is made then.
     """
     with _making(session, wait):
         facts = _facts(session)
-        if facts.is_there or facts.problem is not None:
-            return False, look(session)
+        found = _looked(session, facts, asked=asked)
+        if found.state != "missing":
+            return False, found
         if not facts.schema:
             session.execute(statements.make_schema())
         try:
@@ -158,7 +179,7 @@ def make(session: Session, wait: str) -> tuple[bool, Ledger]:
                 raise
             problem = error
         else:
-            return True, Ledger("ready", is_there=True)
+            return True, look(session)
         raise PlanRefused(
             f"{session.side}: the schema {statements.SCHEMA} holds tables of another kind",
             detail=f"{problem.message}.",
@@ -205,14 +226,13 @@ def _alone(session: Session) -> bool:
     To wait in a queue for it would stop whoever comes behind.
     """
     session.execute(copies.savepoint())
-    if session.fetch_one(locks.try_key(IN_USE.key(0)))[0]:
-        try:
-            session.execute(statements.lock())
-        except CopypipeError as error:
-            if error.sqlstate != "55P03":  # lock_not_available
-                raise
-        else:
+    try:
+        session.execute(statements.lock())
+        if session.fetch_one(locks.try_key(IN_USE.key(0)))[0]:
             return True
+    except CopypipeError as error:
+        if error.sqlstate != "55P03":  # lock_not_available
+            raise
     session.execute(copies.back_to_savepoint())
     return False
 
@@ -262,7 +282,7 @@ def receives(session: Session, relation: Relation, table: Table, dest: Server, a
     if not isinstance(relation, Table):
         return False
     facts = _facts(session)
-    if not (facts.is_there and facts.may_use and facts.may_read) or facts.stranger is not None:
+    if not (facts.made and facts.may_use and facts.may_read) or facts.stranger is not None:
         return False
     if session.fetch_one(statements.version())[0] != statements.VERSION:
         return False
@@ -276,28 +296,32 @@ def begin(session: Session, attempt: Attempt, table: Table, slice_: Slice, wait:
     """Tell of an attempt that begins, in a transaction of its own.
 
     Returns the column by which slices of the table are told apart: that of this slice, if it is
-    the first one. Raises TransientError where the ledger was removed meanwhile.
+    the first one. Raises TransientError where the ledger was removed meanwhile, SliceBusy where
+    somebody has locked it for longer than `wait`, a lock_timeout.
     """
     try:
         return _begun(session, attempt, table, slice_, wait)
     except CopypipeError as error:
-        if error.sqlstate not in ("42P01", "3F000"):  # undefined_table, invalid_schema_name
+        if error.sqlstate not in ("42P01", "3F000", "55P03"):
             raise
+        busy = error.sqlstate == "55P03"  # lock_not_available; else it was removed
     session.rollback()
-    raise _removed(session)
+    raise _in_use(session) if busy else _removed(session)
 
 
-def check(session: Session, table: Table, slice_: Slice, column: str | None) -> None:
+def check(
+    session: Session, ledger: Ledger, table: Table, slice_: Slice, column: str | None
+) -> None:
     """Look once more before the work begins, in the transaction that will record it.
 
-    `column` is the one by which the locks took the table to be sliced. Another ledger may have been
-    made since, by a run that slices by another one: then other locks were needed.
+    `ledger` is the one that the attempt was told to, `column` the one by which the locks took the
+    table to be sliced; with another one other locks were needed.
 
     Raises TransientError where the ledger was removed meanwhile, PlanRefused where the role may not
     use it any more, or a newer copypipe has worked on it.
     """
     found = look(session)
-    if not found.is_there:
+    if found.made != ledger.made:
         raise _removed(session)
     if found.problem is not None:
         raise PlanRefused(
@@ -374,8 +398,14 @@ def record(session: Session, attempt: Attempt, table: Table, slice_: Slice, **do
     )
 
 
-def holds(session: Session, attempt: Attempt) -> bool:
-    """Return whether the attempt was committed; its transaction must have ended."""
+def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:
+    """Return whether the attempt was committed; its transaction must have ended.
+
+    None where it cannot be said, since `ledger` is not there any more, or not for this role.
+    """
+    found = look(session)
+    if found.made != ledger.made or found.problem is not None:
+        return None
     return bool(session.fetch_one(statements.holds(attempt.attempt_id))[0])
 
 

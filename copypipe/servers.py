@@ -21,8 +21,10 @@ from copypipe.errors import (
     ConnectionLost,
     CopyFailed,
     CopypipeError,
+    LoginRefused,
     PlanRefused,
     Side,
+    TransientError,
     UsageError,
 )
 from copypipe.failures import failure, lost, translate
@@ -230,9 +232,18 @@ class Session:
         )
 
     def reconnect(self) -> None:
-        """Connect once more to the same server; raises what `connected` raises."""
+        """Connect once more; raises a TransientError where that is not possible.
+
+        Callers have to look which server it is: an address may lead to another one now.
+        """
         self.close()
-        self.conn = self._again()
+        problem: TransientError | None = None
+        try:
+            self.conn = self._again()
+        except LoginRefused as error:
+            problem = refused_meanwhile(self.side, error)
+        if problem is not None:
+            raise problem
         if self._notice is not None:
             self.hear(self._notice)
 
@@ -379,6 +390,17 @@ def connected(side: Side, endpoint: Endpoint, run_id: str) -> Iterator[Session]:
         session.abandon()
 
 
+def refused_meanwhile(side: Side, error: LoginRefused) -> TransientError:
+    """Return what to raise where a server refuses a role that it has let in before.
+
+    A server that is starting says so in its own language, a pooler in its own words: no list of
+    texts tells them all from a wrong password.
+    """
+    return TransientError(
+        f"{side}: the server does not let this role in any more", detail=error.detail, side=side
+    )
+
+
 def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
     target = endpoint.target
     name = f"copypipe/{run_id}"
@@ -429,6 +451,15 @@ def _called(side: Side, connect: Callable[[], object]) -> psycopg.Connection[Any
         conn = connect()
     except psycopg.Error as error:
         problem = addresses.unreachable(side, error, {})
+    except CopypipeError:
+        raise
+    except Exception as error:
+        # A service that hands out tokens, say, may be away as a server may.
+        raise ConnectionLost(
+            f"{side}: the callable that connects failed",
+            detail=f"It raised {type(error).__name__}.",
+            side=side,
+        ) from error
     else:
         if not isinstance(conn, psycopg.Connection) or conn.closed:
             raise UsageError(

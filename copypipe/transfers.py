@@ -40,6 +40,12 @@ from copypipe.statements import copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
 
+# When the dest gives up an answer of its own that nobody has acknowledged, as where the worker's
+# host died while the dest was at work. The kernel would go on for some 15 minutes (tcp_retries2 in
+# tcp(7)) with the slice locked, and keepalive does not run meanwhile. What the dest says is short,
+# so a client that reads nothing for a while is not taken for a lost one; the source says more.
+UNHEARD = "60s"
+
 # How long a try waits for the transaction of the one before it, which the dest ends when it has
 # noticed that its client is gone: with the keepalives that we set (30 s, then 3 every 10 s).
 OWN_END_SECONDS = 75.0
@@ -95,7 +101,8 @@ def transfer(
     request = plan.request
     _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)
     if plan.ledger.records:
-        ledger.check(dest, plan.dest.table, plan.slice, sliced_by)  # it may have waited long
+        # It may have waited long.
+        ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
     dest.execute(copies.lock_for_writing(plan.dest.table))
     table = plans.reread_dest(plan, dest)
     cleared = modes.STRATEGIES[request.mode](
@@ -232,28 +239,29 @@ def check_primary(dest: Session) -> None:
         raise TransientError("dest: a standby answers at its address", side="dest")
 
 
-def happened(plan: Plan, dest: Session, attempt: Attempt, patience: float) -> bool:
+def happened(plan: Plan, dest: Session, attempt: Attempt, patience: float) -> bool | None:
     """Return whether an attempt was committed whose answer to COMMIT was lost.
 
-    Waits for the end of its transaction, which holds a lock of its own to the end; asking before
-    that would be too early. Raises SliceBusy where it does not end within --wait-lock or `patience`
-    seconds, PlanRefused
-    where the dest is not the server that it was.
+    None where nothing tells of it any more. Waits for the end of its transaction, which holds a
+    lock of its own to the end; asking before that would be too early. Raises SliceBusy where it
+    does not end within `patience` seconds, PlanRefused where the dest is not the server that it
+    was.
     """
-    seconds = max(plan.request.wait_lock, patience)
-    with dest.reading(lock_timeout=plans.milliseconds(seconds)):
+    with dest.reading(lock_timeout=plans.milliseconds(patience)):
         _check_same(plan, dest)
         try:
             dest.fetch(lock_statements.take([attempt.lock], 0))
         except CopypipeError as error:
             if error.sqlstate != "55P03":  # lock_not_available
                 raise
-            raise SliceBusy(
-                "the transaction whose COMMIT was not answered is still at work at the dest",
-                detail="It may wait for a standby (synchronous_standby_names).",
-                side="dest",
-            ) from None
-        return ledger.holds(dest, attempt)
+        else:
+            return ledger.holds(dest, plan.ledger, attempt)
+    pids = ", ".join(str(pid) for pid, _ in _holders(plan, dest, [attempt.lock]))
+    raise SliceBusy(
+        f"its transaction has not ended there (backend {pids})",
+        detail="It may wait for a standby (synchronous_standby_names).",
+        side="dest",
+    )
 
 
 def _check_same(plan: Plan, dest: Session) -> None:
@@ -335,6 +343,8 @@ def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: fl
     try:
         dest.fetch(lock_statements.take(wanted, plan.dest.table.root_oid))
     except CopypipeError as error:
+        if error.sqlstate == "53200":  # out_of_memory, of the lock table
+            raise _out_of_locks(error, len(wanted)) from None
         timed_out = error.sqlstate == "57014" and time.monotonic() >= deadline  # query_canceled
         if error.sqlstate != "55P03" and not timed_out:  # lock_not_available
             raise
@@ -349,6 +359,17 @@ def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: fl
         detail=f"Backends at the dest that hold it: {pids}." if pids else None,
         hint="Run it again later, or wait longer with --wait-lock.",
         side="dest",
+    )
+
+
+def _out_of_locks(error: CopypipeError, number: int) -> TransientError:
+    return TransientError(
+        error.message,
+        detail=f"The slice takes {number} locks, and all transactions there share one table of "
+        "them.",
+        hint="Copy a shorter range, fewer at a time, or raise max_locks_per_transaction.",
+        side=error.side,
+        sqlstate=error.sqlstate,
     )
 
 
@@ -368,6 +389,8 @@ def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> No
     # libpq hides an error behind notices while data flows, so the dest is asked for none until
     # COMMIT; a trigger that warns of each row would also cost more than the row.
     local = {**timeouts, "client_min_messages": "error", **_common(plan, plan.dest.server)}
+    if plan.dest.server.on_linux:
+        local["tcp_user_timeout"] = UNHEARD
     if plan.dest.server.synchronous_commit == "off":
         # The success that is reported must survive a crash of the server.
         local["synchronous_commit"] = "on"

@@ -51,6 +51,8 @@ def main() -> int:
             _sweep(options, journal)
     print(sweep.matrix(journal.results.values()))
     found = sweep.complaints(journal.results.values())
+    if options.every == 1 and not (options.only or options.kind or options.place or options.part):
+        found += sweep.thin(journal.results.values())
     if options.doc and not found:
         told.write(ROOT / "docs", journal.results.values())
     print("\n".join(found) or "nothing happened that must not")
@@ -68,7 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--planted", action="store_true", help="plant defects and look for each")
     parser.add_argument("--kind", choices=KINDS, help="only this kind of copy")
     parser.add_argument("--jobs", type=int, default=1, help="processes, each with its own servers")
-    parser.add_argument("--part", default="0/1", help="for --jobs: which of them this is")
+    parser.add_argument("--part", help="for --jobs: which of them this is")
     parser.add_argument("--matrix", action="store_true", help="print the journal")
     parser.add_argument("--doc", action="store_true", help="write docs/failures.md")
     options = parser.parse_args()
@@ -121,7 +123,7 @@ def _point(case: Case) -> tuple[str, str]:
 
 
 def _chosen(every: sweep.Iterable[Case], options: argparse.Namespace) -> list[Case]:
-    part, _, of = options.part.partition("/")
+    part, _, of = (options.part or "0/1").partition("/")
     chosen = [
         case
         for case in every

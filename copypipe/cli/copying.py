@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +13,7 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import again
-from copypipe.cli.output import ask, log, outcome, say
+from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
 from copypipe.events import Event, Listener, Planned, ignore
@@ -312,11 +312,12 @@ def copy(
             return
         listener, close = _listener(progress, quiet=quiet, verbose=verbose)
         planned: list[Planned] = []
+        guard.unknown = lambda: error_text(_left(context, planned), as_json=as_json)
         try:
             done = attempts.copy(request, _both(listener, planned), _ask)
         except CommitUnknown as error:
             if planned:
-                error.hint = f"Run it again, which settles it: {again(context, planned[0].slice)}"
+                error.hint = _settles(context, planned[0])
             raise
         finally:
             close()
@@ -368,6 +369,21 @@ def _both(listener: Listener, planned: list[Planned]) -> Listener:
             planned.append(event)
 
     return hear
+
+
+def _settles(context: typer.Context, planned: Planned) -> str:
+    what = "makes the slice the source's" if context.params["no_ledger"] else "settles it"
+    return f"Run it again, which {what}: {again(context, planned.slice)}"
+
+
+def _left(context: typer.Context, planned: Sequence[Planned]) -> CommitUnknown:
+    """Return what a signal leaves behind that comes while nobody knows of a COMMIT."""
+    return CommitUnknown(
+        "dest: left while nobody knew whether COMMIT had happened",
+        detail="The slice is either exactly what it was or exactly what the source had.",
+        hint=_settles(context, planned[0]) if planned else None,
+        side="dest",
+    )
 
 
 def _ask(plan: Plan) -> bool:

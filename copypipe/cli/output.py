@@ -42,13 +42,18 @@ def _silence(stream: TextIO) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
+def error_text(error: CopypipeError, *, as_json: bool) -> str:
+    """Return what stderr says of an error: some lines, or one of JSON."""
+    return reporting.error_json(error) if as_json else str(error)
+
+
 @contextmanager
 def outcome(*, as_json: bool) -> Iterator[None]:
     """Turn an error of the block into its text on stderr and its exit code."""
     try:
         yield
     except CopypipeError as error:
-        for line in (reporting.error_json(error) if as_json else str(error)).splitlines():
+        for line in error_text(error, as_json=as_json).splitlines():
             log(line)
         raise typer.Exit(error.exit_code) from None
     except (Interrupted, KeyboardInterrupt) as interrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Callable
 from contextlib import suppress
 from types import FrameType
 from typing import Literal
@@ -31,6 +32,10 @@ class Guard:
         )
         self._signum = 0
         self._committed = False
+        self.unknown: Callable[[], str] = lambda: (
+            "left while nobody knew whether COMMIT had happened: run the same command again"
+        )
+        """What is said by a run that leaves while nobody knows."""
 
     def install(self) -> None:
         """Answer the signals from now on; one that is ignored (nohup) stays ignored."""
@@ -56,7 +61,7 @@ class Guard:
         elif isinstance(event, events.Retried) and event.undecided:
             self._phase = "undecided"
             if self._signum:  # it came while the outcome was awaited
-                _leave_undecided()
+                self._leave_undecided()
         elif isinstance(event, events.Retried) and self._phase == "decided":
             self._phase = "running"
             if self._signum:
@@ -72,17 +77,16 @@ class Guard:
         if self._phase == "committing" and first:
             _tell("waiting for the outcome of COMMIT; a second signal leaves at once")
         elif self._phase in ("committing", "undecided"):
-            _leave_undecided()
+            self._leave_undecided()
         elif self._phase == "stopping":
             os._exit(128 + signum)
         elif not first:
             os._exit(0 if self._committed else 1)
 
-
-def _leave_undecided() -> None:
-    """Leave at once, without the rollback that would claim to know the outcome."""
-    _tell("left while nobody knew whether COMMIT had happened: run the same command again")
-    os._exit(CommitUnknown.exit_code)
+    def _leave_undecided(self) -> None:
+        """Leave at once, without the rollback that would claim to know the outcome."""
+        _tell(self.unknown())
+        os._exit(CommitUnknown.exit_code)
 
 
 def _tell(text: str) -> None:

@@ -124,7 +124,7 @@ def look() -> Composed:
     return SQL(
         """
         SELECT n.oid IS NOT NULL AS schema,
-               v.oid IS NOT NULL AS version,
+               v.oid::int8 AS made,
                pg_catalog.pg_get_userbyid(
                    (SELECT w.owner
                       FROM (SELECT n.nspowner UNION
@@ -150,6 +150,8 @@ def look() -> Composed:
                  WHERE c.relnamespace = n.oid AND c.relname IN ('version', 'slice')
                    AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) AS may_read,
                pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use,
+               (SELECT p.pubname FROM pg_catalog.pg_publication p
+                 WHERE p.puballtables AND p.pubinsert ORDER BY 1 LIMIT 1) AS published,
                CASE WHEN n.oid IS NULL
                     THEN pg_catalog.has_database_privilege(d.oid, 'CREATE')
                     ELSE pg_catalog.has_schema_privilege(n.oid, 'CREATE')

@@ -40,8 +40,8 @@ PINNED: Mapping[str, str] = {
     # A nightly load may take longer than an interactive role is allowed to.
     "statement_timeout": "0",
     "idle_in_transaction_session_timeout": "0",
-    # A peer that vanished is noticed by the server after about a minute. Without effect on unix
-    # sockets.
+    # A peer that vanished is noticed by a server that waits for it after about a minute. Without
+    # effect on unix sockets.
     "tcp_keepalives_idle": "30",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "3",
@@ -121,7 +121,8 @@ def writers() -> Composed:
     now() is the beginning of our transaction, so it comes before the rest. A client that is active
     and in no transaction yet is about to begin one that is stamped with its query_start. Of
     sessions that the role may not see, even the kind is hidden; with track_activities off a session
-    tells nothing about itself.
+    tells nothing about itself, and where that was so when its transaction began, it does not tell
+    of that later.
     """
     return SQL(
         """
@@ -130,8 +131,11 @@ def writers() -> Composed:
                             CASE WHEN a.state = 'active' AND a.backend_type = 'client backend'
                                  THEN a.query_start END)) AS oldest,
                count(*) FILTER (WHERE a.backend_type IS NULL OR a.state = 'disabled'
-                                   OR (a.state LIKE 'idle in transaction%'
-                                       AND a.xact_start IS NULL)) AS unseen,
+                                   OR (a.xact_start IS NULL
+                                       AND (a.state LIKE 'idle in transaction%'
+                                            OR (a.backend_type = 'client backend'
+                                                AND (a.backend_xid IS NOT NULL
+                                                     OR a.backend_xmin IS NOT NULL))))) AS unseen,
                pg_catalog.pg_last_xact_replay_timestamp() AS replayed,
                pg_catalog.pg_postmaster_start_time() AS started,
                pg_catalog.pg_is_in_recovery() AS is_standby

@@ -1,5 +1,6 @@
 """SIGINT, SIGTERM and SIGHUP bring the prompt back within two seconds and leave nothing behind."""
 
+import json
 import signal
 import time
 from collections.abc import Callable
@@ -252,7 +253,27 @@ def test_during_commit_a_second_signal_leaves_at_once(
 
     assert time.monotonic() - sent < PROMPT_SECONDS
     assert (done.code, done.out) == (75, "")
-    assert "run the same command again" in done.err
+    assert "HINT:  Run it again, which settles it: copypipe copy" in done.err
+
+
+def test_it_leaves_with_json_where_that_was_asked_for(
+    run: Command, source: Database, dest: Database
+) -> None:
+    prepare(source, dest)
+    holder = held_commit(source, dest)
+    process = run.start(*DAY, "--json")
+    eventually(committing(dest), what="COMMIT is under way")
+
+    process.signal(signal.SIGTERM)
+    time.sleep(0.3)
+    process.signal(signal.SIGTERM)
+    done = process.wait()
+    holder.rollback()
+
+    assert (done.code, done.out) == (75, "")
+    told = json.loads(next(line for line in done.err.splitlines() if line.startswith("{")))
+    assert told["exit_code"] == 75
+    assert "copypipe copy" in told["hint"]
 
 
 # --- what else a terminal and a supervisor do ----------------------------------------------------

@@ -32,8 +32,9 @@ _HOLDS = {
     130: ("what it held", "as you wish"),
     143: ("what it held", "as you wish"),
     -9: (
-        "the old slice or the new one, whole; the servers notice within some 10 s, or a minute "
-        "behind a lost network",
+        "the old slice or the new one, whole; the servers notice within some 10 s, behind a lost "
+        "network the dest within a minute or so and a source that was sending when its kernel "
+        "gives up",
         "the same",
     ),
 }
@@ -71,9 +72,10 @@ dest; then one more run had to make the dest equal. It was never neither old nor
 {codes}
 
 With `--retries` (3 by default) what ends with 5 here is tried again first. Exit 75 comes only
-where the dest cannot be reached any more, where nothing is recorded (`--no-ledger`) and a try
-after the lost COMMIT failed too, or where a signal ended the wait. In the ledger one can see later
-which of the two it was. What a copy that failed had written takes space at the dest until VACUUM.
+where the dest cannot be reached any more or does not end the transaction (it may wait for a
+standby), where nothing is recorded (`--no-ledger`) and a try after the lost COMMIT failed too, or
+where a signal ended the wait. In the ledger one can see later which of the two it was. What
+a copy that failed had written takes space at the dest until VACUUM.
 
 ## What was found
 

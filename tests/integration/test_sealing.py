@@ -16,7 +16,10 @@ DAY = "2018-04-29"
 HOUR = timedelta(hours=1)
 
 NOT_PAST = "its end is not past at the source"
-HIDDEN = "the role may not see the transactions of others at the source (pg_read_all_stats)"
+HIDDEN = (
+    "transactions at the source cannot be seen: the role lacks pg_read_all_stats, or they do not "
+    "show themselves (track_activities)"
+)
 
 
 @pytest.fixture
@@ -191,6 +194,37 @@ def test_a_session_that_does_not_show_its_activity_keeps_a_slice_open(sides: Sid
     assert not sides.copy(**other.slice).sealed
 
 
+def test_a_session_that_shows_its_activity_only_now_keeps_a_slice_open(sides: Sides) -> None:
+    """When its transaction began it said nothing, and it does not say that later."""
+    other = sides.began(
+        "INSERT INTO public.t VALUES (7, 'late', now())", options="-c track_activities=off"
+    )
+    other.connection.execute("SET track_activities = on")
+    shown = "SELECT state, xact_start FROM pg_stat_activity WHERE pid = %s"
+    pid = other.connection.info.backend_pid
+    assert sides.source.fetch(shown, [pid]) == [("idle in transaction", None)]
+
+    done = sides.copy(**other.slice)
+
+    assert (done.rows, done.open_because) == (0, HIDDEN)
+    other.connection.commit()
+    assert (sides.copy(**other.slice).rows, sides.recorded()[0]) == (1, "sealed")
+
+
+def test_neither_does_one_that_is_at_work_hide(sides: Sides) -> None:
+    """What it does is shown since its statement began, which is later than its transaction."""
+    other = sides.began(
+        "INSERT INTO public.t VALUES (7, 'late', now())", options="-c track_activities=off"
+    )
+    other.connection.execute("SET track_activities = on")
+    other.connection.pgconn.send_query(b"SELECT pg_sleep(5)")
+    active = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state = 'active'"
+    pid = other.connection.info.backend_pid
+    eventually(lambda: sides.source.scalar(active, [pid]), what="it is at work")
+
+    assert not sides.copy(**other.slice).sealed
+
+
 ELSEWHERE = {
     "a materialized view": (
         "ALTER TABLE public.t RENAME TO stored;"
@@ -311,6 +345,23 @@ def test_a_role_sees_its_own_sessions(sides: Sides, recent: dict[str, datetime])
         because = sides.copy(**other.slice, source=role.dsn).open_because
 
     assert because == running(other.began)
+
+
+def test_a_plan_says_what_a_role_may_not_see(sides: Sides, words: Words) -> None:
+    poor = sides.source.role("reader", "SELECT ON public.t")
+    rich = sides.source.role("reader", "SELECT ON public.t", "pg_read_all_stats")
+
+    def notes(dsn: str, *options: str) -> list[str]:
+        planned = words("copy", "t", "-n", "--json", *options, env={"COPYPIPE_SOURCE": dsn})
+        assert planned.code == 0, planned.err
+        return [note for note in json.loads(planned.out)["notes"] if "pg_read_all_stats" in note]
+
+    day = ("--day", DAY)
+    (note,) = notes(poor.dsn, *day)
+    assert "a slice is open until --settle after its end" in note
+    assert notes(rich.dsn, *day) == notes(sides.source.dsn, *day) == []
+    # Where it does not matter: what has no end is never sealed, and without the ledger no one asks.
+    assert notes(poor.dsn, "--all", "--yes") == notes(poor.dsn, *day, "--no-ledger") == []
 
 
 @contextmanager

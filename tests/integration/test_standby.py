@@ -1,7 +1,7 @@
 """A standby as the source: it does not show the transactions of its primary."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,11 +13,13 @@ import psycopg
 import pytest
 
 import copypipe
-from copypipe import Transferred
+from copypipe import PlanRefused, Transferred, TransientError
+from copypipe.events import Event, Retried
 from copypipe.launcher import Binaries
 from plugins.canary import CANARY
 from plugins.command import eventually
 from plugins.databases import Database
+from plugins.proxy import Cut, Frame, Proxy, Rule
 from plugins.rows import TABLE
 from plugins.servers import Server, launch_one
 
@@ -183,3 +185,54 @@ def test_those_who_read_from_the_standby_keep_nothing_open(sides: Sides) -> None
         sides.write()
         done = sides.copy(start=began, stop=began + MINUTE / 1000, settle=0)
     assert done.sealed, done.open_because
+
+
+# --- a standby as the dest ------------------------------------------------------------------------
+
+
+def test_a_standby_is_no_dest(sides: Sides) -> None:
+    with pytest.raises(PlanRefused, match="the server is a standby") as caught:
+        copypipe.copy("public.t", source=sides.dest.dsn, dest=sides.standby.dsn, day=DAY)
+
+    assert (caught.value.exit_code, caught.value.side) == (6, "dest")
+
+
+def test_a_standby_that_answers_for_the_dest_later_is_a_failover_under_way(
+    sides: Sides, proxy: Callable[..., Proxy]
+) -> None:
+    sides.dest.execute(f"INSERT INTO public.t VALUES (7, 'new', '{DAY} 10:00Z')")
+    between = proxy(sides.dest.server, cut_once())
+    turns = iter([sides.primary, sides.standby, sides.primary])
+    heard: list[Retried] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Retried):
+            heard.append(event)
+
+    done = copypipe.copy(
+        "public.t",
+        source=between.dsn(sides.dest),
+        dest=lambda: psycopg.connect(next(turns).dsn),
+        day=DAY,
+        retry_delay=0,
+        ledger=False,
+        listener=hear,
+    )
+
+    assert done.attempt.number == 3
+    error = heard[1].error
+    assert (type(error), error.message) == (
+        TransientError,
+        "dest: a standby answers at its address",
+    )
+    assert sides.primary.fetch("SELECT note FROM public.t") == [("new",)]
+
+
+def cut_once() -> Rule:
+    """Cut the first connection at its first row."""
+
+    def rule(frame: Frame) -> None:
+        if frame.link == 1 and frame.is_data:
+            raise Cut
+
+    return rule

@@ -58,7 +58,10 @@ def told(
 # ------------------------------------------------------------------------ how far it is complete
 
 RUNNING = "a transaction at the source is running since 2018-04-29 23:00:00+00"
-HIDDEN = "the role may not see the transactions of others at the source (pg_read_all_stats)"
+HIDDEN = (
+    "transactions at the source cannot be seen: the role lacks pg_read_all_stats, or they do not "
+    "show themselves (track_activities)"
+)
 STANDBY = "the source is a standby, which does not show the transactions of its primary"
 SILENT = "the source is a standby that has replayed no commit yet"
 

@@ -5,7 +5,7 @@ import threading
 
 import pytest
 
-from copypipe import keepers
+from copypipe import SliceBusy, keepers
 from copypipe.events import LedgerMade
 from copypipe.requests import Endpoint
 from copypipe.statements.ledger import RIGHTS
@@ -198,6 +198,29 @@ def test_clean_does_not_wait_for_runs_without_the_ledger(sides: Sides, words: Wo
     assert words("clean", "--yes", "--wait-lock", "0").code == 0
 
     assert sides.ends(running, holder).rows == 1
+    assert not sides.has_ledger()
+
+
+def test_clean_lets_nobody_wait_who_only_reads(sides: Sides, words: Words) -> None:
+    """A table lock that waits for a reader would stop whoever comes behind."""
+    sides.copy(day=DAY)
+    reads = "SELECT count(*) FROM copypipe.slice"
+    reader = sides.dest.connect(autocommit=False)
+    reader.execute(reads)
+    other = sides.dest.connect(options="-c lock_timeout=100ms")
+    at = Endpoint(sides.dest.dsn, "test")
+
+    cleaning = sides.pool.submit(keepers.remove, at, 0.5, lambda _: True, dry_run=False)
+    while not cleaning.done():
+        assert other.execute(reads).fetchone() == (1,)
+
+    busy = cleaning.exception()
+    assert isinstance(busy, SliceBusy)
+    assert (busy.exit_code, busy.message) == (11, "dest: the ledger is in use by other runs")
+    refused = words("clean", "--yes", "--wait-lock", "100ms")
+    assert_refused(refused, 11, "dest: the ledger is in use by other runs")
+    reader.rollback()
+    assert words("clean", "--yes", "--wait-lock", "0").code == 0
     assert not sides.has_ledger()
 
 

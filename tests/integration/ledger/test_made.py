@@ -12,7 +12,7 @@ from copypipe.events import Event, LedgerMade, Planned, Warned
 from copypipe.requests import Endpoint
 from copypipe.statements.ledger import RIGHTS
 from plugins.command import Command, Words, no_backends
-from plugins.ledgers import DAY, NEXT_DAY, Sides, add, hearing
+from plugins.ledgers import DAY, NEXT_DAY, Sides, add, hearing, warnings_of
 from plugins.rows import assert_refused, unchanged
 
 # --- when it is made ------------------------------------------------------------------------------
@@ -215,3 +215,22 @@ def test_a_ledger_that_a_newer_version_takes_over_meanwhile_is_refused(sides: Si
     with unchanged(sides.source, sides.dest), pytest.raises(PlanRefused, match="newer copypipe"):
         sides.copy(day=DAY, listener=upgrade)
     assert sides.told() == []
+
+
+# --- subscribers ----------------------------------------------------------------------------------
+
+
+def test_a_publication_of_all_tables_does_not_get_the_ledger_unasked(sides: Sides) -> None:
+    """Its subscribers lack the tables, and would stop at the first row."""
+    sides.dest.execute("CREATE PUBLICATION everything FOR ALL TABLES WITH (publish = 'insert')")
+    try:
+        heard, done = warnings_of(sides)
+        assert (done.rows, done.recorded) == (1, False)
+        (warning,) = heard
+        assert "the publication everything would send it to subscribers" in warning
+        assert not sides.has_ledger()
+
+        sides.make()
+        assert sides.copy(day=DAY).recorded
+    finally:
+        sides.dest.execute("DROP PUBLICATION everything")

@@ -7,10 +7,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from copypipe import PlanRefused, SliceBusy, Transferred
-from copypipe.events import Event, Planned
+from copypipe import PlanRefused, SliceBusy, Transferred, TransientError, keepers
+from copypipe.events import Event, Planned, Retried, Waiting
+from copypipe.requests import Endpoint
 from plugins.command import Words
-from plugins.ledgers import ALL, DAY, NEXT_DAY, Sides
+from plugins.ledgers import ALL, DAY, NEXT_DAY, Sides, hearing
 from plugins.rows import assert_refused, unchanged
 
 # --- swapped sides --------------------------------------------------------------------------------
@@ -138,6 +139,48 @@ def test_first_slices_by_two_columns_exclude_each_other(sides: Sides) -> None:
         sides.copy(by="paid_at", **ELSEWHEN, listener=hear, wait_lock=0)
 
     sides.ends(*held[0])
+    assert [row["by_column"] for row in sides.told("sliced_by")] == ["created_at"]
+
+
+def test_a_ledger_that_slices_by_another_column_meanwhile_ends_the_try(sides: Sides) -> None:
+    """The locks were those of a ledger that is gone, and keep nobody apart any more."""
+    sides.make()
+    running, holder = sides.hold(day=DAY, ledger=False)
+    heard: list[Retried] = []
+
+    def hear(event: Event) -> None:
+        hearing(Retried, heard)(event)
+        if isinstance(event, Waiting):
+            keepers.remove(Endpoint(sides.dest.dsn, "test"), 10, lambda _: True, dry_run=False)
+            assert sides.copy(by="paid_at", **ELSEWHEN).recorded
+            holder.close()
+
+    done = sides.copy(day=DAY, listener=hear, retries=1, retry_delay=0)
+
+    assert running.result(20).rows == done.rows == 1
+    assert done.attempt.number == 2
+    assert [type(event.error) for event in heard] == [TransientError]
+    assert [row["by_column"] for row in sides.told("sliced_by")] == ["paid_at"]
+    assert len(sides.told()) == 2
+
+
+@pytest.mark.parametrize("options", [ALL, {"where": "id < 9"}], ids=["all", "a condition"])
+def test_a_first_slice_by_a_column_means_nothing_to_what_locks_the_table(
+    sides: Sides, options: dict[str, Any]
+) -> None:
+    sides.make()
+    running, holder = sides.hold(day=DAY, ledger=False)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Waiting):
+            assert sides.told("sliced_by") == []
+            assert sides.copy(day=NEXT_DAY).recorded
+            holder.close()
+
+    done = sides.copy(**options, listener=hear)
+
+    assert running.result(20).rows == 1
+    assert (done.attempt.number, done.rows) == (1, 2)
     assert [row["by_column"] for row in sides.told("sliced_by")] == ["created_at"]
 
 

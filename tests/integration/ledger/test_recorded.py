@@ -4,6 +4,8 @@ import json
 import os
 import re
 import socket
+import threading
+import time
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -11,8 +13,15 @@ from typing import Any
 import pytest
 
 import copypipe
-from copypipe import ConnectionLost, CopypipeError, NothingToCopy, __version__
-from copypipe.events import Event, Planned
+from copypipe import (
+    ConnectionLost,
+    CopypipeError,
+    NothingToCopy,
+    SliceBusy,
+    __version__,
+    attempts,
+)
+from copypipe.events import Cleared, Event, Planned
 from copypipe.statements.ledger import RIGHTS
 from plugins import proxy as proxies
 from plugins.command import Command, Words, eventually, no_backends, pause, waits_in_pause
@@ -463,6 +472,65 @@ def test_a_failure_is_told_by_its_kind_alone(
     assert sides.told() == []
 
 
+LOCK = "LOCK TABLE copypipe.attempt IN ACCESS EXCLUSIVE MODE"
+
+
+def test_a_failure_is_told_within_moments_or_not_at_all(sides: Sides) -> None:
+    """Nobody waits for a note, however long other locks are waited for."""
+    sides.make()
+    other = sides.dest.connect(autocommit=False)
+
+    def lock(event: Event) -> None:
+        if isinstance(event, Cleared):
+            other.execute(LOCK)
+
+    began = time.monotonic()
+    with pytest.raises(NothingToCopy):
+        sides.copy(day="2017-01-01", fail_on_empty=True, listener=lock)
+    took = time.monotonic() - began
+
+    other.rollback()
+    # Once over its own connection, once over another one.
+    assert 2 <= took < 4
+    assert sides.attempts("state") == [("running",)]
+
+
+def test_a_copy_that_cannot_be_told_of_waits_as_for_another_run(
+    sides: Sides, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attempts, "LEAST_NOTE_SECONDS", 0.3)
+    sides.make()
+    other = sides.dest.connect(autocommit=False)
+    other.execute(LOCK)
+
+    began = time.monotonic()
+    with pytest.raises(SliceBusy, match="the ledger is in use"):
+        sides.copy(day=DAY, wait_lock=0)
+    assert 0.3 < time.monotonic() - began < 5
+
+    waiting = sides.start(day=DAY, wait_lock=20)
+    time.sleep(1.2)  # longer than for a note
+    assert not waiting.done()
+    other.rollback()
+    assert waiting.result(20).recorded
+    assert sides.attempts("state") == [("copied",)]
+
+
+def test_first_runs_that_begin_at_once_do_not_disturb_each_other(sides: Sides) -> None:
+    """Both say by what the table is sliced, and the second one waits for the first one's word."""
+    sides.make()
+    oid = sides.dest.scalar("SELECT 'public.t'::regclass::oid")
+    other = sides.dest.connect(autocommit=False)
+    other.execute(
+        "INSERT INTO copypipe.sliced_by (root_oid, dest_table, by_column)"
+        " VALUES (%s, 'public.t', 'created_at')",
+        [oid],
+    )
+    threading.Timer(0.3, other.commit).start()
+
+    assert sides.copy(day=DAY, wait_lock=0).recorded
+
+
 def test_a_copy_that_is_killed_leaves_its_attempt_running(sides: Sides, run: Command) -> None:
     """Nobody is left to tell of it; no session bears its run_id."""
     holder = pause(sides.dest, "public.t")
@@ -508,6 +576,18 @@ def test_a_lost_connection_is_told_by_the_next_try(
     assert done.attempt.number == 2
     assert [row["attempt_id"] for row in sides.told()] == [done.attempt.attempt_id]
     assert sides.attempts("run_id") == [(done.attempt.run_id,)] * 2
+
+
+def test_a_commit_that_never_arrived_is_told_when_it_is_settled(
+    sides: Sides, proxy: Callable[..., Proxy]
+) -> None:
+    between = proxy(sides.dest.server, proxies.lose_commit(arrives=False))
+
+    with pytest.raises(ConnectionLost):
+        sides.copy(day=DAY, dest=between.dsn(sides.dest))
+
+    assert sides.attempts() == [(1, "failed", "dest", None, "ConnectionLost")]
+    assert sides.told() == []
 
 
 @pytest.mark.parametrize(("side", "rule"), LOST.values(), ids=LOST.keys())

@@ -150,6 +150,33 @@ def test_a_single_table_of_a_stranger_is_enough(sides: Sides, table: str) -> Non
     assert not done.recorded
 
 
+def test_a_schema_of_a_stranger_is_enough(sides: Sides) -> None:
+    """Who owns it may drop our tables and put others in their place."""
+    role = granted(sides)
+    stranger = sides.dest.role("stranger")
+    sides.dest.execute(f"ALTER SCHEMA copypipe OWNER TO {stranger.name}")
+
+    for dsn in (role.dsn, sides.dest.dsn):
+        (warning,), done = warnings_of(sides, dest=dsn)
+        assert warning.startswith(f"{CANNOT}its owner {stranger.name} could run anything")
+        assert not done.recorded
+    assert sides.told() == sides.told("attempt") == []
+    sides.dest.execute("ALTER SCHEMA copypipe OWNER TO CURRENT_USER")
+    assert warnings_of(sides, dest=role.dsn)[1].recorded
+
+
+def test_an_empty_schema_of_a_stranger_is_not_filled(sides: Sides) -> None:
+    """Not even by a superuser, who could."""
+    stranger = sides.dest.role("stranger")
+    sides.dest.execute(f"CREATE SCHEMA copypipe AUTHORIZATION {stranger.name}")
+
+    (warning,), done = warnings_of(sides)
+
+    assert f"its owner {stranger.name}" in warning
+    assert not done.recorded
+    assert owners(sides.dest) == set()
+
+
 TRUSTED = {
     "a role that it is a member of": "GRANT {stranger} TO {role}",
     "the database's owner": "ALTER DATABASE {database} OWNER TO {stranger}",
