@@ -131,12 +131,19 @@ def _chosen(every: sweep.Iterable[Case], options: argparse.Namespace) -> list[Ca
         and options.kind in (None, case.kind)
         and case.place.startswith(options.place)
     ]
-    # Crash points are tried in order, each until it is not reached any more: by whole points.
     return [
         case
-        for number, case in enumerate(chosen[:: options.every])
-        if zlib.crc32(("/".join(_point(case)) or case.key).encode()) % int(of) == int(part)
+        for case in chosen[:: options.every]
+        if zlib.crc32(_together(case).encode()) % int(of) == int(part)
     ]
+
+
+def _together(case: Case) -> str:
+    """Return what cases have in common that one process must play.
+
+    Crash points are tried in order, each until it is not reached any more.
+    """
+    return "/".join(_point(case)) if case.fault == "crash" else case.key
 
 
 def _crowd(options: argparse.Namespace) -> int:

@@ -14,8 +14,8 @@ from plugins.databases import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One case of so many; with those that must be among them some 150 faults in all, half a minute.
-ONE_OF = 400
+# One case of so many; with those that must be among them some 90 faults in all, 20 seconds.
+ONE_OF = 1200
 
 # The kinds take turns, so that each has a part of each fault.
 ALWAYS = [
@@ -35,8 +35,7 @@ ALWAYS = [
     *(
         Case("day", f"{side} {what}", f"phase {phase}")
         for phase in ORDER[:-1]
-        for side in ("source", "dest")
-        for what in ("rst", "terminate")
+        for side, what in (("source", "rst"), ("dest", "terminate"))
     ),
     *(Case("day", "crash", f"point {point}:1", as_process=True) for point in sweep.POINTS),
     *(
@@ -71,7 +70,7 @@ def test_a_sample_of_all_faults(stage: Stage) -> None:
     found = sweep.complaints(results)
     assert not found, "\n".join(found)
     made = [result for result in results if result.phase is not None]
-    assert len(made) > 100
+    assert len(made) > 70
     assert {result.phase for result in made} >= {*ORDER[:-1]}
 
 

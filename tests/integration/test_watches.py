@@ -394,7 +394,7 @@ def assert_given_up(
         assert isinstance(error, ConnectionLost), (way.label, error)
         assert (error.exit_code, error.retryable, error.side) == (5, True, hole.side), way.label
         assert error.detail == detail, way.label
-        assert failed[way.label].seconds < 4, way.label
+        assert failed[way.label].seconds < LONGEST / 2, way.label
         assert between[way.label].fired == [hole.ending], way.label
     for way, _ in cases:
         between[way.label].close()  # now the servers notice too
