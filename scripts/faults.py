@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -28,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
 from copypipe import attempts, watches  # noqa: E402
-from faults import crowds, planted, sweep, told  # noqa: E402 - the tests' folder is found first
+from faults import crowds, makers, planted, sweep, told  # noqa: E402 - the tests' folder is found first
 from faults.scenes import KINDS  # noqa: E402
 from faults.sweep import Case, Journal, Stage  # noqa: E402
 from plugins import databases, servers  # noqa: E402
@@ -38,6 +39,10 @@ from plugins.databases import Database  # noqa: E402
 def main() -> int:
     """Sweep, print the matrix and what should not have happened."""
     options = _options()
+    # A shell lets what it starts in the background ignore some of these, and copypipe would too.
+    for name in makers.SIGNALS:
+        if name != "SIGKILL":
+            signal.signal(signal.Signals[name], signal.SIG_DFL)
     if options.planted:
         return _planted()
     if options.crowd:
