@@ -19,6 +19,7 @@ from copypipe.requests import (
     Clear,
     Connect,
     Endpoint,
+    Hazard,
     Mode,
     Request,
     Transport,
@@ -48,6 +49,11 @@ def copy(
     timezone: str = "UTC",
     mode: Mode = "replace",
     clear: Clear = "delete",
+    key: Sequence[str] = (),
+    merge_deletes: bool = False,
+    again: bool = False,
+    accept: Sequence[Hazard] = (),
+    min_ratio: float | None = None,
     allow_empty: bool = False,
     fail_on_empty: bool = False,
     rate_limit: int | None = None,
@@ -59,6 +65,8 @@ def copy(
     settle: float = DEFAULT_SETTLE_SECONDS,
     ledger: bool = True,
     allow_reverse: bool = False,
+    source_set: Mapping[str, str] | None = None,
+    dest_set: Mapping[str, str] | None = None,
     yes: bool = False,
     notices: bool = False,
     listener: Listener = ignore,
@@ -83,6 +91,12 @@ def copy(
     `allow_lossy` those where it need not. `rate_limit` is in bytes a second, `wait_lock` and
     `stall_timeout` (how long a server may be silent; None for ever) in seconds.
 
+    `mode` is "replace", "append" (adds the rows; refused for what the ledger tells of, unless
+    `again`) or "merge" (inserts what is new and updates what has changed, by the primary key or the
+    columns of `key`; with `merge_deletes` rows of the slice that the source lacks are removed).
+    `min_ratio` refuses to replace a slice by less than that part of its rows. `accept` names what
+    would be refused and is meant: "references", "cascade", "triggers".
+
     What passes (a lost connection, a deadlock) is tried again, `retries` times, `retry_delay`
     seconds later at first. The dest's schema `copypipe`, made on first need, records what was
     committed, unless `ledger` is False. A slice is recorded as open, not sealed, while rows may
@@ -90,14 +104,16 @@ def copy(
     the transactions of the source cannot be seen. `allow_reverse` copies from a table that is
     filled from this dest.
 
+    `source_set` and `dest_set` set parameters of the servers within our transactions there.
+
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
     the dest holds what it held before; after `CommitUnknown` it may hold the new slice instead.
     `listener` is called with each event in the calling thread; with `notices` also for what the
     servers say below WARNING.
     """
     request = Request(
-        source=Endpoint(source, "argument source"),
-        dest=Endpoint(dest, "argument dest"),
+        source=Endpoint(source, "argument source", tuple((source_set or {}).items())),
+        dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
         wanted=requests.wanted(
@@ -121,6 +137,11 @@ def copy(
         timezone=timezone,
         mode=mode,
         clear=clear,
+        key=_names("key", key),
+        merge_deletes=merge_deletes,
+        again=again,
+        accept=tuple(accept),
+        min_ratio=min_ratio,
         allow_empty=allow_empty,
         fail_on_empty=fail_on_empty,
         wait_lock=wait_lock,

@@ -51,8 +51,9 @@ from copypipe.events import (
 from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.readings import ABOUT_THE_TEXT
-from copypipe.requests import Endpoint, Request, check
+from copypipe.requests import Endpoint, Request, check, check_settings
 from copypipe.servers import Session
+from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Transferred
 from copypipe.watches import Watch
 
@@ -233,6 +234,9 @@ class _Run:
             if unknown.interrupt is not None:
                 unknown.interrupt.add_note(_UNKNOWN)
                 raise unknown.interrupt
+            if self._request.mode == "append":
+                unknown.hint = "Look at the dest first: to run it again may add the rows twice."
+                raise unknown
             if isinstance(plan.slice, slices.Whole) and not self._request.yes:
                 # Rows that are there now may be ours, or of somebody who was never asked.
                 raise unknown
@@ -314,6 +318,7 @@ def _is_away(error: CopypipeError) -> bool:
 def _begin(request: Request, listen: Listener) -> None:
     check(request)
     for side, endpoint in _endpoints(request):
+        check_settings(side, endpoint.settings, FIXED)
         if endpoint.origin.startswith("--") and addresses.has_password(endpoint, side):
             listen(
                 Warned(

@@ -20,7 +20,17 @@ from copypipe.servers import Output, Session
 from copypipe.statements import Statement, copies, expressions, sessions
 from copypipe.statements import catalog as queries
 from copypipe.statements import slices as slice_queries
-from copypipe.tables import Column, Index, Query, Reference, Relation, Rights, Table
+from copypipe.tables import (
+    Column,
+    Index,
+    Partition,
+    Query,
+    Reference,
+    Relation,
+    Rights,
+    Table,
+    Unique,
+)
 from copypipe.types import Field, Type, Value
 
 # A table up to this size is counted before a person is asked; that takes a fraction of a second.
@@ -38,6 +48,8 @@ class Server:
     in_recovery: bool
     sees_others: bool
     """The role may see the transactions of other roles (pg_read_all_stats)."""
+    may_stage: bool
+    """The role may make temporary tables."""
     encoding: str
     """server_encoding."""
     money: str
@@ -113,7 +125,7 @@ def table(session: Session, oid: int) -> Table:
         raise PlanRefused(f"{session.side}: the table is gone", side=session.side)
     (row,) = found
     schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate = row
-    children, foreign, rules, triggers, truncate_triggers, security = hazards
+    children, foreign, rules, triggers, update_triggers, truncate_triggers, security = hazards
     columns = session.fetch(queries.columns(oid))
     values = _values(session, [(oid, typmod, name) for _, _, oid, typmod, name, *_ in columns])
     return Table(
@@ -124,7 +136,7 @@ def table(session: Session, oid: int) -> Table:
         root_oid=root_oid,
         columns=tuple(
             Column(name, number, value, *more)
-            for (name, number, _, _, _, *more, _, _), value in zip(columns, values, strict=True)
+            for (name, number, _, _, _, *more, _, _, _), value in zip(columns, values, strict=True)
         ),
         pages=pages,
         estimated_rows=rows,
@@ -132,16 +144,33 @@ def table(session: Session, oid: int) -> Table:
         has_foreign_parts=foreign,
         has_rules=rules,
         has_triggers=triggers,
+        has_update_triggers=update_triggers,
         has_truncate_triggers=truncate_triggers,
         row_security=security,
         references=tuple(Reference(*r) for r in session.fetch(queries.references(oid))),
         rights=Rights(
             select=select,
-            readable=frozenset(column[0] for column in columns if column[-2]),
-            insert=frozenset(column[0] for column in columns if column[-1]),
+            readable=frozenset(column[0] for column in columns if column[-3]),
+            insert=frozenset(column[0] for column in columns if column[-2]),
+            update=frozenset(column[0] for column in columns if column[-1]),
             delete=delete,
             truncate=truncate,
         ),
+    )
+
+
+def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Partition, ...]:
+    """Return the partitions that lie within a range, in their order."""
+    type_name = next(c.type_name for c in of.columns if c.name == within.column)
+    found = session.fetch(queries.partitions(of.oid, within, type_name))
+    return tuple(Partition(*row) for row in found)
+
+
+def uniques(session: Session, of: Table) -> tuple[Unique, ...]:
+    """Return the unique indexes of a table, the primary key first."""
+    return tuple(
+        Unique(name, primary, tuple(columns), tuple(equals), hindrance)
+        for name, primary, columns, equals, hindrance in session.fetch(queries.uniques(of.oid))
     )
 
 
@@ -329,9 +358,9 @@ def rows(session: Session, of: Relation) -> str:
     return "an unknown number of rows"
 
 
-def has_rows(session: Session, of: Table) -> bool:
-    """Return whether the table has a row."""
-    return bool(session.fetch_one(copies.any_row(of))[0])
+def has_rows(session: Session, of: Table, within: slices.Slice | None = None) -> bool:
+    """Return whether the table, or a slice of it, has a row."""
+    return bool(session.fetch_one(copies.any_row(of, within or slices.Whole()))[0])
 
 
 def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:

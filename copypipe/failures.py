@@ -73,7 +73,7 @@ def failure(
     return _class(code, diag.severity_nonlocalized or diag.severity)(
         f"{side}: {shown}",
         detail="; ".join(facts) + ".",
-        hint=_hint(code, diag.context),
+        hint=_hint(side, code, diag.context),
         side=side,
         sqlstate=code,
     )
@@ -113,13 +113,17 @@ def _class(code: str, severity: str | None) -> type[CopypipeError]:
     return CopyFailed
 
 
-def _hint(code: str, context: str | None) -> str | None:
+def _hint(side: Side, code: str, context: str | None) -> str | None:
     if code == "42501":
         return "Grant the role what it lacks, or connect as another one."
     if code == "25006":
         return "What is read at the source must not write: its transaction is read-only."
     if code == "23503":
         return "Rows of another table point at this slice, or are missing for it."
+    if code == "57014":
+        return f"If a timeout of the role ended it: --{side}-set statement_timeout=0."
+    if code == "25P04":
+        return f"The role may not take so long: --{side}-set transaction_timeout=0."
     if code.startswith("42") and _IN_FUNCTION.search(context or ""):
         return (
             "Functions run with an empty search_path here: qualify the names in them, or give "

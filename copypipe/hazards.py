@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from typing import Literal
 
 from copypipe.catalog import Server
 from copypipe.crossings import Crossing
 from copypipe.errors import PlanRefused
-from copypipe.tables import READABLE, WRITABLE, Matching, Relation, Table
+from copypipe.requests import Hazard
+from copypipe.slices import Range
+from copypipe.tables import (
+    READABLE,
+    WRITABLE,
+    Matching,
+    Partition,
+    Reference,
+    Relation,
+    Table,
+)
 
 
 def check_kinds(source: Relation, dest: Table) -> None:
@@ -46,10 +57,37 @@ def check_dest(server: Server, table: Table) -> None:
         raise refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
     if table.has_rules:
         raise refuse(f"{name} has rules", "DELETE obeys rules and COPY ignores them.")
+
+
+def check_references(table: Table, accepted: Container[Hazard], *, merging: bool) -> None:
+    """Refuse to remove rows that others point at.
+
+    A merge removes only rows that the source has lost; what points at them is the servers' matter,
+    unless it would be changed.
+    """
     acting = [r for r in table.references if r.on_delete not in ("no action", "restrict")]
-    if acting:
-        listed = ", ".join(f"{r.constraint} of {r.table} (ON DELETE {r.on_delete})" for r in acting)
-        raise refuse(f"clearing {name} would change other tables", f"Foreign keys: {listed}.")
+    if acting and "cascade" not in accepted:
+        raise PlanRefused(
+            f"dest: clearing {table.full_name} would change other tables",
+            detail=f"Foreign keys: {_listed(acting)}.",
+            hint=f"{'' if merging else _MERGE}--accept cascade lets it.",
+            side="dest",
+        )
+    firm = [r for r in table.references if r not in acting and not r.is_deferrable]
+    if firm and not merging and "references" not in accepted:
+        raise PlanRefused(
+            f"dest: rows of {table.full_name} cannot be removed while others point at them",
+            detail=f"Foreign keys: {_listed(firm)}. They are looked at before the rows are back.",
+            hint=f"{_MERGE}Or make them DEFERRABLE. --accept references tries it.",
+            side="dest",
+        )
+
+
+_MERGE = "Use --mode merge, which removes no row. "
+
+
+def _listed(references: Iterable[Reference]) -> str:
+    return ", ".join(f"{r.constraint} of {r.table} (ON DELETE {r.on_delete})" for r in references)
 
 
 def check_row_security(source: Relation, dest: Table) -> None:
@@ -130,11 +168,16 @@ def check_columns(
 
 
 def check_rights(
-    dest: Table, columns: Sequence[str], compared: Iterable[str], *, truncate: bool
+    dest: Table,
+    columns: Sequence[str],
+    compared: Iterable[str],
+    *,
+    removes: Literal["DELETE", "TRUNCATE"] | None,
+    updates: Sequence[str] = (),
 ) -> None:
     """Refuse a role that lacks a right at the dest, naming the GRANT that gives it.
 
-    `compared` are the columns by which the slice is found.
+    `compared` are the columns by which the slice, or a row, is found.
     """
     lacking = []
     unreadable = sorted(set(compared) - dest.rights.readable)
@@ -146,15 +189,51 @@ def check_rights(
     if refused:
         of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"
         lacking.append(f"INSERT{of}")
-    if truncate and not dest.rights.truncate:
-        lacking.append("TRUNCATE")
-    if not truncate and not dest.rights.delete:
-        lacking.append("DELETE")
+    fixed = [name for name in updates if name not in dest.rights.update]
+    if fixed:
+        of = "" if len(fixed) == len(updates) else f" ({', '.join(fixed)})"
+        lacking.append(f"UPDATE{of}")
+    may = {"DELETE": dest.rights.delete, "TRUNCATE": dest.rights.truncate}
+    if removes is not None and not may[removes]:
+        lacking.append(removes)
     if lacking:
         raise PlanRefused(
             f"dest: the role may not write {dest.full_name}",
             detail=f"It lacks {', '.join(lacking)}.",
             hint=f"GRANT {', '.join(lacking)} ON {dest.full_name} TO the role.",
+            side="dest",
+        )
+
+
+def check_staging(server: Server) -> None:
+    """Refuse a role that may not make the table from which rows are merged."""
+    if not server.may_stage:
+        raise PlanRefused(
+            "dest: the role may not make temporary tables",
+            detail="Rows are copied into one first, and merged from there.",
+            hint="GRANT TEMPORARY ON DATABASE to the role.",
+            side="dest",
+        )
+
+
+def check_partitions(dest: Table, slice_: Range, found: Sequence[Partition]) -> None:
+    """Refuse to truncate partitions that are not, all together, exactly the slice."""
+    edges = [(partition.start, partition.stop) for partition in found]
+    stops = [slice_.start, *(stop for _, stop in edges)]
+    starts = [*(start for start, _ in edges), slice_.stop]
+    if stops != starts or slice_.holes:
+        listed = ", ".join(f"{p.full_name} [{p.start}, {p.stop})" for p in found) or "none"
+        raise PlanRefused(
+            f"dest: {slice_} is not made of whole partitions of {dest.full_name}",
+            detail=f"Its partitions by {slice_.column} within that range: {listed}.",
+            hint="Use --clear delete.",
+            side="dest",
+        )
+    lacking = [partition.full_name for partition in found if not partition.may_truncate]
+    if lacking:
+        raise PlanRefused(
+            f"dest: the role may not truncate {', '.join(lacking)}",
+            hint=f"GRANT TRUNCATE ON {', '.join(lacking)} TO the role.",
             side="dest",
         )
 

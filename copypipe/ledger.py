@@ -334,6 +334,23 @@ def check(
         raise _removed(session)
 
 
+def check_new(session: Session, table: Table, slice_: Slice) -> None:
+    """Raise PlanRefused where rows of the slice may have been copied before."""
+    around = range_of(slice_)
+    column = around.column if around else None
+    found = session.fetch(statements.recorded(table.root_oid, column, slices.instants(slice_)))
+    if not found:
+        return
+    ((number, by, instants, at),) = found
+    raise PlanRefused(
+        f"rows of {slice_} were copied into {table.full_name} before",
+        detail=f"The ledger's slice {number}, of {at:%Y-%m-%d %H:%M}+00, holds {instants} by "
+        f"{by or 'no column'}.",
+        hint="Use --mode replace or merge, or give --again to add the rows once more.",
+        side="dest",
+    )
+
+
 def _removed(session: Session) -> TransientError:
     return TransientError(f"{session.side}: the ledger was removed meanwhile", side=session.side)
 

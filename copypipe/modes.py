@@ -1,4 +1,9 @@
-"""How a slice is cleared before it is filled: one strategy a mode."""
+"""How a slice is cleared and filled: one strategy a mode.
+
+`replace` makes room and copies into the table, `append` copies into it beside what is there,
+`merge` copies into a table of its own and takes from there what is new or has changed. Each runs
+within the dest's transaction of the slice.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +11,40 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from copypipe import catalog
-from copypipe.errors import TransientError
+from copypipe.errors import CopyFailed, TransientError
 from copypipe.requests import Clear, Mode
 from copypipe.servers import Session
-from copypipe.slices import Slice, Whole
-from copypipe.statements import copies
-from copypipe.tables import Table
+from copypipe.slices import Slice, Where, Whole
+from copypipe.statements import Statement, copies, merges
+from copypipe.statements.merges import Merge
+from copypipe.tables import Partition, Table
+
+
+@dataclass(frozen=True, slots=True)
+class Filling:
+    """What a strategy needs to know."""
+
+    table: Table
+    slice: Slice
+    columns: tuple[str, ...]
+    """Those that go over."""
+    format: copies.Format
+    clear: Clear
+    may_truncate: bool
+    """An empty table may be truncated: the source cannot be reading it."""
+    partitions: tuple[Partition, ...]
+    """Those that the slice consists of, where they are to be truncated."""
+    merge: Merge | None
+    """By which key and how, in that mode."""
+    deletes: bool
+    """A merge removes what the source does not have in the slice."""
+    may_differ: bool
+    """Triggers may drop and change rows: that is meant."""
+
+    @property
+    def counts(self) -> bool:
+        """Return whether triggers run whose work must be looked at."""
+        return self.table.has_triggers and not self.may_differ
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,53 +52,173 @@ class Cleared:
     """What was in the slice, and how the COPY may be done now."""
 
     had_rows: bool
+    """Rows are lost if none is copied."""
     rows: int | None
     """Rows deleted; None where TRUNCATE removed some uncounted."""
-    freeze: bool
+    freeze: bool = False
     """The table was truncated in this subtransaction, so COPY may write frozen rows."""
 
 
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What became of the rows behind the COPY, where a mode does more than that."""
+
+    inserted: int
+    updated: int
+    deleted: int
+
+
 class Strategy(Protocol):
-    """How a mode makes room."""
+    """How a mode makes room, and what it does with the rows."""
 
-    def __call__(
-        self, session: Session, table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool
-    ) -> Cleared:
-        """Clear the slice within the session's transaction."""
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Make room for the COPY."""
 
+    def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
+        """Return the statement that receives the rows."""
 
-def replace(
-    session: Session, table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool
-) -> Cleared:
-    """Make the slice empty within the session's transaction.
+    def finish(self, session: Session, filling: Filling, rows: int) -> Filled | None:
+        """Do what remains behind the COPY of so many rows."""
 
-    `may_truncate` is about a table that is empty anyway; `clear` says what was asked for.
-    """
-    if clear == "truncate":
-        return _truncated(session, table)
-    if freezes(table, slice_, clear, may_truncate=may_truncate) and _emptied(session, table):
-        return Cleared(had_rows=False, rows=0, freeze=True)
-    rows = session.count(copies.delete(table, slice_))
-    return Cleared(had_rows=rows > 0, rows=rows, freeze=False)
+    def check(self, session: Session, filling: Filling, rows: int) -> None:
+        """Raise CopyFailed where the table does not hold what was copied, as it must."""
+
+    def statements(self, filling: Filling) -> dict[str, Statement]:
+        """Return what will run at the dest, by name and in order."""
 
 
-def _truncated(session: Session, table: Table) -> Cleared:
-    had_rows = catalog.has_rows(session, table)
-    session.execute(copies.truncate(table))
-    return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
+class Replace:
+    """Make the slice what the source has."""
+
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Delete the slice, or truncate a table that is empty anyway."""
+        table = filling.table
+        if filling.clear == "truncate":
+            had_rows = catalog.has_rows(session, table, filling.slice)
+            session.execute(copies.truncate(*(filling.partitions or (table,))))
+            return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
+        if freezes(filling) and _emptied(session, table):
+            return Cleared(had_rows=False, rows=0, freeze=True)
+        if any(reference.is_deferrable for reference in table.references):
+            # Rows that point at the slice have lost nothing when its rows are back at COMMIT.
+            session.execute(copies.defer_constraints())
+        rows = session.count(copies.delete(table, filling.slice))
+        if filling.counts:
+            _count(session, filling, 0)
+        return Cleared(had_rows=rows > 0, rows=rows)
+
+    def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
+        """Copy into the table."""
+        return _copy_in(filling, freeze=freeze)
+
+    def finish(self, session: Session, filling: Filling, rows: int) -> None:
+        """Do nothing."""
+
+    def check(self, session: Session, filling: Filling, rows: int) -> None:
+        """Count the slice where triggers may have kept, moved, dropped or added rows."""
+        if filling.counts:
+            session.execute(copies.run_deferred_triggers())
+            _count(session, filling, rows)
+        elif not filling.table.has_triggers:
+            _count_own(session, filling, rows)
+
+    def statements(self, filling: Filling) -> dict[str, Statement]:
+        """Return how the slice is removed and copied."""
+        table = filling.table
+        clear = copies.delete(table, filling.slice)
+        if filling.clear == "truncate":
+            clear = copies.truncate(*(filling.partitions or (table,)))
+        return {"clear": clear, "copy_in": _copy_in(filling)}
 
 
-def freezes(table: Table, slice_: Slice, clear: Clear, *, may_truncate: bool) -> bool:
+class Append:
+    """Add what the source has to what is there."""
+
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Remove nothing."""
+        return Cleared(had_rows=False, rows=0)
+
+    def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
+        """Copy into the table."""
+        return _copy_in(filling)
+
+    def finish(self, session: Session, filling: Filling, rows: int) -> None:
+        """Do nothing."""
+
+    def check(self, session: Session, filling: Filling, rows: int) -> None:
+        """Count the rows of this transaction where something may have come between."""
+        if filling.counts:
+            session.execute(copies.run_deferred_triggers())
+        if filling.counts or not filling.table.has_triggers:
+            _count_own(session, filling, rows, always=filling.counts)
+
+    def statements(self, filling: Filling) -> dict[str, Statement]:
+        """Return how the rows are copied."""
+        return {"copy_in": _copy_in(filling)}
+
+
+class MergeByKey:
+    """Insert what is new, update what has changed, and leave alone what is equal."""
+
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Make the table into which the rows are copied first."""
+        session.execute(merges.stage(filling.table, filling.columns))
+        had_rows = filling.deletes and catalog.has_rows(session, filling.table, filling.slice)
+        return Cleared(had_rows=had_rows, rows=0)
+
+    def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
+        """Copy into the table that was made."""
+        return merges.copy_in(filling.columns, filling.format)
+
+    def finish(self, session: Session, filling: Filling, rows: int) -> Filled:
+        """Take over what differs; raises CopyFailed for keys that are NULL or there twice."""
+        merge = _merge_of(filling)
+        session.execute(merges.analyze())
+        nulls, twice = session.fetch_one(merges.keyless(merge.key))
+        if nulls or twice:
+            raise _no_key(merge, nulls, twice)
+        deleted = 0
+        if filling.deletes:
+            # First, since what goes may hold a value that what comes must have alone.
+            deleted = session.count(merges.delete_others(merge, filling.slice))
+        inserted, updated = session.fetch_one(merges.merge(merge))
+        return Filled(inserted, updated, deleted)
+
+    def check(self, session: Session, filling: Filling, rows: int) -> None:
+        """Look for each row where triggers may have changed or dropped some."""
+        table = filling.table
+        if filling.may_differ or not (table.has_triggers or table.has_update_triggers):
+            return
+        session.execute(copies.run_deferred_triggers())
+        found = session.fetch_one(merges.count_merged(_merge_of(filling)))[0]
+        if found != rows:
+            raise _triggered(
+                f"dest: {table.full_name} holds {found} of the {rows} rows that were merged", table
+            )
+
+    def statements(self, filling: Filling) -> dict[str, Statement]:
+        """Return how the rows are staged and merged."""
+        merge = _merge_of(filling)
+        return {
+            "stage": merges.stage(filling.table, filling.columns),
+            "copy_in": merges.copy_in(filling.columns, filling.format),
+            **({"delete": merges.delete_others(merge, filling.slice)} if filling.deletes else {}),
+            "merge": merges.merge(merge),
+        }
+
+
+def freezes(filling: Filling) -> bool:
     """Return whether `replace` truncates an empty table, so that COPY may write frozen rows.
 
     Only for the whole of it: parallel first loads of days would lock each other out. COPY FREEZE
     is refused for partitioned tables, TRUNCATE for tables that are pointed at; a trigger on
     TRUNCATE is somebody's word against it.
     """
+    table = filling.table
     return (
-        isinstance(slice_, Whole)
-        and clear == "delete"
-        and may_truncate
+        isinstance(filling.slice, Whole)
+        and filling.clear == "delete"
+        and filling.may_truncate
         and table.kind == "r"
         and table.rights.truncate
         and not table.references
@@ -95,4 +248,70 @@ def _emptied(session: Session, table: Table) -> bool:
     return False
 
 
-STRATEGIES: dict[Mode, Strategy] = {"replace": replace}
+def _copy_in(filling: Filling, *, freeze: bool = False) -> Statement:
+    return copies.copy_in(filling.table, filling.columns, filling.format, freeze=freeze)
+
+
+def _count(session: Session, filling: Filling, rows: int) -> None:
+    """Count what the slice holds now."""
+    found = session.fetch_one(copies.count(filling.table, filling.slice))[0]
+    if found != rows:
+        raise _triggered(
+            f"dest: {filling.slice} holds {found} rows where it should hold {rows}", filling.table
+        )
+
+
+def _triggered(message: str, table: Table) -> CopyFailed:
+    return CopyFailed(
+        message,
+        detail=f"Triggers of {table.full_name} change what is deleted or copied. "
+        "Nothing was changed.",
+        hint="Give --accept triggers if that is meant.",
+        side="dest",
+    )
+
+
+def _count_own(session: Session, filling: Filling, rows: int, *, always: bool = False) -> None:
+    """Count the copied rows that are in the slice at the dest too: all of them.
+
+    Where nothing but a condition could say otherwise. A system column asks for SELECT on the table.
+    """
+    table = filling.table
+    if not table.rights.select or not (always or isinstance(filling.slice, Where)):
+        return
+    found = session.fetch_one(copies.count_own(table, filling.slice))[0]
+    if found == rows:
+        return
+    if always:
+        raise _triggered(f"dest: {filling.slice} got {found} rows instead of {rows}", table)
+    raise CopyFailed(
+        f"dest: the condition holds for {found} of the {rows} rows that were copied",
+        detail="The two sides do not understand it alike. Nothing was changed.",
+        side="dest",
+    )
+
+
+def _merge_of(filling: Filling) -> Merge:
+    if filling.merge is None:
+        raise AssertionError("a merge is planned with its key")
+    return filling.merge
+
+
+def _no_key(merge: Merge, nulls: int, twice: int) -> CopyFailed:
+    """Say how many rows cannot be merged; what is in their keys is the user's own."""
+    key = ", ".join(merge.key.columns)
+    problems = [f"{nulls} rows have a NULL in it"] if nulls else []
+    problems += [f"{twice} keys are there more than once"] if twice else []
+    return CopyFailed(
+        f"source: the rows cannot be merged by {key}",
+        detail=f"{', '.join(problems).capitalize()}. Nothing was changed.",
+        hint="Merge by another key (--key), or read what has one row a key (--query).",
+        side="source",
+    )
+
+
+STRATEGIES: dict[Mode, Strategy] = {
+    "replace": Replace(),
+    "append": Append(),
+    "merge": MergeByKey(),
+}

@@ -11,12 +11,13 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, Literal, TypeVar
 
 from copypipe import (
     catalog,
     crossings,
     hazards,
+    keys,
     ledger,
     modes,
     readings,
@@ -29,10 +30,12 @@ from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
 from copypipe.errors import PlanRefused
 from copypipe.ledger import Ledger
+from copypipe.modes import Filling
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
-from copypipe.tables import Column, Query, Relation, Table
+from copypipe.statements.merges import Merge
+from copypipe.tables import Column, Partition, Query, Relation, Table
 from copypipe.types import Value, leaves
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
@@ -104,6 +107,10 @@ class Plan:
     notes: tuple[str, ...]
     """What the user should know, one sentence each."""
     warnings: tuple[str, ...]
+    partitions: tuple[Partition, ...]
+    """Those that the slice consists of, where they are to be truncated."""
+    merge: Merge | None
+    """By which key rows are merged, and how, in that mode."""
     needs_yes: bool
     """The rows of a whole table would be replaced, and nobody has agreed to that yet."""
     transport: str
@@ -153,16 +160,31 @@ class Plan:
         """Return the statement that sends the slice."""
         return copies.copy_out(self.select, self.format)
 
-    def copy_in(self, *, freeze: bool = False) -> Statement:
-        """Return the statement that receives the slice."""
-        return copies.copy_in(self.dest.table, self.names, self.format, freeze=freeze)
+    @property
+    def filling(self) -> Filling:
+        """Return what the mode's strategy needs to know."""
+        return Filling(
+            table=self.dest.table,
+            slice=self.slice,
+            columns=self.names,
+            format=self.format,
+            clear=self.request.clear,
+            may_truncate=self.may_truncate,
+            partitions=self.partitions,
+            merge=self.merge,
+            deletes=self.request.merge_deletes,
+            may_differ="triggers" in self.request.accept,
+        )
 
     @property
-    def clear(self) -> Statement:
-        """Return the statement that makes the slice empty."""
-        if self.request.clear == "truncate":
-            return copies.truncate(self.dest.table)
-        return copies.delete(self.dest.table, self.slice)
+    def strategy(self) -> modes.Strategy:
+        """Return how the slice is cleared and filled."""
+        return modes.STRATEGIES[self.request.mode]
+
+    @property
+    def at_dest(self) -> dict[str, Statement]:
+        """Return the statements that will run at the dest, by name and in order."""
+        return self.strategy.statements(self.filling)
 
 
 def _select(of: Relation, columns: Sequence[Copied], slice_: slices.Slice) -> Statement:
@@ -198,12 +220,52 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
             sides = ((source, relation, found.source_is), (dest, table, found.dest_is))
             plain = [(column.source, column.dest) for column in columns if column.as_it_is]
             compared |= readings.check_condition(request.where, sides, plain)
-        truncates = request.clear == "truncate"
-        hazards.check_rights(
-            table, [column.dest.name for column in columns], compared, truncate=truncates
-        )
+        merge = None
+        if request.mode == "merge":
+            into = [column.dest for column in columns]
+            merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
+        _check_rights(request, found, columns, compared, merge)
         plan = _assembled(request, found, matching, columns, slice_)
-        return replace(plan, reversed=is_reversed)
+        partitions = _partitions(request, dest, table, slice_)
+        return replace(plan, reversed=is_reversed, merge=merge, partitions=partitions)
+
+
+def _partitions(
+    request: Request, dest: Session, table: Table, slice_: slices.Slice
+) -> tuple[Partition, ...]:
+    """Return the partitions to truncate; raises PlanRefused where they are not the slice."""
+    if request.clear != "truncate" or not isinstance(slice_, slices.Range):
+        return ()
+    found = catalog.partitions(dest, table, slice_)
+    hazards.check_partitions(table, slice_, found)
+    return found
+
+
+def _check_rights(
+    request: Request,
+    found: _Found,
+    columns: Sequence[Copied],
+    compared: set[str],
+    merge: Merge | None,
+) -> None:
+    """Refuse a role that lacks what the mode needs at the dest."""
+    names = [column.dest.name for column in columns]
+    if merge is not None:
+        hazards.check_staging(found.dest_is)
+        hazards.check_rights(
+            found.table,
+            names,
+            {*names, *(compared if request.merge_deletes else ())},
+            removes="DELETE" if request.merge_deletes else None,
+            updates=merge.updates,
+        )
+    elif request.mode == "append":
+        hazards.check_rights(found.table, names, (), removes=None)
+    else:
+        removes: Literal["DELETE", "TRUNCATE"] | None = "DELETE"
+        if request.clear == "truncate":  # of partitions the right on each is asked
+            removes = "TRUNCATE" if isinstance(request.wanted, slices.Everything) else None
+        hazards.check_rights(found.table, names, compared, removes=removes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +299,8 @@ def _assembled(
     serving = catalog.indexes(source, relation, by) if by else ()
     serving_dest = catalog.indexes(dest, table, by) if by else ()
     kept, sliced_by = _ledger(request, dest, table)
+    if request.mode == "append":
+        _check_new(request, kept, dest, table, slice_)
     notes, warnings = remarks.notes_and_warnings(
         request, table, found.source_is, found.dest_is, slice_, matching
     )
@@ -250,8 +314,6 @@ def _assembled(
     ]
     notes += _needless(request, columns)
     may_truncate = _reads_nothing_of_dest(relation, columns)
-    if modes.freezes(table, slice_, request.clear, may_truncate=may_truncate):
-        notes.append("where the dest has no row it is truncated and filled with frozen rows")
     if request.clear == "truncate" and not may_truncate:
         warnings.append(
             "what is read must not read the table that is truncated, through a view or another "
@@ -259,7 +321,22 @@ def _assembled(
         )
     if around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
-    asks = isinstance(slice_, slices.Whole) and not request.yes
+    removes = request.mode == "replace" or request.merge_deletes
+    filling = Filling(
+        table=table,
+        slice=slice_,
+        columns=(),
+        format="binary",
+        clear=request.clear,
+        may_truncate=may_truncate,
+        partitions=(),
+        merge=None,
+        deletes=False,
+        may_differ=False,
+    )
+    if request.mode == "replace" and modes.freezes(filling):
+        notes.append("where the dest has no row it is truncated and filled with frozen rows")
+    asks = isinstance(slice_, slices.Whole) and removes and not request.yes
     return Plan(
         source=Side(
             source.address,
@@ -289,6 +366,8 @@ def _assembled(
         needs_yes=asks and catalog.has_rows(dest, table),
         transport=relay.carrier(source, dest, request.transport),
         may_truncate=may_truncate,
+        partitions=(),
+        merge=None,
         ledger=kept,
         sliced_by=sliced_by,
     )
@@ -307,6 +386,21 @@ def _ledger(request: Request, dest: Session, table: Table) -> tuple[Ledger, str 
         found = Ledger("off")
     column = ledger.sliced_by(dest, table) if found.state == "ready" else None
     return (found if request.ledger else Ledger("off")), column
+
+
+def _check_new(
+    request: Request, kept: Ledger, dest: Session, table: Table, slice_: slices.Slice
+) -> None:
+    """Refuse to append what may be there already, or where nothing can tell."""
+    if request.ledger and not kept.records:
+        raise PlanRefused(
+            "dest: nothing can tell whether the rows were appended before",
+            detail=f"The ledger cannot be used: {kept.problem}.",
+            hint="Give --no-ledger if it is you who makes sure of that.",
+            side="dest",
+        )
+    if kept.state == "ready" and not request.again:
+        ledger.check_new(dest, table, slice_)
 
 
 def _relation(request: Request, source: Session) -> Relation:
@@ -427,6 +521,8 @@ def _check_tables(request: Request, source: Relation, dest: Table, dest_is: cata
     hazards.check_row_security(source, dest)
     if request.clear == "truncate":
         hazards.check_truncate(dest)
+    elif request.mode == "replace" or request.merge_deletes:
+        hazards.check_references(dest, request.accept, merging=request.mode == "merge")
 
 
 def reread(plan: Plan, session: Session) -> None:
@@ -457,6 +553,8 @@ def reread_dest(plan: Plan, session: Session) -> Table:
     if _shape(planned) != _shape(now):
         raise _altered(plan.dest, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
+    if _partitions(plan.request, session, now, plan.slice) != plan.partitions:
+        raise _altered(plan.dest, session)
     return now
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
     from copypipe.plans import Copied, Plan, Side
+    from copypipe.statements import Statement
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
 
@@ -49,11 +50,29 @@ def result_line(done: Transferred) -> str:
     """Return the one line of a finished slice."""
     # What has no end is never sealed: nothing to be told each time.
     may_get_more = not done.sealed and range_of(done.slice) is not None
-    deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
     return one_line(
         f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
-        f"{deleted}, copied {done.rows}{', open' if may_get_more else ''}"
+        f"{_became(done)}{', open' if may_get_more else ''}"
     )
+
+
+def _became(done: Transferred) -> str:
+    """Say what became of the rows at the dest."""
+    dropped = f", {done.dropped} dropped by triggers" if done.dropped else ""
+    return f"{_moved(done)}{dropped}"
+
+
+def _moved(done: Transferred) -> str:
+    if done.inserted is not None and done.updated is not None:
+        unchanged = done.rows - done.inserted - done.updated
+        deleted = f"deleted {done.deleted}, " if done.deleted else ""
+        return (
+            f"{deleted}inserted {done.inserted}, updated {done.updated}, left {unchanged} unchanged"
+        )
+    if done.mode == "append":
+        return f"appended {done.rows}"
+    deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
+    return f"{deleted}, copied {done.rows}"
 
 
 def diagnosis(done: Transferred) -> str:
@@ -89,7 +108,10 @@ def result_json(done: Transferred) -> str:
             "slice": _slice(done.slice),
             "mode": done.mode,
             "rows": done.rows,
+            "dropped": done.dropped,
             "bytes": done.bytes,
+            "inserted": done.inserted,
+            "updated": done.updated,
             "deleted": done.deleted,
             "seconds": round(done.seconds, 3),
             "state": "sealed" if done.sealed else "open",
@@ -178,17 +200,21 @@ def plan_text(plan: Plan) -> str:
     lines += [f"  warning  {warning}" for warning in plan.warnings]
     if plan.needs_yes:
         lines.append("  asks     all rows of the dest will be replaced: needs --yes")
-    for side, statement in (
-        ("dest", plan.clear),
-        ("dest", plan.copy_in()),
-        ("source", plan.copy_out),
-    ):
+    for side, statement in _statements(plan):
         # What the user wrote has lines of its own, where a comment ends with its line.
         first, *others = statement.as_string(None).splitlines()
         lines.append(f"  {side:<8} {first}")
         lines += [f"           {line}" for line in others]
     lines.append("nothing was changed")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _statements(plan: Plan) -> Iterator[tuple[str, Statement]]:
+    """Yield what will run, in order: both COPYs at once."""
+    for name, statement in plan.at_dest.items():
+        yield "dest", statement
+        if name == "copy_in":
+            yield "source", plan.copy_out
 
 
 def _format(plan: Plan) -> str:
@@ -266,9 +292,8 @@ def plan_json(plan: Plan) -> str:
             "estimated_rows": plan.estimated_rows,
             "estimated_bytes": plan.estimated_bytes,
             "statements": {
-                "clear": plan.clear.as_string(None),
-                "copy_in": plan.copy_in().as_string(None),
-                "copy_out": plan.copy_out.as_string(None),
+                name: statement.as_string(None)
+                for name, statement in {**plan.at_dest, "copy_out": plan.copy_out}.items()
             },
             "needs_yes": plan.needs_yes,
             "ledger": plan.ledger.state,

@@ -7,7 +7,7 @@ that can never work is refused before any server is asked.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -17,8 +17,9 @@ from copypipe.errors import Side, UsageError
 if TYPE_CHECKING:
     import psycopg
 
-Mode = Literal["replace"]
+Mode = Literal["replace", "append", "merge"]
 Clear = Literal["delete", "truncate"]
+Hazard = Literal["references", "cascade", "triggers"]
 Transport = Literal["auto", "socket", "tls", "libpq"]
 Connect = Callable[[], "psycopg.Connection[Any]"]
 
@@ -43,6 +44,9 @@ LONGEST_WAIT_SECONDS = 24 * 86400
 # sides.
 SLOWEST = 1024
 
+# Names of parameters, custom ones too (guc.c, valid_custom_variable_name).
+_PARAMETER = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+
 # PostgreSQL's units of time (config.sgml, "Parameter Names and Values").
 _UNITS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"(\d{1,12}(?:\.\d{1,12})?)\s*(us|ms|s|min|h|d)?")
@@ -56,6 +60,8 @@ class Endpoint:
     """Never shown: a connection string may hold a password."""
     origin: str
     """Who named it: an option, an environment variable, an argument."""
+    settings: tuple[tuple[str, str], ...] = ()
+    """Parameters of the server that hold in each of our transactions there: (name, value)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +79,18 @@ class Request:
     timezone: str = "UTC"
     mode: Mode = "replace"
     clear: Clear = "delete"
+    key: tuple[str, ...] = ()
+    """Columns by which rows are merged; none for the primary key."""
+    merge_deletes: bool = False
+    """A merge removes rows of the slice that the source does not have."""
+    again: bool = False
+    """Append also what the ledger says was copied before."""
     allow_empty: bool = False
     fail_on_empty: bool = False
+    accept: tuple[Hazard, ...] = ()
+    """What would be refused, and is meant."""
+    min_ratio: float | None = None
+    """Refuse to replace a slice by less than this part of its rows; None for any."""
     where: str | None = None
     """SQL that narrows the slice, on both sides: one expression over the table's columns."""
     query: str | None = None
@@ -120,12 +136,13 @@ def check(request: Request) -> None:
             f"no such way to copy: mode {request.mode!r}, clear {request.clear!r}",
             hint=f"Modes: {', '.join(get_args(Mode))}; clear: {', '.join(get_args(Clear))}.",
         )
+    _check_mode(request)
     check_wait(request.wait_lock)
     _check_patience(request)
     slices.zone_name(request.timezone)
     slices.check_order(request.wanted)
     names = (request.table, request.into or "", request.by, request.timezone)
-    named = (*request.exclude, *request.cast, *request.allow_lossy)
+    named = (*request.exclude, *request.cast, *request.allow_lossy, *request.key)
     for text in (*names, *named, *(name for name, _ in request.columns)):
         if not _is_text(text):
             raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
@@ -145,11 +162,40 @@ def check(request: Request) -> None:
         )
     if request.stall_timeout is not None and request.stall_timeout <= 0:
         raise UsageError(f"cannot give up after {request.stall_timeout} seconds of silence")
-    part = request.where is not None or not isinstance(request.wanted, slices.Everything)
-    if request.clear == "truncate" and part:
+    if request.clear == "truncate" and request.where is not None:
         raise UsageError(
-            "--clear truncate removes every row, and the slice is a part of the table",
-            hint="Leave it out to delete the slice alone, or copy --all.",
+            "--clear truncate removes every row, and the slice is what a condition selects",
+            hint="Leave it out to delete the slice alone.",
+        )
+
+
+def _check_mode(request: Request) -> None:
+    """Raise UsageError for options that mean nothing in the mode."""
+    mode = request.mode
+    for given, option, of in (
+        (request.clear == "truncate", "--clear truncate", ("replace",)),
+        (request.min_ratio is not None, "--min-ratio", ("replace",)),
+        (bool(request.key), "--key", ("merge",)),
+        (request.merge_deletes, "--merge-deletes", ("merge",)),
+        (request.again, "--again", ("append",)),
+    ):
+        if given and mode not in of:
+            raise UsageError(
+                f"{option} means nothing in mode {mode}", hint=f"It goes with --mode {of[0]}."
+            )
+    for hazard in request.accept:
+        if hazard not in get_args(Hazard):
+            raise UsageError(
+                f"nothing to accept: {hazard!r}", hint=f"Hazards: {', '.join(get_args(Hazard))}."
+            )
+    if request.min_ratio is not None and request.clear == "truncate":
+        raise UsageError(
+            "--min-ratio needs the rows counted that are removed",
+            hint="Use --clear delete.",
+        )
+    if request.min_ratio is not None and not 0 < request.min_ratio <= 1:
+        raise UsageError(
+            f"not a part of the rows: {request.min_ratio}", hint="Above 0 and at most 1, as in 0.5."
         )
 
 
@@ -163,6 +209,23 @@ def check_endpoint(side: Side, endpoint: Endpoint) -> None:
             f"the {side} is not named: {endpoint.origin} is empty",
             hint="Give a URI, keywords, or service=NAME.",
         )
+
+
+def check_settings(side: Side, settings: Iterable[tuple[str, str]], fixed: Container[str]) -> None:
+    """Raise UsageError for a parameter that is none, or that what a copy means depends on."""
+    for name, value in settings:
+        if not _PARAMETER.fullmatch(name) or not _is_text(value):
+            raise UsageError(
+                f"not a parameter of a server: {name!r}",
+                hint=f"Write it as in --{side}-set work_mem=64MB.",
+            )
+        if name.lower() in fixed:
+            raise UsageError(
+                f"{name} cannot be set",
+                detail="What a copy reads, writes or counts depends on it.",
+                hint=f"--{side}-set is for limits and resources: statement_timeout, work_mem, "
+                "role.",
+            )
 
 
 def check_wait(seconds: float) -> None:
@@ -256,6 +319,14 @@ def size(text: str) -> int:
             f"not a size: {text!r}", hint="Write it as PostgreSQL does: 500kB, 50MB, 1GB."
         )
     return round(float(found[1]) * _SIZES[found[2]])
+
+
+def setting(text: str) -> tuple[str, str]:
+    """Return name and value of `name=value`; raises UsageError for anything else."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"not a setting: {text!r}", hint="Write name=value, as work_mem=64MB.")
+    return name.strip(), value.strip()
 
 
 def computed(text: str) -> tuple[str, str]:

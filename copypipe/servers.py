@@ -90,6 +90,8 @@ class Session:
     ) -> None:
         self.side = side
         self.conn = conn
+        self.settings: Mapping[str, str] = {}
+        """What somebody wants to be set in each transaction."""
         self.address = address
         self.observer = observer
         """Connects once more to the same server, within OBSERVER_SECONDS or as long as a caller's
@@ -115,7 +117,7 @@ class Session:
         """
         # Said here too, for connections that a caller's callable made.
         name = {"application_name": self.application_name}
-        settings = sessions.settings(self.major, {**name, **(local or {})})
+        settings = {**sessions.PINNED, **self.settings, **name, **(local or {})}
         if not own_search_path:
             settings["search_path"] = ""
         self.execute(sessions.begin(isolation, read_only=read_only, local=settings))
@@ -426,6 +428,7 @@ def _open(side: Side, endpoint: Endpoint, run_id: str) -> Session:
         lambda: connect({**same, "connect_timeout": str(OBSERVER_SECONDS)}),
         lambda: connect(same),
     )
+    session.settings = dict(endpoint.settings)
     if session.major < OLDEST_MAJOR:
         session.close()
         raise PlanRefused(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Literal
 
 from copypipe.types import Value
@@ -45,6 +46,8 @@ class Column:
     """GENERATED ALWAYS AS (expression), stored or virtual. Identity columns are not."""
     has_default: bool
     """A row that does not say a value gets one: DEFAULT, identity, a domain's default."""
+    always_identity: bool = False
+    """GENERATED ALWAYS AS IDENTITY: an UPDATE may not give it a value."""
     expression: str | None = None
     """SQL of the user that computes it at the source; None where it is read as it is."""
     renames: str | None = None
@@ -69,12 +72,44 @@ class Index:
 
 
 @dataclass(frozen=True, slots=True)
+class Unique:
+    """A unique index, by which rows of the dest can be found."""
+
+    name: str
+    is_primary: bool
+    columns: tuple[str, ...]
+    equals: tuple[str, ...]
+    """The operator of each column by which the index tells values apart, as SQL spells it."""
+    hindrance: str | None
+    """Why rows cannot be merged by it, None for no reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """A partition for a range of the slice column."""
+
+    schema: str
+    name: str
+    start: date
+    stop: date
+    may_truncate: bool
+    """The role has that right on it."""
+
+    @property
+    def full_name(self) -> str:
+        """Return schema.name for messages."""
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Reference:
     """A foreign key of another table that points at the dest table."""
 
     constraint: str
     table: str
     on_delete: Literal["no action", "restrict", "cascade", "set null", "set default"]
+    is_deferrable: bool
+    """Rows that point at nothing may be there until COMMIT, if the transaction says so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +122,8 @@ class Rights:
     """The columns that it may read."""
     insert: frozenset[str]
     """The columns into which it may insert."""
+    update: frozenset[str]
+    """The columns that it may update."""
     delete: bool
     truncate: bool
 
@@ -114,6 +151,8 @@ class Table:
     has_rules: bool
     has_triggers: bool
     """Enabled ones of users, for INSERT or DELETE, on it or on a partition."""
+    has_update_triggers: bool
+    """Enabled ones of users, for UPDATE."""
     has_truncate_triggers: bool
     row_security: bool
     """Row security would filter what this role sees."""

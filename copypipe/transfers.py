@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from copypipe import catalog, ledger, modes, plans
@@ -35,8 +35,8 @@ from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
-from copypipe.slices import Lock, Slice, Where, Whole, locks, range_of
-from copypipe.statements import copies, sessions
+from copypipe.slices import Lock, Slice, Whole, locks, range_of
+from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.tables import Table
 
@@ -60,9 +60,15 @@ class Transferred:
     slice: Slice
     mode: str
     rows: int
+    dropped: int
+    """Rows that triggers of the dest kept out; 0 unless that was accepted."""
     bytes: int
+    inserted: int | None
+    """Rows that a merge found new; None in other modes."""
+    updated: int | None
+    """Rows that a merge found changed; None in other modes."""
     deleted: int | None
-    """Rows removed from the slice before; None where TRUNCATE removed some uncounted."""
+    """Rows removed from the slice; None where TRUNCATE removed some uncounted."""
     seconds: float
     transport: str
     """What carried the bytes: socket, tls or libpq; two of them where the sides differ."""
@@ -103,27 +109,23 @@ def transfer(
     if plan.ledger.records:
         # It may have waited long.
         ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
-    dest.execute(copies.lock_for_writing(plan.dest.table))
-    table = plans.reread_dest(plan, dest)
-    cleared = modes.STRATEGIES[request.mode](
-        dest, table, plan.slice, request.clear, may_truncate=plan.may_truncate
-    )
+        if request.mode == "append" and not request.again:
+            ledger.check_new(dest, plan.dest.table, plan.slice)
+    dest.execute(copies.lock_for_writing(plan.dest.table, alone=bool(plan.partitions)))
+    strategy, filling = plan.strategy, replace(plan.filling, table=plans.reread_dest(plan, dest))
+    cleared = strategy.clear(dest, filling)
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
-    if table.has_triggers:
-        _count(plan, dest, 0)
     writers = _writers(plan, source)
     _begin_reading(plan, source)
     seen = _horizon(plan, writers, source)
-    relayed = _relayed(plan, source, dest, listen, freeze=cleared.freeze)
+    copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
+    relayed = _relayed(plan, source, dest, listen, copy_in)
     source.rollback()
     plans.check_types(plan, source, dest)
-    if table.has_triggers:
-        dest.execute(copies.run_deferred_triggers())
-        _count(plan, dest, relayed.rows)
-    elif isinstance(plan.slice, Where) and table.rights.select:  # which a system column asks for
-        _count_own(plan, dest, relayed.rows)
-    _refuse_empty(plan, relayed.rows, had_rows=cleared.had_rows)
+    _refuse_empty(plan, relayed.rows, cleared)
+    filled = strategy.finish(dest, filling, relayed.rows)
+    strategy.check(dest, filling, relayed.rows)
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
         dest.execute(sessions.set_local("client_min_messages", "warning"))
@@ -133,8 +135,11 @@ def transfer(
         slice=plan.slice,
         mode=request.mode,
         rows=relayed.rows,
+        dropped=relayed.rows - relayed.taken,
         bytes=relayed.bytes,
-        deleted=cleared.rows,
+        inserted=filled.inserted if filled else None,
+        updated=filled.updated if filled else None,
+        deleted=filled.deleted if filled else cleared.rows,
         seconds=time.monotonic() - began,
         transport=plan.transport,
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
@@ -277,7 +282,7 @@ def _check_same(plan: Plan, dest: Session) -> None:
 
 
 def _relayed(
-    plan: Plan, source: Session, dest: Session, listen: Listener, *, freeze: bool
+    plan: Plan, source: Session, dest: Session, listen: Listener, copy_in: Statement
 ) -> Relayed:
     """Relay the slice; an error of a cast says which columns are cast."""
     try:
@@ -285,12 +290,13 @@ def _relayed(
             source,
             plan.copy_out,
             dest,
-            plan.copy_in(freeze=freeze),
+            copy_in,
             lambda size, rows: listen(Progress(bytes=size, rows=rows)),
             transport=plan.request.transport,
             bytes_per_second=plan.request.rate_limit,
             idle=dest.idle,
             trailer=plan.format == "binary",
+            may_drop="triggers" in plan.request.accept,
         )
     except CopyFailed as error:
         problem = _about_types(plan, error)
@@ -350,7 +356,12 @@ def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: fl
             raise
     else:
         dest.execute(sessions.set_local("lock_timeout", plans.OTHER_LOCKS))
-        dest.execute(sessions.set_local("statement_timeout", "0"))
+        own = dest.settings.get("statement_timeout")
+        dest.execute(
+            sessions.reset_local("statement_timeout")
+            if own is None
+            else sessions.set_local("statement_timeout", own)
+        )
         return
     dest.rollback()
     pids = ", ".join(str(pid) for pid, _ in _holders(plan, dest, wanted))
@@ -457,34 +468,20 @@ def _refuse_unasked(plan: Plan, *, had_rows: bool) -> None:
         )
 
 
-def _count(plan: Plan, dest: Session, rows: int) -> None:
-    """Count what the slice holds now; a trigger may have kept, moved, dropped or added rows."""
-    found = dest.fetch_one(copies.count(plan.dest.table, plan.slice))[0]
-    if found != rows:
-        raise CopyFailed(
-            f"dest: {plan.slice} holds {found} rows where it should hold {rows}",
-            detail=f"Triggers of {plan.dest.table.full_name} change what is deleted or copied. "
-            "Nothing was changed.",
-            side="dest",
+def _refuse_empty(plan: Plan, rows: int, cleared: modes.Cleared) -> None:
+    """Refuse to lose a slice, or most of it, to a job that runs too early."""
+    request = plan.request
+    ratio = request.min_ratio
+    if rows and ratio is not None and rows < ratio * (cleared.rows or 0):
+        raise PlanRefused(
+            f"the source has {rows} rows in {plan.slice}, and the dest has {cleared.rows}",
+            detail=f"That is less than --min-ratio {ratio:g} of them. Nothing was changed.",
+            hint="Leave --min-ratio out, or lower it, if that is meant.",
+            side="source",
         )
-
-
-def _count_own(plan: Plan, dest: Session, rows: int) -> None:
-    """Count the copied rows for which the condition holds at the dest too: all of them."""
-    found = dest.fetch_one(copies.count_own(plan.dest.table, plan.slice))[0]
-    if found != rows:
-        raise CopyFailed(
-            f"dest: the condition holds for {found} of the {rows} rows that were copied",
-            detail="The two sides do not understand it alike. Nothing was changed.",
-            side="dest",
-        )
-
-
-def _refuse_empty(plan: Plan, rows: int, *, had_rows: bool) -> None:
     if rows:
         return
-    request = plan.request
-    if had_rows and not request.allow_empty:
+    if cleared.had_rows and not request.allow_empty:
         raise PlanRefused(
             f"the source has no row in {plan.slice} and the dest has some",
             detail="A job that runs too early would lose the slice. Nothing was changed.",

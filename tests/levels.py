@@ -19,7 +19,7 @@ LEVELS = {
     3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "relay", "snapshots", "schemas"),
-    6: ("ledger", "hazards", "readings", "digests", "modes", "watches"),
+    6: ("ledger", "hazards", "readings", "digests", "keys", "modes", "watches"),
     7: ("remarks",),
     8: ("plans",),
     9: ("transfers",),

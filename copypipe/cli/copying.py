@@ -33,6 +33,8 @@ class Mode(StrEnum):
     """Choices of --mode."""
 
     REPLACE = "replace"
+    APPEND = "append"
+    MERGE = "merge"
 
 
 class Clear(StrEnum):
@@ -40,6 +42,14 @@ class Clear(StrEnum):
 
     DELETE = "delete"
     TRUNCATE = "truncate"
+
+
+class Hazard(StrEnum):
+    """Choices of --accept."""
+
+    REFERENCES = "references"
+    CASCADE = "cascade"
+    TRIGGERS = "triggers"
 
 
 class Transport(StrEnum):
@@ -159,13 +169,35 @@ def copy(
         ),
     ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="replace: make the slice equal to the source's.")
+        Mode,
+        typer.Option(
+            help="replace: make the slice equal to the source's. append: add the rows, unless the "
+            "ledger tells of them. merge: insert and update by key."
+        ),
     ] = Mode.REPLACE,
+    key: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column of the key by which rows are merged; else the primary key. Can be given "
+            "again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
+    merge_deletes: Annotated[
+        bool,
+        typer.Option(
+            "--merge-deletes", help="Merge: remove rows of the slice that the source does not have."
+        ),
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--again", help="Append also what was copied before.")
+    ] = False,
     clear: Annotated[
         Clear,
         typer.Option(
-            help="How the slice is removed first. truncate (--all only) is quick and hides the "
-            "table from readers for the whole load."
+            help="How the slice is removed first. truncate (for --all, and for slices that are "
+            "whole partitions) is quick and lets readers wait for the whole load."
         ),
     ] = Clear.DELETE,
     allow_empty: Annotated[
@@ -180,6 +212,22 @@ def copy(
             "--allow-empty).",
         ),
     ] = False,
+    accept: Annotated[
+        list[Hazard] | None,
+        typer.Option(
+            help="Go on in spite of foreign keys that point at the slice (references) or change "
+            "other tables (cascade), or of triggers that drop or change rows. Can be given again.",
+            show_default=False,
+        ),
+    ] = None,
+    min_ratio: Annotated[
+        float | None,
+        typer.Option(
+            help="Refuse to replace a slice by less than this part of its rows, as in 0.5.",
+            metavar="RATIO",
+            show_default=False,
+        ),
+    ] = None,
     rate_limit: Annotated[
         str | None,
         typer.Option(help="Bytes a second at most: 500kB, 50MB, 1GB.", metavar="SIZE"),
@@ -235,6 +283,19 @@ def copy(
         bool,
         typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),
     ] = False,
+    source_set: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Set a parameter of the source in our transactions: role, work_mem, "
+            "statement_timeout. Can be given again.",
+            metavar="NAME=VALUE",
+            show_default=False,
+        ),
+    ] = None,
+    dest_set: Annotated[
+        list[str] | None,
+        typer.Option(help="The same at the dest.", metavar="NAME=VALUE", show_default=False),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
     ] = False,
@@ -263,8 +324,8 @@ def copy(
     """
     with outcome(as_json=as_json):
         request = requests.Request(
-            source=endpoint("source", source),
-            dest=endpoint("dest", dest),
+            source=endpoint("source", source, source_set),
+            dest=endpoint("dest", dest, dest_set),
             table=table,
             into=into,
             wanted=requests.wanted(
@@ -286,6 +347,11 @@ def copy(
             timezone=timezone,
             mode=mode.value,
             clear=clear.value,
+            key=tuple(key or ()),
+            merge_deletes=merge_deletes,
+            again=redo,
+            accept=tuple(hazard.value for hazard in accept or ()),
+            min_ratio=min_ratio,
             allow_empty=allow_empty,
             fail_on_empty=fail_on_empty,
             transport=transport.value,
@@ -331,16 +397,19 @@ def copy(
             say(reporting.result_line(done))
 
 
-def endpoint(side: Side, given: str | None) -> requests.Endpoint:
+def endpoint(
+    side: Side, given: str | None, settings: Sequence[str] | None = None
+) -> requests.Endpoint:
     """Return where a side is; raises UsageError where nothing names it.
 
     Never libpq's own default: a side that was forgotten would silently be a local server.
     """
     variable = f"COPYPIPE_{side.upper()}"
+    chosen = tuple(map(requests.setting, settings or ()))
     if given is not None:
-        return requests.Endpoint(given, f"--{side}")
+        return requests.Endpoint(given, f"--{side}", chosen)
     if os.environ.get(variable):
-        return requests.Endpoint(os.environ[variable], variable)
+        return requests.Endpoint(os.environ[variable], variable, chosen)
     raise UsageError(
         f"the {side} is not named",
         hint=f"Give --{side} or set {variable}: a URI, keywords, or service=NAME.",
@@ -372,6 +441,8 @@ def _both(listener: Listener, planned: list[Planned]) -> Listener:
 
 
 def _settles(context: typer.Context, planned: Planned) -> str:
+    if context.params["no_ledger"] and context.params["mode"] is Mode.APPEND:
+        return "Look at the dest first: to run it again may add the rows twice."
     what = "makes the slice the source's" if context.params["no_ledger"] else "settles it"
     return f"Run it again, which {what}: {again(context, planned.slice)}"
 

@@ -30,9 +30,12 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True, slots=True)
 class Relayed:
-    """What went through; both servers counted the same rows."""
+    """What went through."""
 
     rows: int
+    """As the source counted them."""
+    taken: int
+    """As the dest counted them: the same, unless it may drop some."""
     bytes: int
     """Of data, without what frames it on the wire."""
     spent: Spent
@@ -106,6 +109,7 @@ def relay(
     bytes_per_second: int | None = None,
     idle: Idle,
     trailer: bool = True,
+    may_drop: bool = False,
 ) -> Relayed:
     """Relay one COPY from source to dest, within the transactions that are open.
 
@@ -121,8 +125,9 @@ def relay(
     and the largest row.
 
     Raises the error of the server that failed first, CopyFailed where the two row counts differ
-    or the stream is not whole. Then the source's session is closed unless it ended by itself, and
-    the dest's is either in an aborted transaction or closed: its table is as it was.
+    (unless the dest `may_drop` rows, as triggers do) or the stream is not whole. Then the source's
+    session is closed unless it ended by itself, and the dest's is either in an aborted transaction
+    or closed: its table is as it was.
     """
     waits = Waits(source.conn.pgconn, dest.conn.pgconn, idle)
     pace = Pace(bytes_per_second)
@@ -147,10 +152,11 @@ def relay(
             if crashpoints.ARMED:
                 crashpoints.reach("source-ended")
             taken = sink.finish()
-            if sent != taken:
+            if sent != taken and not may_drop:
                 raise CopyFailed(
                     f"the source sent {sent} rows and the dest took {taken}",
                     detail="A trigger at the dest may drop rows. Nothing was changed.",
+                    hint="Give --accept triggers if that is meant.",
                     side="dest",
                 )
         except BaseException:
@@ -159,7 +165,7 @@ def relay(
             if dest.conn.pgconn.transaction_status == pq.TransactionStatus.INTRANS:
                 dest.abandon()  # it took rows, and must not keep them
             raise
-    return Relayed(sent, stream.size, waits.ended())
+    return Relayed(sent, taken, stream.size, waits.ended())
 
 
 def _rest(pace: Pace, waits: Waits, sink: Sink) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from psycopg.sql import SQL, Composable, Composed, Literal
 
+from copypipe.slices import Range
 from copypipe.statements.sessions import DATABASE_SORTING
 
 
@@ -23,7 +24,7 @@ def resolve(name: str) -> Composed:
 def relation(oid: int) -> Composed:
     """Read one relation with its partitions: kind, size, what runs on it, rights of this role.
 
-    pg_trigger.tgtype has a bit each for INSERT (4), DELETE (8) and TRUNCATE (32).
+    pg_trigger.tgtype has a bit each for INSERT (4), DELETE (8), UPDATE (16) and TRUNCATE (32).
     """
     return SQL(
         """
@@ -44,6 +45,9 @@ def relation(oid: int) -> Composed:
                EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t
                         WHERE t.tgrelid = ANY (tree.oids) AND NOT t.tgisinternal
                           AND t.tgenabled <> 'D' AND t.tgtype & 12 <> 0) AS has_triggers,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t
+                        WHERE t.tgrelid = ANY (tree.oids) AND NOT t.tgisinternal
+                          AND t.tgenabled <> 'D' AND t.tgtype & 16 <> 0) AS has_update_triggers,
                EXISTS (SELECT 1 FROM pg_catalog.pg_trigger t
                         WHERE t.tgrelid = ANY (tree.oids) AND NOT t.tgisinternal
                           AND t.tgenabled <> 'D' AND t.tgtype & 32 <> 0) AS has_truncate_triggers,
@@ -78,8 +82,10 @@ def columns(oid: int) -> Composed:
                {sorting} AS sorting,
                a.attnotnull, a.attgenerated <> '' AS generated,
                a.atthasdef OR a.attidentity <> '' OR y.typdefault IS NOT NULL AS has_default,
+               a.attidentity = 'a' AS always_identity,
                pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'SELECT') AS can_select,
-               pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert
+               pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'INSERT') AS can_insert,
+               pg_catalog.has_column_privilege(a.attrelid, a.attnum, 'UPDATE') AS can_update
           FROM pg_catalog.pg_attribute a
           JOIN pg_catalog.pg_type y ON y.oid = a.atttypid
          WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
@@ -227,6 +233,79 @@ def indexes(oid: int, column: str) -> Composed:
     ).format(Literal(oid), Literal(column))
 
 
+def uniques(oid: int) -> Composed:
+    """Find the unique indexes of a table, the primary key first, and what hinders a merge by each.
+
+    The operator is that of the index for equality (strategy 3 of a btree), since the one that a
+    search_path finds may tell values apart in another way.
+    """
+    return SQL(
+        """
+        SELECT c.relname, i.indisprimary, k.names, k.operators,
+               CASE WHEN NOT i.indimmediate THEN 'it is deferrable'
+                    WHEN i.indpred IS NOT NULL THEN 'it does not hold all rows'
+                    WHEN i.indexprs IS NOT NULL THEN 'it is on an expression'
+                    WHEN k.collated THEN 'it sorts by another collation than its column'
+               END AS hindrance
+          FROM pg_catalog.pg_index i
+          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+         CROSS JOIN LATERAL (
+               SELECT pg_catalog.array_agg(a.attname::text ORDER BY u.place) AS names,
+                      pg_catalog.array_agg(
+                          pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
+                          ORDER BY u.place) AS operators,
+                      pg_catalog.bool_or(u.sorts_by <> a.attcollation) AS collated
+                 FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
+                      WITH ORDINALITY AS u (number, class, sorts_by, place)
+                 JOIN pg_catalog.pg_attribute a
+                   ON a.attrelid = i.indrelid AND a.attnum = u.number
+                 JOIN pg_catalog.pg_opclass s ON s.oid = u.class
+                 JOIN pg_catalog.pg_amop m
+                   ON m.amopfamily = s.opcfamily AND m.amopstrategy = 3
+                  AND m.amoplefttype = s.opcintype AND m.amoprighttype = s.opcintype
+                 JOIN pg_catalog.pg_operator o ON o.oid = m.amopopr
+                 JOIN pg_catalog.pg_namespace n ON n.oid = o.oprnamespace
+                WHERE u.place <= i.indnkeyatts) AS k
+         WHERE i.indrelid = {} AND i.indisunique AND i.indisvalid AND i.indisready
+           AND k.names IS NOT NULL
+         ORDER BY NOT i.indisprimary, c.relname
+        """
+    ).format(Literal(oid))
+
+
+def partitions(oid: int, within: Range, type_name: str) -> Composed:
+    """Find the partitions of a table that lie within a range of their only key.
+
+    Bounds are printed as literals (ruleutils.c, get_range_partbound_string); MINVALUE and MAXVALUE
+    are none.
+    """
+    return SQL(
+        """
+        SELECT n.nspname, c.relname, b.start, b.stop,
+               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS may_truncate
+          FROM pg_catalog.pg_partitioned_table p
+          JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+          JOIN pg_catalog.pg_inherits i ON i.inhparent = p.partrelid
+          JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN LATERAL pg_catalog.regexp_match(
+                   pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                   $re$^FOR VALUES FROM [(]'([^']*)'[)] TO [(]'([^']*)'[)]$$re$) AS found
+         CROSS JOIN LATERAL (SELECT found[1]::{type}, found[2]::{type}) AS b (start, stop)
+         WHERE p.partrelid = {oid} AND p.partstrat = 'r' AND p.partnatts = 1
+           AND a.attname = {column} AND b.start >= {start} AND b.stop <= {stop}
+         ORDER BY b.start
+        """
+    ).format(
+        oid=Literal(oid),
+        type=SQL(type_name),
+        column=Literal(within.column),
+        start=Literal(within.start),
+        stop=Literal(within.stop),
+    )
+
+
 def references(oid: int) -> Composed:
     """Find the foreign keys that point at this table or at any of its partition tree.
 
@@ -236,7 +315,8 @@ def references(oid: int) -> Composed:
         """
         SELECT k.conname, n.nspname || '.' || c.relname,
                CASE k.confdeltype WHEN 'c' THEN 'cascade' WHEN 'n' THEN 'set null'
-                    WHEN 'd' THEN 'set default' WHEN 'r' THEN 'restrict' ELSE 'no action' END
+                    WHEN 'd' THEN 'set default' WHEN 'r' THEN 'restrict' ELSE 'no action' END,
+               k.condeferrable AND k.confdeltype = 'a' AS is_deferrable
           FROM pg_catalog.pg_constraint k
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -12,7 +12,7 @@ from copypipe.slices import Slice
 from copypipe.statements.crossings import crossed, held
 from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
-from copypipe.tables import Column, Relation, Table
+from copypipe.tables import Column, Partition, Relation, Table
 
 Format = Choice["binary", "text"]
 
@@ -21,7 +21,7 @@ def _names(columns: Sequence[str]) -> Composed:
     return SQL(", ").join(map(Identifier, columns))
 
 
-def _table(table: Table) -> Identifier:
+def _table(table: Table | Partition) -> Identifier:
     return Identifier(table.schema, table.name)
 
 
@@ -68,14 +68,19 @@ def delete(table: Table, slice_: Slice) -> Composed:
     return SQL("DELETE FROM {} WHERE {}").format(_table(table), predicate(slice_))
 
 
-def truncate(table: Table) -> Composed:
-    """Empty the table; a foreign key that points at it makes this fail, CASCADE is never said."""
-    return SQL("TRUNCATE TABLE {}").format(_table(table))
+def truncate(*tables: Table | Partition) -> Composed:
+    """Empty tables; a foreign key that points at one makes this fail, CASCADE is never said."""
+    return SQL("TRUNCATE TABLE {}").format(SQL(", ").join(map(_table, tables)))
 
 
-def any_row(table: Table) -> Composed:
-    """Ask whether the table has a row."""
-    return SQL("SELECT EXISTS (SELECT 1 FROM {})").format(_table(table))
+def any_row(table: Table, slice_: Slice) -> Composed:
+    """Ask whether the slice has a row."""
+    return SQL("SELECT EXISTS (SELECT 1 FROM {} WHERE {})").format(_table(table), predicate(slice_))
+
+
+def defer_constraints() -> Composed:
+    """Have constraints that may be deferred asked at COMMIT."""
+    return SQL("SET CONSTRAINTS ALL DEFERRED").format()
 
 
 def count(table: Table, slice_: Slice) -> Composed:
@@ -119,9 +124,14 @@ def lock_for_reading(table: Table) -> Composed:
     return SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_table(table))
 
 
-def lock_for_writing(table: Table) -> Composed:
-    """Keep the table's definition as it is while it is written; readers and writers go on."""
-    return SQL("LOCK TABLE {} IN ROW EXCLUSIVE MODE").format(_table(table))
+def lock_for_writing(table: Table, *, alone: bool = False) -> Composed:
+    """Keep the table's definition as it is while it is written; readers and writers go on.
+
+    With its partitions, or `alone`: who truncates one must not hold locks on others, or two that
+    do so would wait for each other.
+    """
+    only = SQL("ONLY ") if alone else SQL("")
+    return SQL("LOCK TABLE {}{} IN ROW EXCLUSIVE MODE").format(only, _table(table))
 
 
 def lock_alone_now(table: Table) -> Composed:

@@ -37,8 +37,8 @@ PINNED: Mapping[str, str] = {
     "row_security": "off",
     # Rows arrive in the order in which they lie, or the dest's physical order would be random.
     "synchronize_seqscans": "off",
-    # A nightly load may take longer than an interactive role is allowed to.
-    "statement_timeout": "0",
+    # One of two servers always waits for the other one, and that may take as long as a slice does.
+    # How long a statement may take is the role's matter (statement_timeout, transaction_timeout).
     "idle_in_transaction_session_timeout": "0",
     # A peer that vanished is noticed by a server that waits for it after about a minute. Without
     # effect on unix sockets.
@@ -50,17 +50,24 @@ PINNED: Mapping[str, str] = {
     "tcp_user_timeout": "0",
 }
 
-# transaction_timeout came with PostgreSQL 17.
-TRANSACTION_TIMEOUT_SINCE = 17
-
-
-def settings(major: int, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return the settings of a transaction on a server of that major version."""
-    chosen = dict(PINNED)
-    if major >= TRANSACTION_TIMEOUT_SINCE:
-        chosen["transaction_timeout"] = "0"
-    chosen.update(extra)
-    return chosen
+# What nobody else may set: what the meaning of a copy depends on, and what is set for single
+# transactions beside these.
+FIXED = frozenset(name.lower() for name in PINNED) - {
+    "client_min_messages",
+    "idle_in_transaction_session_timeout",
+    "tcp_keepalives_idle",
+    "tcp_keepalives_interval",
+    "tcp_keepalives_count",
+    "tcp_user_timeout",
+} | {
+    "application_name",
+    "default_transaction_isolation",
+    "lc_monetary",
+    "lock_timeout",
+    "search_path",
+    "transaction_isolation",
+    "transaction_read_only",
+}
 
 
 def begin(isolation: Isolation, *, read_only: bool, local: Mapping[str, str]) -> Composed:
@@ -74,6 +81,11 @@ def begin(isolation: Isolation, *, read_only: bool, local: Mapping[str, str]) ->
 def set_local(name: str, value: str) -> Composed:
     """Set one parameter until the end of the transaction."""
     return SQL("SET LOCAL {} = {}").format(Identifier(name), Value(value))
+
+
+def reset_local(name: str) -> Composed:
+    """Take a parameter back to what the session began with, until the end of the transaction."""
+    return SQL("SET LOCAL {} TO DEFAULT").format(Identifier(name))
 
 
 def empty_search_path() -> Composed:
@@ -185,6 +197,8 @@ def surroundings() -> Composed:
                    'pg_catalog.pg_control_system()', 'EXECUTE') AS may_be_identified,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
                pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE') AS sees_others,
+               pg_catalog.has_database_privilege(
+                   pg_catalog.current_database(), 'TEMPORARY') AS may_stage,
                pg_catalog.current_setting('server_encoding') AS encoding,
                pg_catalog.encode(pg_catalog.cash_send(1::int4::money), 'hex') AS money,
                pg_catalog.current_setting('synchronous_commit') AS synchronous_commit,

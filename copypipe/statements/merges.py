@@ -1,0 +1,154 @@
+"""Rows that are copied into a table of their own first, and from there merged by a key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.sql import SQL, Composable, Composed, Identifier
+
+from copypipe.slices import Slice
+from copypipe.statements.copies import Format
+from copypipe.statements.slices import predicate
+from copypipe.tables import Table, Unique
+
+# Temporary tables come first in every search_path, the empty one too.
+STAGED = Identifier("pg_temp", "copypipe_staged")
+
+# Columns of our own beside the user's, whose names may be anything but these.
+_IS_HELD = Identifier("copypipe: is held")
+_IS_NEW = Identifier("copypipe: is new")
+
+
+@dataclass(frozen=True, slots=True)
+class Merge:
+    """How staged rows become rows of the table."""
+
+    table: Table
+    key: Unique
+    columns: tuple[str, ...]
+    """Those that go over, the key's included."""
+    updates: tuple[str, ...]
+    """Those that an UPDATE sets, and by which rows are told to have changed."""
+    overriding: bool
+    """A column is GENERATED ALWAYS AS IDENTITY, and gets the source's values all the same."""
+
+
+def stage(table: Table, columns: Sequence[str]) -> Composed:
+    """Make the table for the rows; it is gone with the transaction, however that ends."""
+    return SQL("CREATE TEMPORARY TABLE {} ON COMMIT DROP AS SELECT {} FROM {} WITH NO DATA").format(
+        STAGED, _list(columns), _table(table)
+    )
+
+
+def copy_in(columns: Sequence[str], form: Format) -> Composed:
+    """Receive rows."""
+    return SQL("COPY {} ({}) FROM STDIN (FORMAT {})").format(STAGED, _list(columns), SQL(form))
+
+
+def analyze() -> Composed:
+    """Let the planner know what was staged."""
+    return SQL("ANALYZE {}").format(STAGED)
+
+
+def keyless(key: Unique) -> Composed:
+    """Count staged rows with a NULL in the key, and keys that more than one row has."""
+    nulls = SQL(" OR ").join(SQL("{} IS NULL").format(Identifier(name)) for name in key.columns)
+    return SQL(
+        """
+        SELECT (SELECT count(*) FROM {staged} WHERE {nulls}),
+               (SELECT count(*) FROM (SELECT 1 FROM {staged} GROUP BY {key} HAVING count(*) > 1)
+                         AS twice)
+        """
+    ).format(staged=STAGED, nulls=nulls, key=_list(key.columns))
+
+
+def delete_others(merge: Merge, slice_: Slice) -> Composed:
+    """Delete the rows of the slice whose key was not staged."""
+    return SQL(
+        "DELETE FROM {} AS held WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS staged WHERE {})"
+    ).format(_table(merge.table), predicate(slice_), STAGED, _same_key(merge.key))
+
+
+def merge(merge: Merge) -> Composed:
+    """Insert the rows that are new, update those that changed; return how many of each.
+
+    Rows are compared by their bytes (record_image_ne), which tells apart whatever COPY brings, for
+    types without an operator too. Rows that did not change are left out before INSERT .. ON
+    CONFLICT, which would lock them, and so write each.
+    """
+    changed: Composable = SQL("held.{} IS NULL").format(_IS_HELD)
+    action: Composable = SQL("NOTHING")
+    if merge.updates:
+        changed = SQL("held.{} IS NULL OR {}").format(
+            _IS_HELD, _compared(merge.updates, "OPERATOR(pg_catalog.*<>)")
+        )
+        action = SQL("UPDATE SET {}").format(
+            SQL(", ").join(
+                SQL("{0} = excluded.{0}").format(Identifier(name)) for name in merge.updates
+            )
+        )
+    held = dict.fromkeys((*merge.key.columns, *merge.updates))
+    return SQL(
+        """
+        WITH changed AS MATERIALIZED (
+            SELECT {staged_columns}, held.{is_held} IS NULL AS {is_new}
+              FROM {staged} AS staged
+              LEFT JOIN (SELECT true AS {is_held}, {held} FROM {table}) AS held ON {same_key}
+             WHERE {changed}),
+        merged AS (
+            INSERT INTO {table} ({columns}){overriding} SELECT {columns} FROM changed
+                ON CONFLICT ({key}) DO {action})
+        SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}) FROM changed
+        """
+    ).format(
+        is_held=_IS_HELD,
+        is_new=_IS_NEW,
+        staged_columns=_list(merge.columns, of="staged"),
+        staged=STAGED,
+        held=_list(tuple(held)),
+        table=_table(merge.table),
+        same_key=_same_key(merge.key),
+        changed=changed,
+        columns=_list(merge.columns),
+        overriding=SQL(" OVERRIDING SYSTEM VALUE" if merge.overriding else ""),
+        key=_list(merge.key.columns),
+        action=action,
+    )
+
+
+def count_merged(merge: Merge) -> Composed:
+    """Count the staged rows that the table holds as they are."""
+    return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
+        STAGED,
+        _table(merge.table),
+        _same_key(merge.key),
+        _compared(merge.columns, "OPERATOR(pg_catalog.*=)"),
+    )
+
+
+def _compared(columns: Sequence[str], operator: str) -> Composed:
+    """Compare a staged row with one that is held. Without the casts the columns would be compared
+    one by one, by an operator of that name for each type.
+    """
+    return SQL("CAST(ROW({}) AS pg_catalog.record) {} CAST(ROW({}) AS pg_catalog.record)").format(
+        _list(columns, of="staged"), SQL(operator), _list(columns, of="held")
+    )
+
+
+def _same_key(key: Unique) -> Composed:
+    return SQL(" AND ").join(
+        SQL("held.{0} {1} staged.{0}").format(Identifier(name), SQL(equals))
+        for name, equals in zip(key.columns, key.equals, strict=True)
+    )
+
+
+def _list(columns: Sequence[str], of: str | None = None) -> Composed:
+    names: list[Composable] = [
+        Identifier(name) if of is None else Identifier(of, name) for name in columns
+    ]
+    return SQL(", ").join(names)
+
+
+def _table(table: Table) -> Identifier:
+    return Identifier(table.schema, table.name)
