@@ -49,6 +49,7 @@ def copy(
     timezone: str = "UTC",
     mode: Mode = "replace",
     clear: Clear = "delete",
+    swap: bool = False,
     key: Sequence[str] = (),
     merge_deletes: bool = False,
     again: bool = False,
@@ -94,8 +95,9 @@ def copy(
     `mode` is "replace", "append" (adds the rows; refused for what the ledger tells of, unless
     `again`) or "merge" (inserts what is new and updates what has changed, by the primary key or the
     columns of `key`; with `merge_deletes` rows of the slice that the source lacks are removed).
-    `min_ratio` refuses to replace a slice by less than that part of its rows. `accept` names what
-    would be refused and is meant: "references", "cascade", "triggers".
+    With `swap` a new table is filled beside the old one, or beside the partition that is the slice,
+    and takes its place. `min_ratio` refuses to replace a slice by less than that part of its rows.
+    `accept` names what would be refused and is meant: "references", "cascade", "triggers".
 
     What passes (a lost connection, a deadlock) is tried again, `retries` times, `retry_delay`
     seconds later at first. The dest's schema `copypipe`, made on first need, records what was
@@ -137,6 +139,7 @@ def copy(
         timezone=timezone,
         mode=mode,
         clear=clear,
+        swap=swap,
         key=_names("key", key),
         merge_deletes=merge_deletes,
         again=again,

@@ -216,8 +216,13 @@ def check_staging(server: Server) -> None:
         )
 
 
-def check_partitions(dest: Table, slice_: Range, found: Sequence[Partition]) -> None:
-    """Refuse to truncate partitions that are not, all together, exactly the slice."""
+def check_partitions(
+    dest: Table, slice_: Range, found: Sequence[Partition], *, truncate: bool
+) -> None:
+    """Refuse to truncate partitions that are not, all together, exactly the slice.
+
+    What is swapped, not truncated, is a single one.
+    """
     edges = [(partition.start, partition.stop) for partition in found]
     stops = [slice_.start, *(stop for _, stop in edges)]
     starts = [*(start for start, _ in edges), slice_.stop]
@@ -226,9 +231,17 @@ def check_partitions(dest: Table, slice_: Range, found: Sequence[Partition]) -> 
         raise PlanRefused(
             f"dest: {slice_} is not made of whole partitions of {dest.full_name}",
             detail=f"Its partitions by {slice_.column} within that range: {listed}.",
-            hint="Use --clear delete.",
+            hint="Use --clear delete." if truncate else "Leave --swap out.",
             side="dest",
         )
+    if not truncate:
+        if len(found) != 1:
+            raise PlanRefused(
+                f"dest: {slice_} is {len(found)} partitions of {dest.full_name}",
+                hint="Swap one after the other, each by a slice of its own.",
+                side="dest",
+            )
+        return
     lacking = [partition.full_name for partition in found if not partition.may_truncate]
     if lacking:
         raise PlanRefused(
@@ -243,8 +256,8 @@ def check_truncate(dest: Table) -> None:
     if dest.references:
         listed = ", ".join(f"{r.constraint} of {r.table}" for r in dest.references)
         raise PlanRefused(
-            f"dest: {dest.full_name} cannot be truncated, foreign keys point at it",
+            f"dest: {dest.full_name} cannot be truncated or swapped, foreign keys point at it",
             detail=f"Foreign keys: {listed}.",
-            hint="Use --clear delete.",
+            hint="Use --mode merge, which removes no row.",
             side="dest",
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from copypipe import catalog
+from copypipe import catalog, swaps
 from copypipe.errors import CopyFailed, TransientError
 from copypipe.requests import Clear, Mode
 from copypipe.servers import Session
@@ -40,6 +40,13 @@ class Filling:
     """A merge removes what the source does not have in the slice."""
     may_differ: bool
     """Triggers may drop and change rows: that is meant."""
+    patience: float
+    """Seconds to wait for those who read what is swapped."""
+
+    @property
+    def swapped(self) -> Table | Partition:
+        """Return what a swap replaces: the only partition, or the table."""
+        return self.partitions[0] if self.partitions else self.table
 
     @property
     def counts(self) -> bool:
@@ -63,13 +70,18 @@ class Cleared:
 class Filled:
     """What became of the rows behind the COPY, where a mode does more than that."""
 
-    inserted: int
-    updated: int
-    deleted: int
+    inserted: int | None = None
+    updated: int | None = None
+    deleted: int | None = None
+    table: Table | None = None
+    """The dest's table, if it is another one now."""
 
 
 class Strategy(Protocol):
     """How a mode makes room, and what it does with the rows."""
+
+    def lock(self, session: Session, filling: Filling) -> None:
+        """Keep the table's definition as it is, before it is read again."""
 
     def clear(self, session: Session, filling: Filling) -> Cleared:
         """Make room for the COPY."""
@@ -87,7 +99,19 @@ class Strategy(Protocol):
         """Return what will run at the dest, by name and in order."""
 
 
-class Replace:
+class _Writes:
+    """What strategies have in common that write into the table itself."""
+
+    def lock(self, session: Session, filling: Filling) -> None:
+        """Lock the table as who writes does."""
+        session.execute(copies.lock_for_writing(filling.table, alone=bool(filling.partitions)))
+
+    def finish(self, session: Session, filling: Filling, rows: int) -> Filled | None:
+        """Do nothing."""
+        return None
+
+
+class Replace(_Writes):
     """Make the slice what the source has."""
 
     def clear(self, session: Session, filling: Filling) -> Cleared:
@@ -111,9 +135,6 @@ class Replace:
         """Copy into the table."""
         return _copy_in(filling, freeze=freeze)
 
-    def finish(self, session: Session, filling: Filling, rows: int) -> None:
-        """Do nothing."""
-
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Count the slice where triggers may have kept, moved, dropped or added rows."""
         if filling.counts:
@@ -131,7 +152,7 @@ class Replace:
         return {"clear": clear, "copy_in": _copy_in(filling)}
 
 
-class Append:
+class Append(_Writes):
     """Add what the source has to what is there."""
 
     def clear(self, session: Session, filling: Filling) -> Cleared:
@@ -141,9 +162,6 @@ class Append:
     def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
         """Copy into the table."""
         return _copy_in(filling)
-
-    def finish(self, session: Session, filling: Filling, rows: int) -> None:
-        """Do nothing."""
 
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Count the rows of this transaction where something may have come between."""
@@ -157,7 +175,7 @@ class Append:
         return {"copy_in": _copy_in(filling)}
 
 
-class MergeByKey:
+class MergeByKey(_Writes):
     """Insert what is new, update what has changed, and leave alone what is equal."""
 
     def clear(self, session: Session, filling: Filling) -> Cleared:
@@ -205,6 +223,38 @@ class MergeByKey:
             **({"delete": merges.delete_others(merge, filling.slice)} if filling.deletes else {}),
             "merge": merges.merge(merge),
         }
+
+
+class Swap:
+    """Fill a table beside the old one, or beside the slice's partition, and exchange the two."""
+
+    def lock(self, session: Session, filling: Filling) -> None:
+        """Keep writers out; the exchange asks for more, and who held more could not get it."""
+        swaps.lock(session, filling.swapped)
+
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Make the new table."""
+        old = filling.swapped
+        swaps.check(session, old)
+        swaps.make(session, old)
+        had_rows = catalog.has_rows(session, filling.table, filling.slice)
+        return Cleared(had_rows, None if had_rows else 0)
+
+    def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
+        """Copy into the new table."""
+        return swaps.copy_in(filling.swapped, filling.columns, filling.format)
+
+    def finish(self, session: Session, filling: Filling, rows: int) -> Filled:
+        """Let it take the old one's place."""
+        oid = swaps.exchange(session, filling.swapped, filling.patience)
+        return Filled(table=None if filling.partitions else catalog.table(session, oid))
+
+    def check(self, session: Session, filling: Filling, rows: int) -> None:
+        """Do nothing: no trigger and no condition has come between."""
+
+    def statements(self, filling: Filling) -> dict[str, Statement]:
+        """Return how the new table is filled; the server spells the rest."""
+        return {"copy_in": self.copy_in(filling, freeze=True)}
 
 
 def freezes(filling: Filling) -> bool:
@@ -315,3 +365,6 @@ STRATEGIES: dict[Mode, Strategy] = {
     "append": Append(),
     "merge": MergeByKey(),
 }
+
+SWAP: Strategy = Swap()
+"""How `replace` is done where a new table is to take the old one's place."""

@@ -24,6 +24,7 @@ from copypipe import (
     relay,
     remarks,
     slices,
+    swaps,
     tables,
 )
 from copypipe.addresses import Address
@@ -174,12 +175,13 @@ class Plan:
             merge=self.merge,
             deletes=self.request.merge_deletes,
             may_differ="triggers" in self.request.accept,
+            patience=self.request.wait_lock,
         )
 
     @property
     def strategy(self) -> modes.Strategy:
         """Return how the slice is cleared and filled."""
-        return modes.STRATEGIES[self.request.mode]
+        return modes.SWAP if self.request.swap else modes.STRATEGIES[self.request.mode]
 
     @property
     def at_dest(self) -> dict[str, Statement]:
@@ -227,17 +229,19 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         _check_rights(request, found, columns, compared, merge)
         plan = _assembled(request, found, matching, columns, slice_)
         partitions = _partitions(request, dest, table, slice_)
+        if request.swap:
+            swaps.check(dest, partitions[0] if partitions else table)
         return replace(plan, reversed=is_reversed, merge=merge, partitions=partitions)
 
 
 def _partitions(
     request: Request, dest: Session, table: Table, slice_: slices.Slice
 ) -> tuple[Partition, ...]:
-    """Return the partitions to truncate; raises PlanRefused where they are not the slice."""
-    if request.clear != "truncate" or not isinstance(slice_, slices.Range):
+    """Return the partitions to truncate or to swap; raises PlanRefused where they are no slice."""
+    if not (request.clear == "truncate" or request.swap) or not isinstance(slice_, slices.Range):
         return ()
     found = catalog.partitions(dest, table, slice_)
-    hazards.check_partitions(table, slice_, found)
+    hazards.check_partitions(table, slice_, found, truncate=not request.swap)
     return found
 
 
@@ -262,7 +266,7 @@ def _check_rights(
     elif request.mode == "append":
         hazards.check_rights(found.table, names, (), removes=None)
     else:
-        removes: Literal["DELETE", "TRUNCATE"] | None = "DELETE"
+        removes: Literal["DELETE", "TRUNCATE"] | None = None if request.swap else "DELETE"
         if request.clear == "truncate":  # of partitions the right on each is asked
             removes = "TRUNCATE" if isinstance(request.wanted, slices.Everything) else None
         hazards.check_rights(found.table, names, compared, removes=removes)
@@ -333,8 +337,9 @@ def _assembled(
         merge=None,
         deletes=False,
         may_differ=False,
+        patience=0.0,
     )
-    if request.mode == "replace" and modes.freezes(filling):
+    if request.mode == "replace" and not request.swap and modes.freezes(filling):
         notes.append("where the dest has no row it is truncated and filled with frozen rows")
     asks = isinstance(slice_, slices.Whole) and removes and not request.yes
     return Plan(
@@ -519,7 +524,7 @@ def milliseconds(seconds: float) -> str:
 def _check_tables(request: Request, source: Relation, dest: Table, dest_is: catalog.Server) -> None:
     hazards.check_dest(dest_is, dest)
     hazards.check_row_security(source, dest)
-    if request.clear == "truncate":
+    if request.clear == "truncate" or request.swap:
         hazards.check_truncate(dest)
     elif request.mode == "replace" or request.merge_deletes:
         hazards.check_references(dest, request.accept, merging=request.mode == "merge")

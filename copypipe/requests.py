@@ -79,6 +79,8 @@ class Request:
     timezone: str = "UTC"
     mode: Mode = "replace"
     clear: Clear = "delete"
+    swap: bool = False
+    """Fill a new table beside the old one, or beside a partition, and exchange the two."""
     key: tuple[str, ...] = ()
     """Columns by which rows are merged; none for the primary key."""
     merge_deletes: bool = False
@@ -174,6 +176,7 @@ def _check_mode(request: Request) -> None:
     mode = request.mode
     for given, option, of in (
         (request.clear == "truncate", "--clear truncate", ("replace",)),
+        (request.swap, "--swap", ("replace",)),
         (request.min_ratio is not None, "--min-ratio", ("replace",)),
         (bool(request.key), "--key", ("merge",)),
         (request.merge_deletes, "--merge-deletes", ("merge",)),
@@ -188,10 +191,18 @@ def _check_mode(request: Request) -> None:
             raise UsageError(
                 f"nothing to accept: {hazard!r}", hint=f"Hazards: {', '.join(get_args(Hazard))}."
             )
-    if request.min_ratio is not None and request.clear == "truncate":
+    uncounted = request.clear == "truncate" or request.swap
+    if request.min_ratio is not None and uncounted:
         raise UsageError(
             "--min-ratio needs the rows counted that are removed",
-            hint="Use --clear delete.",
+            hint="Let them be deleted: without --swap, with --clear delete.",
+        )
+    if request.swap and request.clear == "truncate":
+        raise UsageError("--swap and --clear truncate were both given", hint="Choose one.")
+    if request.swap and request.where is not None:
+        raise UsageError(
+            "--swap replaces all rows, and the slice is what a condition selects",
+            hint="Leave it out to delete the slice alone.",
         )
     if request.min_ratio is not None and not 0 < request.min_ratio <= 1:
         raise UsageError(

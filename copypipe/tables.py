@@ -88,6 +88,7 @@ class Unique:
 class Partition:
     """A partition for a range of the slice column."""
 
+    oid: int
     schema: str
     name: str
     start: date

@@ -111,8 +111,9 @@ def transfer(
         ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
         if request.mode == "append" and not request.again:
             ledger.check_new(dest, plan.dest.table, plan.slice)
-    dest.execute(copies.lock_for_writing(plan.dest.table, alone=bool(plan.partitions)))
-    strategy, filling = plan.strategy, replace(plan.filling, table=plans.reread_dest(plan, dest))
+    strategy = plan.strategy
+    strategy.lock(dest, plan.filling)
+    filling = replace(plan.filling, table=plans.reread_dest(plan, dest))
     cleared = strategy.clear(dest, filling)
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
@@ -124,7 +125,7 @@ def transfer(
     source.rollback()
     plans.check_types(plan, source, dest)
     _refuse_empty(plan, relayed.rows, cleared)
-    filled = strategy.finish(dest, filling, relayed.rows)
+    filled = strategy.finish(dest, filling, relayed.rows) or modes.Filled()
     strategy.check(dest, filling, relayed.rows)
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
@@ -137,9 +138,9 @@ def transfer(
         rows=relayed.rows,
         dropped=relayed.rows - relayed.taken,
         bytes=relayed.bytes,
-        inserted=filled.inserted if filled else None,
-        updated=filled.updated if filled else None,
-        deleted=filled.deleted if filled else cleared.rows,
+        inserted=filled.inserted,
+        updated=filled.updated,
+        deleted=cleared.rows if filled.deleted is None else filled.deleted,
         seconds=time.monotonic() - began,
         transport=plan.transport,
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
@@ -149,7 +150,7 @@ def transfer(
         attempt=attempt,
     )
     if plan.ledger.records:
-        _record(plan, dest, done, seen, moment)
+        _record(plan, dest, filled.table or plan.dest.table, done, seen, moment)
     return done
 
 
@@ -194,13 +195,15 @@ def _horizon(plan: Plan, writers: Writers, source: Session) -> Horizon:
     )
 
 
-def _record(plan: Plan, dest: Session, done: Transferred, seen: Horizon, began: datetime) -> None:
+def _record(
+    plan: Plan, dest: Session, table: Table, done: Transferred, seen: Horizon, began: datetime
+) -> None:
     """Write the row of the ledger that is there if, and only if, the rows are."""
     around = range_of(plan.slice)
     ledger.record(
         dest,
         done.attempt,
-        plan.dest.table,
+        table,
         plan.slice,
         **ledger.of_source(plan.source.table, plan.source.server, plan.source.address),
         zone=around.zone if around else None,

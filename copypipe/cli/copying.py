@@ -175,6 +175,14 @@ def copy(
             "ledger tells of them. merge: insert and update by key."
         ),
     ] = Mode.REPLACE,
+    swap: Annotated[
+        bool,
+        typer.Option(
+            "--swap",
+            help="Fill a new table beside the old one (--all), or beside the partition that is the "
+            "slice, and exchange the two: readers wait for nothing.",
+        ),
+    ] = False,
     key: Annotated[
         list[str] | None,
         typer.Option(
@@ -347,6 +355,7 @@ def copy(
             timezone=timezone,
             mode=mode.value,
             clear=clear.value,
+            swap=swap,
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
             again=redo,

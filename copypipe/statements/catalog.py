@@ -281,7 +281,7 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
     """
     return SQL(
         """
-        SELECT n.nspname, c.relname, b.start, b.stop,
+        SELECT c.oid::int8, n.nspname, c.relname, b.start, b.stop,
                pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS may_truncate
           FROM pg_catalog.pg_partitioned_table p
           JOIN pg_catalog.pg_attribute a
