@@ -53,6 +53,7 @@ def copy(
     key: Sequence[str] = (),
     merge_deletes: bool = False,
     again: bool = False,
+    sequences: bool = False,
     accept: Sequence[Hazard] = (),
     min_ratio: float | None = None,
     allow_empty: bool = False,
@@ -97,6 +98,7 @@ def copy(
     columns of `key`; with `merge_deletes` rows of the slice that the source lacks are removed).
     With `swap` a new table is filled beside the old one, or beside the partition that is the slice,
     and takes its place. `min_ratio` refuses to replace a slice by less than that part of its rows.
+    `sequences` lets those of copied columns go on behind their maximum.
     `accept` names what would be refused and is meant: "references", "cascade", "triggers".
 
     What passes (a lost connection, a deadlock) is tried again, `retries` times, `retry_delay`
@@ -143,6 +145,7 @@ def copy(
         key=_names("key", key),
         merge_deletes=merge_deletes,
         again=again,
+        sequences=sequences,
         accept=tuple(accept),
         min_ratio=min_ratio,
         allow_empty=allow_empty,

@@ -187,6 +187,7 @@ class _Run:
                     self._tell_ledger(dest, error)
                 raise
             else:
+                transfers.advance(plan, dest, listen)
                 return done
         return self._settle(plan, done, unknown)
 
@@ -298,6 +299,8 @@ class _Run:
             committed = transfers.happened(plan, dest, attempt, patience)
             if committed is False:
                 self._tell_ledger(dest, _not_committed())
+            elif committed:
+                transfers.advance(plan, dest, self._listen)
             return committed
 
 

@@ -23,6 +23,7 @@ from copypipe.statements import slices as slice_queries
 from copypipe.tables import (
     Column,
     Index,
+    OwnedSequence,
     Partition,
     Query,
     Reference,
@@ -157,6 +158,11 @@ def table(session: Session, oid: int) -> Table:
             truncate=truncate,
         ),
     )
+
+
+def sequences(session: Session, of: Table) -> tuple[OwnedSequence, ...]:
+    """Return the sequences that number the table's columns."""
+    return tuple(OwnedSequence(*row) for row in session.fetch(queries.sequences(of.oid)))
 
 
 def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Partition, ...]:

@@ -14,6 +14,7 @@ from copypipe.tables import (
     READABLE,
     WRITABLE,
     Matching,
+    OwnedSequence,
     Partition,
     Reference,
     Relation,
@@ -201,6 +202,17 @@ def check_rights(
             f"dest: the role may not write {dest.full_name}",
             detail=f"It lacks {', '.join(lacking)}.",
             hint=f"GRANT {', '.join(lacking)} ON {dest.full_name} TO the role.",
+            side="dest",
+        )
+
+
+def check_sequences(sequences: Iterable[OwnedSequence]) -> None:
+    """Refuse a role that may not advance the sequences that it was asked to."""
+    lacking = [sequence.full_name for sequence in sequences if not sequence.may_advance]
+    if lacking:
+        raise PlanRefused(
+            f"dest: the role may not advance {', '.join(lacking)}",
+            hint=f"GRANT UPDATE ON SEQUENCE {', '.join(lacking)} TO the role.",
             side="dest",
         )
 

@@ -36,7 +36,7 @@ from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, locks, sessions
 from copypipe.statements.merges import Merge
-from copypipe.tables import Column, Partition, Query, Relation, Table
+from copypipe.tables import Column, OwnedSequence, Partition, Query, Relation, Table
 from copypipe.types import Value, leaves
 
 # Rows are sent as a field count of 2 bytes and, for each field, a length of 4 ("Binary Format" in
@@ -109,7 +109,9 @@ class Plan:
     """What the user should know, one sentence each."""
     warnings: tuple[str, ...]
     partitions: tuple[Partition, ...]
-    """Those that the slice consists of, where they are to be truncated."""
+    """Those that the slice consists of, where they are to be truncated or swapped."""
+    sequences: tuple[OwnedSequence, ...]
+    """Those that number columns that are copied."""
     merge: Merge | None
     """By which key rows are merged, and how, in that mode."""
     needs_yes: bool
@@ -317,6 +319,12 @@ def _assembled(
         if column.crossing.warning is not None
     ]
     notes += _needless(request, columns)
+    copied = {column.dest.name for column in columns}
+    numbering = tuple(s for s in catalog.sequences(dest, table) if s.column in copied)
+    if request.sequences:
+        hazards.check_sequences(numbering)
+    else:
+        notes += remarks.of_sequences(numbering)
     may_truncate = _reads_nothing_of_dest(relation, columns)
     if request.clear == "truncate" and not may_truncate:
         warnings.append(
@@ -372,6 +380,7 @@ def _assembled(
         transport=relay.carrier(source, dest, request.transport),
         may_truncate=may_truncate,
         partitions=(),
+        sequences=numbering,
         merge=None,
         ledger=kept,
         sliced_by=sliced_by,

@@ -10,7 +10,7 @@ from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import copies
-from copypipe.tables import Index, Matching, Query, Relation, Table
+from copypipe.tables import Index, Matching, OwnedSequence, Query, Relation, Table
 
 PAGE_BYTES = 8192
 
@@ -129,6 +129,15 @@ def of_ledger(
             "again (--no-ledger says that this is meant)"
         )
     return notes, warnings
+
+
+def of_sequences(sequences: Sequence[OwnedSequence]) -> list[str]:
+    """Tell of numbers that will be drawn and are taken by what is copied."""
+    return [
+        f"{sequence.full_name}, which numbers {sequence.column}, stays where it is "
+        "(--sequences advances it)"
+        for sequence in sequences
+    ]
 
 
 def _bounds(slice_: slices.Range) -> list[str]:

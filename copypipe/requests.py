@@ -89,6 +89,8 @@ class Request:
     """Append also what the ledger says was copied before."""
     allow_empty: bool = False
     fail_on_empty: bool = False
+    sequences: bool = False
+    """Let the sequences of copied columns go on behind what was copied."""
     accept: tuple[Hazard, ...] = ()
     """What would be refused, and is meant."""
     min_ratio: float | None = None

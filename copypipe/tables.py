@@ -85,6 +85,23 @@ class Unique:
 
 
 @dataclass(frozen=True, slots=True)
+class OwnedSequence:
+    """What numbers a column: of an identity, or owned by the column."""
+
+    column: str
+    schema: str
+    name: str
+    ascends: bool
+    may_advance: bool
+    """The role has UPDATE on it."""
+
+    @property
+    def full_name(self) -> str:
+        """Return schema.name for messages."""
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """A partition for a range of the slice column."""
 

@@ -26,7 +26,7 @@ from copypipe.errors import (
     UsageError,
     one_line,
 )
-from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting
+from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting, Warned
 from copypipe.expressions import may_read_tables
 from copypipe.failures import without_value
 from copypipe.horizons import Horizon, Writers, horizon, open_because
@@ -45,6 +45,9 @@ from copypipe.tables import Table
 # tcp(7)) with the slice locked, and keepalive does not run meanwhile. What the dest says is short,
 # so a client that reads nothing for a while is not taken for a lost one; the source says more.
 UNHEARD = "60s"
+
+# How long a sequence that somebody alters is waited for, when all else is done.
+ONE_SEQUENCE = "10s"
 
 # How long a try waits for the transaction of the one before it, which the dest ends when it has
 # noticed that its client is gone: with the keepalives that we set (30 s, then 3 every 10 s).
@@ -237,6 +240,20 @@ def commit(dest: Session, listen: Listener) -> None:
         listen(Decided(committed=False))
         raise
     listen(Decided(committed=True))
+
+
+def advance(plan: Plan, dest: Session, listen: Listener) -> None:
+    """Let sequences go on behind what was committed; what fails is warned of, and no more."""
+    if not plan.request.sequences:
+        return
+    for sequence in plan.sequences:
+        try:
+            dest.begin("READ COMMITTED", read_only=False, local={"lock_timeout": ONE_SEQUENCE})
+            dest.fetch(copies.advance(plan.dest.table, sequence))
+            dest.commit_note()
+        except CopypipeError as error:
+            listen(Warned(f"{sequence.full_name} was not advanced: {error.message}"))
+            return
 
 
 def check_primary(dest: Session) -> None:

@@ -220,6 +220,13 @@ def copy(
             "--allow-empty).",
         ),
     ] = False,
+    sequences: Annotated[
+        bool,
+        typer.Option(
+            "--sequences",
+            help="Advance the sequences of copied columns behind their maximum, never back.",
+        ),
+    ] = False,
     accept: Annotated[
         list[Hazard] | None,
         typer.Option(
@@ -359,6 +366,7 @@ def copy(
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
             again=redo,
+            sequences=sequences,
             accept=tuple(hazard.value for hazard in accept or ()),
             min_ratio=min_ratio,
             allow_empty=allow_empty,

@@ -273,6 +273,27 @@ def uniques(oid: int) -> Composed:
     ).format(Literal(oid))
 
 
+def sequences(oid: int) -> Composed:
+    """Find the sequences that number columns of a table, or of the root of its partitions."""
+    return SQL(
+        """
+        SELECT a.attname, n.nspname, c.relname, q.seqincrement > 0 AS ascends,
+               pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS may_advance
+          FROM pg_catalog.pg_depend d
+          JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
+          JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
+         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
+           AND d.refclassid = 'pg_catalog.pg_class'::regclass
+           AND d.refobjid IN (SELECT {oid}::oid UNION
+                              SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a)
+         ORDER BY a.attnum
+        """
+    ).format(oid=Literal(oid))
+
+
 def partitions(oid: int, within: Range, type_name: str) -> Composed:
     """Find the partitions of a table that lie within a range of their only key.
 

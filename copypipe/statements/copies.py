@@ -12,7 +12,7 @@ from copypipe.slices import Slice
 from copypipe.statements.crossings import crossed, held
 from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
-from copypipe.tables import Column, Partition, Relation, Table
+from copypipe.tables import Column, OwnedSequence, Partition, Relation, Table
 
 Format = Choice["binary", "text"]
 
@@ -96,6 +96,29 @@ def count_own(table: Table, slice_: Slice) -> Composed:
     return SQL(
         "SELECT count(*) FROM {} WHERE xmin = pg_catalog.pg_current_xact_id()::xid AND {}"
     ).format(_table(table), predicate(slice_))
+
+
+def advance(table: Table, sequence: OwnedSequence) -> Composed:
+    """Let a sequence go on behind what its column holds, never back.
+
+    Not undone by a rollback, so it has its place behind COMMIT. Whoever draws a number meanwhile
+    gets one that is free or not; the next one is free.
+    """
+    extreme, behind = ("max", ">") if sequence.ascends else ("min", "<")
+    return SQL(
+        """
+        SELECT pg_catalog.setval({literal}::pg_catalog.regclass, held.number)
+          FROM (SELECT {extreme}({column}) AS number FROM {table}) AS held, {sequence} AS drawn
+         WHERE held.number {behind} drawn.last_value
+        """
+    ).format(
+        literal=Literal(Identifier(sequence.schema, sequence.name).as_string(None)),
+        extreme=SQL(extreme),
+        column=Identifier(sequence.column),
+        table=_table(table),
+        sequence=Identifier(sequence.schema, sequence.name),
+        behind=SQL(behind),
+    )
 
 
 def size(table: Table) -> Composed:
