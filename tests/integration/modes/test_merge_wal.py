@@ -23,7 +23,7 @@ INSERT INTO public.common SELECT * FROM pg_temp.staged
 
 
 def written(dest: Database, act: Callable[[], object]) -> int:
-    """Return the bytes of WAL that it takes, each page written whole once as behind a checkpoint."""
+    """Return the bytes of WAL that it takes right behind a checkpoint."""
     dest.execute("CHECKPOINT")
     before = dest.scalar("SELECT pg_current_wal_insert_lsn()::text")
     act()
@@ -52,7 +52,11 @@ def whole_pages(kept_dest: Database, request: pytest.FixtureRequest) -> Iterator
     "rows", [30_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
 def test_a_merge_of_what_has_hardly_changed_writes_little(
-    kept_source: Database, kept_dest: Database, whole_pages: str, rows: int
+    kept_source: Database,
+    kept_dest: Database,
+    whole_pages: str,
+    rows: int,
+    record_property: Callable[[str, object], None],
 ) -> None:
     source, dest = kept_source, kept_dest
     source.execute(
@@ -86,5 +90,6 @@ def test_a_merge_of_what_has_hardly_changed_writes_little(
 
     assert (done[0].rows, done[0].inserted) == (rows, 0)
     assert 0 < done[0].updated <= rows * 0.011
-    print(f"\n{rows} rows, whole pages {whole_pages}: {ours} of {common}, {ours / common:.3f}")
-    assert ours <= WHOLE_PAGES[whole_pages] * common
+    told = f"{rows} rows, whole pages {whole_pages}: {ours} of {common}, {ours / common:.3f}"
+    record_property("wal", told)
+    assert ours <= WHOLE_PAGES[whole_pages] * common, told
