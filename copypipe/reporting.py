@@ -22,7 +22,9 @@ from copypipe.slices import Slice, Where, range_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
+    from copypipe.requests import Request
     from copypipe.statements import Statement
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
@@ -170,6 +172,65 @@ def _slice(slice_: Slice) -> dict[str, Any]:
         "first_day": first,
         "day_after": after,
         "holes": [list(hole) for hole in around.holes],
+    }
+
+
+# -------------------------------------------------------------------------------------- needs
+
+
+def needs_text(needs: Sequence[Needs], of: str) -> str:
+    """Return the GRANTs as SQL; what is held is marked, what can be done without is a comment.
+
+    A name with characters that no terminal should get is not shown as it is, and then cannot be
+    run: the JSON has it.
+    """
+    lines = [f"-- the least for: {of}"]
+    for each in needs:
+        lines.append(f"-- {each.side} {each.address}")
+        lines += [f"-- {note}" for note in each.notes]
+        for need in each.needs:
+            line = f"{need.grant.as_string(None)};"
+            gives = need.privilege.gives
+            held = " -- held" if need.held else ""
+            lines.append(f"{line}{held}" if gives is None else f"-- {line}{held} -- {gives}")
+    return "\n".join(map(one_line, lines))
+
+
+def needs_json(needs: Sequence[Needs], request: Request) -> str:
+    """Return the GRANTs as one JSON object."""
+    return _json(
+        "grants",
+        {
+            "mode": request.mode,
+            "clear": request.clear,
+            "ledger": request.ledger,
+            **{each.side: _needs_json(each) for each in needs},
+        },
+    )
+
+
+def _needs_json(needs: Needs) -> dict[str, Any]:
+    return {
+        "user": needs.address.user,
+        "host": needs.address.host,
+        "port": needs.address.port,
+        "dbname": needs.address.dbname,
+        "role": needs.role,
+        "table": needs.table,
+        "notes": list(needs.notes),
+        "grants": [
+            {
+                "privilege": need.privilege.name,
+                "on": need.privilege.on,
+                "object": list(need.privilege.object),
+                "columns": list(need.privilege.columns) or None,
+                "sql": need.grant.as_string(None),
+                "held": need.held,
+                "optional": need.privilege.gives is not None,
+                "gives": need.privilege.gives,
+            }
+            for need in needs.needs
+        ],
     }
 
 
