@@ -10,6 +10,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
@@ -22,6 +23,7 @@ from copypipe.slices import Slice, Where, range_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from copypipe.checkups import Checkup
     from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
     from copypipe.requests import Request
@@ -232,6 +234,50 @@ def _needs_json(needs: Needs) -> dict[str, Any]:
             for need in needs.needs
         ],
     }
+
+
+# ----------------------------------------------------------------------------------- checkups
+
+
+def checkup_text(checkup: Checkup) -> str:
+    """Return a line for each finding, a side after the other."""
+    lines = []
+    for where in ("client", "source", "dest", "both"):
+        found = [each for each in checkup.findings if each.where == where]
+        if found:
+            lines.append("both sides" if where == "both" else where)
+        for each in found:
+            lines.append(f"  {each.mark:<8} {each.text}")
+            if each.hint and each.mark != "ok":
+                lines.append(f"           {each.hint}")
+    counts = Counter[str](each.mark for each in checkup.findings)
+    marks = ("problem", "problems"), ("warning", "warnings")
+    lines.append(
+        ", ".join(f"{counts[one]} {one if counts[one] == 1 else more}" for one, more in marks)
+    )
+    return "\n".join(map(one_line, lines))
+
+
+def checkup_json(checkup: Checkup) -> str:
+    """Return all findings as one JSON object."""
+    return _json(
+        "checkup",
+        {
+            "exit_code": checkup.exit_code,
+            "source": checkup.addresses.get("source"),
+            "dest": checkup.addresses.get("dest"),
+            "findings": [
+                {
+                    "where": each.where,
+                    "check": each.check,
+                    "mark": each.mark,
+                    "text": one_line(each.text),
+                    "hint": each.hint and one_line(each.hint),
+                }
+                for each in checkup.findings
+            ],
+        },
+    )
 
 
 # -------------------------------------------------------------------------------------- plans

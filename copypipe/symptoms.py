@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Literal, NamedTuple
 
 from copypipe.errors import CopypipeError, Side
@@ -80,7 +79,6 @@ class Facts(NamedTuple):
     database: str
     encoding: str
     in_recovery: bool
-    clock: datetime
     server_address: str | None
     """None over a unix socket."""
     server_port: int | None
@@ -179,11 +177,6 @@ class Examined:
     settings: Mapping[str, Setting]
     replicas: tuple[Replica, ...]
     standby: Standby | None
-
-
-def unreachable(side: Side, error: CopypipeError) -> Finding:
-    """Tell why a side cannot be looked at."""
-    return problem(side, "reachable", error)
 
 
 def problem(where: Where, check: str, error: CopypipeError, mark: Mark = "problem") -> Finding:
@@ -307,12 +300,12 @@ def _between(side: Side, facts: Facts, link: Link) -> Finding:
 
 
 def _clock(side: Side, link: Link) -> Finding:
-    text = f"its clock is {_ahead(link.clock)} of this machine's"
+    text = f"its clock is {_ahead(link.clock)} this machine's"
     return Finding(side, "clock", _of_clock(link.clock, link.uncertain), text)
 
 
 def _ahead(seconds: float) -> str:
-    return f"{abs(seconds):.1f} s {'ahead' if seconds >= 0 else 'behind'}"
+    return f"{abs(seconds):.1f} s {'ahead of' if seconds >= 0 else 'behind'}"
 
 
 def _of_clock(seconds: float, uncertain: float) -> Mark:
@@ -398,13 +391,13 @@ def _timeouts(examined: Examined) -> Iterator[Finding]:
                 f"Give --{side}-set {name}=0, or ALTER ROLE .. SET {name} = 0.",
             )
     idle = settings.get("idle_session_timeout")
-    if idle is not None and idle.milliseconds > 0:
+    if side == "source" and idle is not None and idle.milliseconds > 0:
         yield Finding(
             side,
             "idle_session_timeout",
-            "note" if side == "source" else "warning",
-            f"idle_session_timeout is {idle.shown}: a session that waits for longer is ended"
-            + (", and connected to once more" if side == "source" else ""),
+            "note",
+            f"idle_session_timeout is {idle.shown}: a session that has nothing to do for longer is "
+            "ended, and connected to once more",
         )
     old = settings.get("old_snapshot_threshold")
     if side == "source" and old is not None and int(old.value) >= 0:
@@ -541,7 +534,7 @@ def of_both(source: Examined, dest: Examined) -> Iterator[Finding]:
     yield Finding("both", "encodings", "ok" if mark == "ok" else "warning", text)
     apart = source.link.clock - dest.link.clock
     uncertain = source.link.uncertain + dest.link.uncertain
-    text = f"the source's clock is {_ahead(apart)} of the dest's"
+    text = f"the source's clock is {_ahead(apart)} the dest's"
     yield Finding("both", "clock", _of_clock(apart, uncertain), text)
 
 
@@ -557,7 +550,7 @@ class Seen:
     indexes: tuple[Index, ...]
     unlogged: bool
     partitions: int
-    size: str
+    bytes: int
 
 
 def of_table(side: Side, seen: Seen, *, in_recovery: bool) -> Iterator[Finding]:
@@ -566,7 +559,7 @@ def of_table(side: Side, seen: Seen, *, in_recovery: bool) -> Iterator[Finding]:
     parts = f" of {seen.partitions} partitions" if table.kind == "p" else ""
     rows = f", about {table.estimated_rows} rows" if table.estimated_rows >= 0 else ""
     yield Finding(
-        side, "table", "ok", f"{table.full_name} is a {table.kind_name}{parts}, {seen.size}{rows}"
+        side, "table", "ok", f"{table.full_name} is a {table.kind_name}{parts}, {_size(seen)}{rows}"
     )
     if seen.unlogged and side == "source":
         mark: Mark = "problem" if in_recovery else "note"
@@ -599,6 +592,10 @@ def of_table(side: Side, seen: Seen, *, in_recovery: bool) -> Iterator[Finding]:
             side,
             "index",
             "warning",
-            f"no index on {seen.by}: each slice scans the whole table ({seen.size})",
+            f"no index on {seen.by}: each slice scans the whole table ({_size(seen)})",
             f"CREATE INDEX ON {table.full_name} ({seen.by}).",
         )
+
+
+def _size(seen: Seen) -> str:
+    return f"{seen.bytes / 1024 / 1024:.1f} MB"

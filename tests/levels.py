@@ -20,7 +20,7 @@ LEVELS = {
     4: ("servers", "launcher"),
     5: ("catalog", "relay", "snapshots", "schemas"),
     6: ("ledger", "hazards", "readings", "digests", "keys", "modes", "privileges", "watches"),
-    7: ("remarks",),
+    7: ("remarks", "symptoms"),
     8: ("plans",),
     9: ("transfers", "needs"),
     10: ("attempts", "keepers", "checkups"),

@@ -155,3 +155,40 @@ def _of(context: typer.Context) -> str:
     """Return the copies that were asked about, as they are typed."""
     sides = ("source", "dest", "role_source", "role_dest", "side", "as_json")
     return shlex.join(["copypipe", "copy", *given(context, leave_out=sides)])
+
+
+def doctor(
+    table: Annotated[
+        str | None, typer.Argument(help="Table to look at as well, as in SQL: public.users.")
+    ] = None,
+    source: Source = None,
+    dest: Dest = None,
+    into: Into = None,
+    by: Annotated[
+        str, typer.Option(help="Column by which the table is sliced.", metavar="COLUMN")
+    ] = "created_at",
+    as_json: AsJson = False,
+) -> None:
+    """Look at both servers, and at a table if one is named, for what would stand in the way.
+
+    Tells of each thing that was looked at: ok; a note that explains what a copy will do; a warning
+    of what may fail or is a risk; a problem that makes copies fail. Changes nothing. Exits with 0
+    where there is no problem, else as a copy would: 6, 5 for a side that cannot be reached, 2 for
+    one that does not let the role in.
+    """
+    with outcome(as_json=as_json):
+        request = requests.Request(
+            source=endpoint("source", source),
+            dest=endpoint("dest", dest),
+            # Without a table none is asked for.
+            table=table if table is not None else "none",
+            into=into,
+            wanted=slices.day(slices.parse_day("yesterday")),
+            by=by,
+        )
+        from copypipe import checkups  # psycopg, which --help need not pay for
+
+        found = checkups.examine(request, with_table=table is not None)
+        say(reporting.checkup_json(found) if as_json else reporting.checkup_text(found))
+        if found.exit_code:
+            raise typer.Exit(found.exit_code)

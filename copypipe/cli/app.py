@@ -31,6 +31,7 @@ app.command("copy", epilog=_exit_status())(copying.copy)
 app.command("init", epilog=_exit_status())(keeping.init)
 app.command("clean", epilog=_exit_status())(keeping.clean)
 app.command("grants", epilog=_exit_status())(advising.grants)
+app.command("doctor", epilog=_exit_status())(advising.doctor)
 app.command("demo")(demonstrating.demo)
 
 

@@ -23,7 +23,6 @@ def facts(major: int) -> Composed:
                d.datname::text AS database,
                pg_catalog.pg_encoding_to_char(d.encoding)::text AS encoding,
                pg_catalog.pg_is_in_recovery() AS in_recovery,
-               pg_catalog.clock_timestamp() AS clock,
                pg_catalog.host(pg_catalog.inet_server_addr()) AS server_address,
                pg_catalog.inet_server_port() AS server_port,
                pg_catalog.pg_backend_pid() AS pid,
@@ -65,6 +64,11 @@ def settings(names: Sequence[str]) -> Composed:
     ).format(Literal(list(names)))
 
 
+def clock() -> Composed:
+    """Ask what time it is."""
+    return SQL("SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8").format()
+
+
 def backend() -> Composed:
     """Ask which process answers."""
     return SQL("SELECT pg_catalog.pg_backend_pid()").format()
@@ -104,7 +108,8 @@ def relation(oid: int) -> Composed:
                (SELECT coalesce(sum(pg_catalog.pg_relation_size(t.oid)), 0)::int8
                   FROM (SELECT c.oid
                          UNION
-                        SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p) AS t) AS bytes
+                        SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p) AS t)
+                   AS bytes
           FROM pg_catalog.pg_class c WHERE c.oid = {}
         """
     ).format(Literal(oid))

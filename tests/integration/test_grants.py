@@ -1,8 +1,8 @@
-"""`copypipe grants`: with what it prints a copy works, and without any part of it the copy says so."""
+"""With what `copypipe grants` prints a copy works; without any part of it the copy says so."""
 
 import json
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ CREATE TABLE shop.users (
     id bigint PRIMARY KEY, name text, "E-Mail" text, created_at timestamptz NOT NULL);
 CREATE INDEX ON shop.users (created_at);
 INSERT INTO shop.users
-SELECT n, 'n' || n, 'm', CASE WHEN n < 6 THEN '2018-04-29 10:00Z' ELSE '2018-04-30Z' END::timestamptz
+SELECT n, 'n' || n, 'm', timestamptz '2018-04-29 10:00Z' + (n / 6) * interval '1 day'
   FROM generate_series(1, 7) AS n;
 """
 # The dest has a column of its own, whose default draws from a sequence.
@@ -131,7 +131,9 @@ def pair(words: Words, kept_source: Database, kept_dest: Database) -> Pair:
 
 
 def needed(told: list[dict[str, Any]]) -> set[str]:
-    return {f"{each['privilege']} {each['on']}" for each in told if "copypipe" not in each["object"]}
+    return {
+        f"{each['privilege']} {each['on']}" for each in told if "copypipe" not in each["object"]
+    }
 
 
 def names(text: str, each: dict[str, Any]) -> bool:
