@@ -117,7 +117,7 @@ class _Found:
             if isinstance(error, UsageError) and not isinstance(error, LoginRefused):
                 raise
             told = symptoms.problem(error.side or where, what, error)
-            if told.text not in {each.text for each in self._findings}:
+            if (told.where, told.text) not in {(f.where, f.text) for f in self._findings}:
                 self.add([told])
             self._codes.add(error.exit_code)
 

@@ -282,8 +282,10 @@ def _between(side: Side, facts: Facts, link: Link) -> Finding:
         text = (
             f"looks like a pooler in between: process {link.pid} was promised, {facts.pid} answers"
         )
-    elif link.is_socket:
+    elif link.is_socket and facts.server_port is None:
         return Finding(side, "between", "ok", "no sign of a pooler in between")
+    elif link.is_socket:
+        text = "looks like a proxy or pooler in between: the server was not reached by that socket"
     elif facts.server_port is None:
         text = "looks like a proxy or pooler in between: the server was reached by a unix socket"
     elif (facts.server_port, facts.server_address) != (link.port, link.address):
