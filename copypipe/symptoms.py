@@ -518,7 +518,7 @@ def of_ledger(kept: Ledger) -> Finding:
 def of_both(source: Examined, dest: Examined) -> Iterator[Finding]:
     """Tell how the two sides fit each other."""
     here, there = source.facts.encoding, dest.facts.encoding
-    if here == there:
+    if here == there != "SQL_ASCII":
         text, mark = f"both keep text in {here}", "ok"
     elif there == "UTF8" and here != "SQL_ASCII":
         text, mark = f"{here} at the source, UTF8 at the dest, which holds every letter", "ok"

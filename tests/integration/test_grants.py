@@ -1,6 +1,7 @@
 """With what `copypipe grants` prints a copy works; without any part of it the copy says so."""
 
 import json
+import secrets
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -194,3 +195,189 @@ def test_what_is_printed_is_enough_and_none_of_it_too_much(
     assert result["recorded"] == (ledger != "off")
     assert "warning: the ledger" not in done.err
     assert pair.dest.scalar("SELECT count(*) FROM shop.users") == (5 if "day" in pair.copies else 7)
+
+
+# --- what is told besides -------------------------------------------------------------------------
+
+
+def notes(run: Run) -> list[str]:
+    """Return the comments that stand alone."""
+    return [
+        line[3:]
+        for line in run.out.splitlines()
+        if line.startswith("-- ") and not line.startswith("-- GRANT")
+    ]
+
+
+def test_each_column_is_needed_by_itself(pair: Pair) -> None:
+    pair.options, pair.copies = "--no-ledger", f"{DAY} --no-ledger"
+    pair.grant()
+    for side, right in (("source", "SELECT"), ("dest", "INSERT")):
+        for column in ("id", "name", "E-Mail", "created_at"):
+            with pair.without(
+                side, f'GRANT {right} ("{column}") ON shop.users TO "{pair.role(side).name}"'
+            ):
+                said = pair.copy()
+            assert said.code == 6
+            assert f"It lacks {right} ({column})." in said.err
+
+
+def test_the_text(pair: Pair) -> None:
+    pair.options = "--mode merge --no-ledger --exclude name"
+    reader, loader = pair.reader.name, pair.loader.name
+
+    lines = pair.grants().out.splitlines()
+
+    kept = '"id", "E-Mail", "created_at"'
+    assert [line for line in lines if not line.startswith("-- ")] == [
+        f'GRANT CONNECT ON DATABASE "{pair.source.name}" TO "{reader}";',
+        f'GRANT USAGE ON SCHEMA "shop" TO "{reader}";',
+        f'GRANT SELECT ({kept}) ON TABLE "shop"."users" TO "{reader}";',
+        f'GRANT CONNECT ON DATABASE "{pair.dest.name}" TO "{loader}";',
+        f'GRANT USAGE ON SCHEMA "shop" TO "{loader}";',
+        f'GRANT SELECT ({kept}) ON TABLE "shop"."users" TO "{loader}";',
+        f'GRANT INSERT ON TABLE "shop"."users" TO "{loader}";',
+        f'GRANT UPDATE ("E-Mail", "created_at") ON TABLE "shop"."users" TO "{loader}";',
+        f'GRANT TEMPORARY ON DATABASE "{pair.dest.name}" TO "{loader}";',
+        f'GRANT USAGE ON SEQUENCE "shop"."users_number_seq" TO "{loader}";',
+    ]
+    assert lines[0] == (
+        "-- the least for: copypipe copy shop.users --exclude name --mode merge --no-ledger"
+    )
+    assert (
+        f'-- GRANT "pg_read_all_stats" TO "{reader}"; -- shows the running transactions of others, '
+        "so that a slice is sealed at once"
+    ) in lines
+
+
+def test_what_is_held_is_marked(pair: Pair) -> None:
+    pair.source.execute(
+        f"GRANT USAGE ON SCHEMA shop TO PUBLIC; GRANT SELECT ON shop.users TO {pair.reader.name};"
+        f"GRANT CONNECT ON DATABASE {pair.source.name} TO PUBLIC"
+    )
+
+    lines = pair.grants("--side", "source").out.splitlines()
+
+    assert [line for line in lines if line.startswith("GRANT")] == [
+        f'GRANT USAGE ON SCHEMA "shop" TO "{pair.reader.name}"; -- held',
+        'GRANT SELECT ("id", "name", "E-Mail", "created_at") ON TABLE "shop"."users" TO '
+        f'"{pair.reader.name}"; -- held',
+    ]
+    assert not [line for line in lines if "-- dest" in line]
+
+
+def test_a_role_of_a_strange_name(pair: Pair) -> None:
+    """What is no plain text is not run by accident: a comment has no second line."""
+    strange = f"copypipe odd\n{secrets.token_hex(4)}"
+    pair.source.execute(f'CREATE ROLE "{strange}"')
+    try:
+        run = pair.words("grants", "shop.users", "--role-source", f'"{strange}"')
+        told = pair.words("grants", "shop.users", "--role-source", f'"{strange}"', "--json")
+    finally:
+        pair.source.execute(f'DROP ROLE "{strange}"')
+
+    assert run.code == 0
+    assert all(line.startswith(("--", "GRANT")) for line in run.out.splitlines())
+    assert strange in json.loads(told.out)["source"]["grants"][0]["sql"]
+
+
+def test_a_role_that_is_not_there(pair: Pair) -> None:
+    run = pair.words("grants", "shop.users", "--role-dest", "copypipe_none")
+
+    assert run.code == 6
+    assert run.err.startswith("ERROR:  dest: there is no role copypipe_none\n")
+
+
+def test_a_superuser_needs_none(pair: Pair) -> None:
+    run = pair.words("grants", "shop.users", "--side", "dest")
+
+    assert "the role is a superuser: it needs no GRANT, and may do more than a copy needs" in notes(
+        run
+    )
+    assert all("-- held" in line for line in run.out.splitlines() if line.startswith("GRANT"))
+
+
+def test_row_security(pair: Pair) -> None:
+    pair.source.execute("ALTER TABLE shop.users ENABLE ROW LEVEL SECURITY")
+
+    assert (
+        "row security of shop.users applies to the role, so that a copy is refused: it needs "
+        "BYPASSRLS"
+    ) in notes(pair.grants("--side", "source"))
+    pair.source.execute(f"ALTER ROLE {pair.reader.name} BYPASSRLS")
+    assert not [note for note in notes(pair.grants("--side", "source")) if "row security" in note]
+
+
+def test_a_ledger_that_is_not_to_be_trusted(pair: Pair) -> None:
+    other = pair.dest.role("other", f"CREATE, CONNECT ON DATABASE {pair.dest.name}")
+    assert pair.words("init", "--dest", other.dsn).code == 0
+
+    said = notes(pair.grants("--side", "dest"))
+
+    assert (
+        f"the ledger cannot be used: its owner {other.name} could run anything as this role" in said
+    )
+
+
+def test_partitions_that_are_truncated(pair: Pair) -> None:
+    pair.dest.execute(
+        """
+        DROP TABLE shop.users;
+        CREATE TABLE shop.users (id bigint, name text, "E-Mail" text, created_at timestamptz)
+            PARTITION BY RANGE (created_at);
+        CREATE TABLE shop.d29 PARTITION OF shop.users
+            FOR VALUES FROM ('2018-04-29Z') TO ('2018-04-30Z');
+        CREATE TABLE shop.d30 PARTITION OF shop.users
+            FOR VALUES FROM ('2018-04-30Z') TO ('2018-05-01Z')
+        """
+    )
+    pair.options, pair.copies = (
+        "--clear truncate --no-ledger",
+        f"{DAY} --clear truncate --no-ledger",
+    )
+
+    grants = pair.told()["dest"]
+    pair.grant()
+
+    assert [(g["privilege"], g["object"][1]) for g in grants if g["on"] == "table"] == [
+        ("SELECT", "users"),
+        ("INSERT", "users"),
+        ("TRUNCATE", "d29"),
+        ("TRUNCATE", "d30"),
+    ]
+    assert "a partition that is made later needs TRUNCATE too" in notes(pair.grants())
+    assert pair.copy().code == 0
+    for grant in grants:
+        with pair.without("dest", grant["sql"]):
+            said = pair.copy()
+        expected = 0 if grant["object"][-1] == "d30" else 6  # which is not of the day
+        assert said.code == expected, (grant["sql"], said.err)
+
+
+def test_a_view_is_read(pair: Pair) -> None:
+    pair.source.execute(
+        "ALTER TABLE shop.users RENAME TO u; CREATE VIEW shop.users AS SELECT * FROM shop.u"
+    )
+    pair.options, pair.copies = "--no-ledger", f"{DAY} --no-ledger"
+    pair.grant()
+
+    assert pair.copy().code == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        ("shop.users --merge-deletes", 2, "--merge-deletes means nothing in mode replace"),
+        ("shop.users --all --where true", 2, "--all and --where were both given"),
+        ("shop.none", 6, "source: there is no table shop.none"),
+        ("shop.users --by born", 6, 'source: shop.users has no column "born" to slice by'),
+        ("shop.users --where now()>created_at", 6, "the condition may mean other rows"),
+        ("shop.users --source port=1 --dest port=1", 5, "source: the server cannot be reached"),
+    ],
+)
+def test_what_is_refused(pair: Pair, given: str, code: int, message: str) -> None:
+    run = pair.words("grants", *given.split())
+
+    assert run.code == code
+    assert message in run.err
+    assert not run.out
