@@ -349,7 +349,7 @@ def _recovery(examined: Examined) -> Iterator[Finding]:
     if delay and int(delay.value) >= 0 and feedback and feedback.value != "on":
         yield Finding(
             side,
-            "recovery",
+            "max_standby_streaming_delay",
             "warning",
             f"max_standby_streaming_delay is {delay.shown}, hot_standby_feedback is off: a copy "
             "that stands in the way of replay for longer is cancelled, and tried again",
