@@ -131,12 +131,9 @@ class _Found:
 
 
 def _client() -> Iterator[Finding]:
-    libpq = pq.version()
-    text = (
-        f"copypipe {__version__}, psycopg {psycopg.__version__}, "
-        f"libpq {libpq // 10000}.{libpq % 10000}, {scans.NAME} scan"
-    )
+    text = f"copypipe {__version__}, psycopg {psycopg.__version__}, {scans.NAME} scan"
     yield Finding("client", "versions", "ok", text)
+    yield symptoms.of_libpq(pq.version())
 
 
 def _of_endpoint(side: Side, endpoint: Endpoint) -> Iterator[Finding]:

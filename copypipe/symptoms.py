@@ -35,6 +35,9 @@ SETTINGS = (
     "TimeZone",
 )
 
+# The first minor releases of libpq without CVE-2025-1094; majors from 18 on never had it.
+MENDED_LIBPQ = {13: 19, 14: 16, 15: 11, 16: 7, 17: 3}
+
 # A clock that differs by less says nothing: an answer took about as long.
 CLOCK_SECONDS = 1.0
 # By so much the wrong day may be copied around midnight, and `--settle` is no long time any more.
@@ -184,6 +187,17 @@ def problem(where: Where, check: str, error: CopypipeError, mark: Mark = "proble
     text = error.message.removeprefix(f"{error.side}: ")
     detail = f" {error.detail}" if error.detail else ""
     return Finding(where, check, mark, f"{text}.{detail}", error.hint)
+
+
+def of_libpq(version: int) -> Finding:
+    """Tell of the client's library, whose number is major * 10000 + minor."""
+    major, minor = divmod(version, 10000)
+    text = f"libpq {major}.{minor}"
+    if minor < MENDED_LIBPQ.get(major, 0):
+        text += ", which quotes wrongly what is no text in its encoding (CVE-2025-1094)"
+        hint = f"Use {major}.{MENDED_LIBPQ[major]} or newer."
+        return Finding("client", "libpq", "warning", text, hint)
+    return Finding("client", "libpq", "ok", text)
 
 
 def of_side(examined: Examined) -> Iterator[Finding]:

@@ -16,6 +16,7 @@ from copypipe.symptoms import (
     Standby,
     of_both,
     of_ledger,
+    of_libpq,
     of_side,
 )
 
@@ -153,6 +154,13 @@ def test_a_pooler_that_tells_a_process_of_its_own() -> None:
     ((_, said),) = told("between", replace(of, link=replace(of.link, pid=7)))
 
     assert said == "looks like a pooler in between: process 7 was promised, 100 answers"
+
+
+@pytest.mark.parametrize(
+    ("version", "mark"), [(180000, "ok"), (170003, "ok"), (170002, "warning"), (130018, "warning")]
+)
+def test_libpq(version: int, mark: str) -> None:
+    assert of_libpq(version).mark == mark
 
 
 def test_a_newer_server() -> None:
