@@ -17,7 +17,8 @@ def facts(major: int) -> Composed:
     """
     return SQL(
         """
-        SELECT pg_catalog.current_setting('server_version') AS version,
+        SELECT pg_catalog.split_part(
+                   pg_catalog.current_setting('server_version'), ' ', 1) AS version,
                current_user::text AS role,
                r.rolsuper AS is_superuser,
                d.datname::text AS database,
