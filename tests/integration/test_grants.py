@@ -381,3 +381,24 @@ def test_what_is_refused(pair: Pair, given: str, code: int, message: str) -> Non
     assert run.code == code
     assert message in run.err
     assert not run.out
+
+
+@pytest.mark.parametrize("mode", ["append", "merge"])
+def test_inserting_into_columns_alone_does_not_let_it_lock_the_table(pair: Pair, mode: str) -> None:
+    pair.options = f"--mode {mode} --no-ledger"
+    pair.copies = f"--mode {mode} {DAY} --no-ledger"
+    pair.grant()
+    loader, whole = pair.loader.name, f"INSERT ON shop.users TO {pair.loader.name}"
+    pair.dest.execute(
+        f"REVOKE INSERT ON shop.users FROM {loader};"
+        f'GRANT INSERT (id, name, "E-Mail", created_at) ON shop.users TO {loader}'
+    )
+
+    said = pair.copy("--dry-run")
+
+    assert said.code == 6
+    assert "It lacks INSERT. INSERT on columns alone does not let it lock the table." in said.err
+    pair.dest.execute(f"GRANT {whole}")
+    # Of the rows of the day at the source the dest has some by now, with their keys.
+    pair.dest.execute("DELETE FROM shop.users")
+    assert pair.copy().code == 0
