@@ -21,6 +21,7 @@ from copypipe.errors import (
     ConnectionLost,
     CopypipeError,
     LoginRefused,
+    PlanRefused,
     Side,
     TransientError,
     UsageError,
@@ -45,8 +46,8 @@ _LOGIN = re.compile(
     r"password authentication failed|no password supplied|authentication failed"
     r"|role \"[^\"]*\" does not exist|role \"[^\"]*\" is not permitted to log in"
     r"|database \"[^\"]*\" does not exist|no pg_hba\.conf entry|pg_hba\.conf rejects"
-    r"|permission denied for database"
 )
+_NO_CONNECT = re.compile(r"permission denied for database")
 _ASKED = re.compile(r"connection to server (at|on socket) |connection timeout expired")
 _PASSING = re.compile(
     r"too many clients|too many connections|remaining connection slots|starting up|shutting down"
@@ -164,6 +165,13 @@ def unreachable(side: Side, error: psycopg.Error, given: Mapping[str, str]) -> C
     if not asked and "failed to resolve host" not in text:
         return _unusable(side)
     detail = None if _may_hold_password(text, given) else printable(_shown(text, given))
+    if asked and _NO_CONNECT.search(text):
+        return PlanRefused(
+            f"{side}: the role may not connect to the database",
+            detail=detail,
+            hint="GRANT CONNECT ON DATABASE .. TO the role.",
+            side=side,
+        )
     needs_password = error.pgconn is not None and error.pgconn.needs_password
     if asked and (needs_password or _LOGIN.search(text)):
         return LoginRefused(

@@ -100,6 +100,8 @@ def resolve(session: Session, name: str) -> int:
     try:
         row = session.fetch_one(queries.resolve(name))
     except CopypipeError as error:
+        if error.sqlstate == "42501":  # insufficient_privilege, and the message names the schema
+            error.hint = "GRANT USAGE ON SCHEMA .. TO the role."
         if error.sqlstate not in ("42602", "22023"):  # invalid_name, invalid_parameter_value
             raise
         raise UsageError(
@@ -111,7 +113,7 @@ def resolve(session: Session, name: str) -> int:
         raise PlanRefused(
             f"{session.side}: there is no table {name}",
             detail=f"Looked for in {session.address}, in the search_path of the role "
-            f"{session.address.user}.",
+            f"{session.address.user}; schemas on which it lacks USAGE are passed over.",
             hint="Name its schema, as in public.users; unquoted names are folded to lower case, "
             'so write "Users" with its quotes.',
             side=session.side,
@@ -125,7 +127,7 @@ def table(session: Session, oid: int) -> Table:
     if not found:
         raise PlanRefused(f"{session.side}: the table is gone", side=session.side)
     (row,) = found
-    schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate = row
+    schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate, lock = row
     children, foreign, rules, triggers, update_triggers, truncate_triggers, security = hazards
     columns = session.fetch(queries.columns(oid))
     values = _values(session, [(oid, typmod, name) for _, _, oid, typmod, name, *_ in columns])
@@ -156,6 +158,7 @@ def table(session: Session, oid: int) -> Table:
             update=frozenset(column[0] for column in columns if column[-1]),
             delete=delete,
             truncate=truncate,
+            lock=lock,
         ),
     )
 

@@ -168,6 +168,23 @@ def check_columns(
         )
 
 
+def check_reading(source: Relation, columns: Iterable[str]) -> None:
+    """Refuse a role that may not read these columns of the source, naming the GRANT.
+
+    What a query or an expression of the user reads is for the server to say.
+    """
+    if not isinstance(source, Table):
+        return
+    unreadable = sorted(set(columns) - source.rights.readable)
+    if unreadable:
+        raise PlanRefused(
+            f"source: the role may not read {source.full_name}",
+            detail=f"It lacks SELECT ({', '.join(unreadable)}).",
+            hint=f"GRANT SELECT ({', '.join(unreadable)}) ON {source.full_name} TO the role.",
+            side="source",
+        )
+
+
 def check_rights(
     dest: Table,
     columns: Sequence[str],
@@ -180,16 +197,19 @@ def check_rights(
 
     `compared` are the columns by which the slice, or a row, is found.
     """
-    lacking = []
+    lacking, locks = [], ""
     unreadable = sorted(set(compared) - dest.rights.readable)
     if unreadable:
         lacking.append(f"SELECT ({', '.join(unreadable)})")
-    elif not dest.rights.readable:
+    elif removes is not None and not dest.rights.readable:
         lacking.append("SELECT")
     refused = [name for name in columns if name not in dest.rights.insert]
     if refused:
         of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"
         lacking.append(f"INSERT{of}")
+    elif removes is None and not dest.rights.lock:
+        lacking.append("INSERT")
+        locks = " INSERT on columns alone does not let it lock the table."
     fixed = [name for name in updates if name not in dest.rights.update]
     if fixed:
         of = "" if len(fixed) == len(updates) else f" ({', '.join(fixed)})"
@@ -200,7 +220,7 @@ def check_rights(
     if lacking:
         raise PlanRefused(
             f"dest: the role may not write {dest.full_name}",
-            detail=f"It lacks {', '.join(lacking)}.",
+            detail=f"It lacks {', '.join(lacking)}.{locks}",
             hint=f"GRANT {', '.join(lacking)} ON {dest.full_name} TO the role.",
             side="dest",
         )

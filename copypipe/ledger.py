@@ -22,8 +22,9 @@ from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
 from copypipe.servers import Session
 from copypipe.slices import Lock, Slice, Where, range_of
-from copypipe.statements import copies, locks
+from copypipe.statements import copies, locks, privileges
 from copypipe.statements import ledger as statements
+from copypipe.statements.privileges import Privilege
 from copypipe.tables import Relation, Table
 
 # Held shared by every transfer that will write into the ledger, and alone by whoever removes it.
@@ -105,6 +106,33 @@ def _looked(session: Session, facts: _Facts, *, asked: bool) -> Ledger:
     return Ledger("ready", made=facts.made)
 
 
+def needed(session: Session, role: str) -> tuple[list[Privilege], list[str]]:
+    """Return what a role needs to record what it copies, and what stands in the way besides."""
+    facts = _facts(session, role)
+    schema = (statements.SCHEMA,)
+    notes = []
+    if facts.stranger is not None:
+        notes.append(f"the ledger cannot be used: {facts.problem}")
+    if facts.made is None and facts.published is not None:
+        notes.append(
+            f"the publication {facts.published} would send a ledger to subscribers: none is made "
+            "unasked (copypipe init makes it)"
+        )
+    if not facts.schema:
+        notes.append("there is no ledger yet: the first copy makes it, and its role owns it")
+        database = session.fetch_one(privileges.database())[0]
+        return [Privilege("CREATE", "database", (database,))], notes
+    found = [Privilege("USAGE", "schema", schema)]
+    if facts.made is None:
+        return [*found, Privilege("CREATE", "schema", schema)], notes
+    found += [
+        Privilege(right, "table", (*schema, table))
+        for table, rights in statements.RIGHTS.items()
+        for right in rights
+    ]
+    return found, notes
+
+
 class _Facts(NamedTuple):
     """What the catalog tells of the ledger (`statements.look`)."""
 
@@ -140,8 +168,8 @@ class _Facts(NamedTuple):
         return f"the role lacks {', '.join(lacking)}" if lacking else None
 
 
-def _facts(session: Session) -> _Facts:
-    return _Facts(*session.fetch_one(statements.look()))
+def _facts(session: Session, role: str | None = None) -> _Facts:
+    return _Facts(*session.fetch_one(statements.look(role)))
 
 
 def _check_version(session: Session) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Generic, Literal, TypeVar
+from typing import Generic, TypeVar
 
 from copypipe import (
     catalog,
@@ -20,6 +21,7 @@ from copypipe import (
     keys,
     ledger,
     modes,
+    privileges,
     readings,
     relay,
     remarks,
@@ -202,38 +204,83 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
     table (TRUNCATE) is waited for where locks are waited for. Only --where looks at it, and --all
     without a yes.
     """
+    with reading(request, source, dest):
+        decided = decide(request, source, dest)
+        _check_rights(request, decided)
+        found, slice_ = decided.found, decided.slice
+        plan = _assembled(request, found, decided.matching, decided.columns, slice_)
+        partitions = _partitions(request, dest, found.table, slice_)
+        if request.swap:
+            swaps.check(dest, partitions[0] if partitions else found.table)
+        return replace(
+            plan, reversed=decided.is_reversed, merge=decided.merge, partitions=partitions
+        )
+
+
+@contextmanager
+def reading(request: Request, source: Session, dest: Session) -> Iterator[None]:
+    """Run the block in a read-only transaction of each side, in which names can be resolved."""
     with (
         source.reading(own_search_path=True, lock_timeout=OTHER_LOCKS),
         dest.reading(own_search_path=True, lock_timeout=milliseconds(request.wait_lock)),
     ):
-        relation = _relation(request, source)
-        table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
-        found = _Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
-        matching = _matched(request, found)
-        columns = _copied(request, found, matching)
-        if _same_database(found):
-            _check_apart(request, found, columns)
-        slice_ = _slice(request, source, relation, columns)
-        is_reversed = ledger.receives(source, relation, table, found.dest_is, dest.address)
-        if is_reversed and not request.allow_reverse:
-            raise hazards.reversed_sides(relation, table)
-        compared = set()
-        if (around := slices.range_of(slice_)) is not None:
-            compared.add(around.column)
-        if request.where is not None and isinstance(relation, Table):
-            sides = ((source, relation, found.source_is), (dest, table, found.dest_is))
-            plain = [(column.source, column.dest) for column in columns if column.as_it_is]
-            compared |= readings.check_condition(request.where, sides, plain)
-        merge = None
-        if request.mode == "merge":
-            into = [column.dest for column in columns]
-            merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
-        _check_rights(request, found, columns, compared, merge)
-        plan = _assembled(request, found, matching, columns, slice_)
-        partitions = _partitions(request, dest, table, slice_)
-        if request.swap:
-            swaps.check(dest, partitions[0] if partitions else table)
-        return replace(plan, reversed=is_reversed, merge=merge, partitions=partitions)
+        yield
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Both sides while the plan is made, in a transaction each."""
+
+    source: Session
+    dest: Session
+    relation: Relation
+    table: Table
+    source_is: catalog.Server
+    dest_is: catalog.Server
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What will go where, before anybody asks what it costs and whether the roles may."""
+
+    found: Found
+    matching: tables.Matching
+    columns: tuple[Copied, ...]
+    slice: slices.Slice
+    compared: frozenset[str]
+    """Columns by which the rows of the slice are found."""
+    merge: Merge | None
+    is_reversed: bool
+
+
+def decide(request: Request, source: Session, dest: Session) -> Decided:
+    """Decide what goes where, by the catalogs alone: within `reading`.
+
+    Raises PlanRefused and UsageError as `make` does, except for what the roles may not.
+    """
+    relation = _relation(request, source)
+    table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
+    found = Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
+    matching = _matched(request, found)
+    columns = _copied(request, found, matching)
+    if _same_database(found):
+        _check_apart(request, found, columns)
+    slice_ = _slice(request, source, relation, columns)
+    is_reversed = ledger.receives(source, relation, table, found.dest_is, dest.address)
+    if is_reversed and not request.allow_reverse:
+        raise hazards.reversed_sides(relation, table)
+    compared = set()
+    if (around := slices.range_of(slice_)) is not None:
+        compared.add(around.column)
+    if request.where is not None and isinstance(relation, Table):
+        sides = ((source, relation, found.source_is), (dest, table, found.dest_is))
+        plain = [(column.source, column.dest) for column in columns if column.as_it_is]
+        compared |= readings.check_condition(request.where, sides, plain)
+    merge = None
+    if request.mode == "merge":
+        into = [column.dest for column in columns]
+        merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
+    return Decided(found, matching, columns, slice_, frozenset(compared), merge, is_reversed)
 
 
 def _partitions(
@@ -247,48 +294,34 @@ def _partitions(
     return found
 
 
-def _check_rights(
-    request: Request,
-    found: _Found,
-    columns: Sequence[Copied],
-    compared: set[str],
-    merge: Merge | None,
-) -> None:
-    """Refuse a role that lacks what the mode needs at the dest."""
-    names = [column.dest.name for column in columns]
+def _check_rights(request: Request, decided: Decided) -> None:
+    """Refuse a role that lacks what the source, or the mode at the dest, needs."""
+    found, compared, merge = decided.found, decided.compared, decided.merge
+    hazards.check_reading(found.relation, {*read(decided.columns), *compared})
+    names = [column.dest.name for column in decided.columns]
     if merge is not None:
         hazards.check_staging(found.dest_is)
-        hazards.check_rights(
-            found.table,
-            names,
-            {*names, *(compared if request.merge_deletes else ())},
-            removes="DELETE" if request.merge_deletes else None,
-            updates=merge.updates,
-        )
-    elif request.mode == "append":
-        hazards.check_rights(found.table, names, (), removes=None)
-    else:
-        removes: Literal["DELETE", "TRUNCATE"] | None = None if request.swap else "DELETE"
-        if request.clear == "truncate":  # of partitions the right on each is asked
-            removes = "TRUNCATE" if isinstance(request.wanted, slices.Everything) else None
-        hazards.check_rights(found.table, names, compared, removes=removes)
+    hazards.check_rights(
+        found.table,
+        names,
+        privileges.looked_at(request, names, compared),
+        removes=privileges.removes(request),
+        updates=merge.updates if merge is not None else (),
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """Both sides while the plan is made, in a transaction each."""
-
-    source: Session
-    dest: Session
-    relation: Relation
-    table: Table
-    source_is: catalog.Server
-    dest_is: catalog.Server
+def read(columns: Sequence[Copied]) -> list[str]:
+    """Return the source's columns that are read by name; what SQL of the user reads is its own."""
+    return [
+        column.source.renames or column.source.name
+        for column in columns
+        if column.source.expression is None or column.source.renames is not None
+    ]
 
 
 def _assembled(
     request: Request,
-    found: _Found,
+    found: Found,
     matching: tables.Matching,
     columns: tuple[Copied, ...],
     slice_: slices.Slice,
@@ -362,7 +395,7 @@ def _assembled(
             dest.address,
             found.dest_is,
             table,
-            remarks.dest_access(dest, table, slice_, serving_dest),
+            remarks.dest_access(dest, table, slice_, serving_dest, clears=removes),
             catalog.rows(dest, table) if asks else None,
         ),
         slice=slice_,
@@ -426,7 +459,7 @@ def _relation(request: Request, source: Session) -> Relation:
     return readings.query(source, request.query.rstrip().removesuffix(";"))
 
 
-def _matched(request: Request, found: _Found) -> tables.Matching:
+def _matched(request: Request, found: Found) -> tables.Matching:
     """Pair the columns of both sides; raises PlanRefused for whatever does not fit."""
     relation, table = found.relation, found.table
     hazards.check_kinds(relation, table)
@@ -439,7 +472,7 @@ def _matched(request: Request, found: _Found) -> tables.Matching:
     return tables.match(relation.columns, table.columns, computed=computed, excluded=excluded)
 
 
-def _copied(request: Request, found: _Found, matching: tables.Matching) -> tuple[Copied, ...]:
+def _copied(request: Request, found: Found, matching: tables.Matching) -> tuple[Copied, ...]:
     """Decide how each column goes over; raises PlanRefused for whatever does not fit."""
     relation, table = found.relation, found.table
     names = [to.name for _, to in matching.columns]
@@ -694,7 +727,7 @@ _SLICE_TYPES = (slices.DATE, slices.TIMESTAMP, slices.TIMESTAMPTZ)
 # ------------------------------------------------------------------------------ same table
 
 
-def _check_apart(request: Request, found: _Found, columns: Sequence[Copied]) -> None:
+def _check_apart(request: Request, found: Found, columns: Sequence[Copied]) -> None:
     """Refuse one table on both ends of one database: it would be cleared while it is read."""
     relation, table = found.relation, found.table
     if isinstance(relation, Table) and relation.oid == table.oid:
@@ -737,7 +770,7 @@ def _reads_nothing_of_dest(relation: Relation, columns: Sequence[Copied]) -> boo
     return plain and all(column.source.expression is None for column in columns)
 
 
-def _same_database(found: _Found) -> bool:
+def _same_database(found: Found) -> bool:
     """Return whether both sides are one database, or the source a standby of the dest.
 
     Equal identifiers are a suspicion only, a restored clone has them all. So a lock of a random

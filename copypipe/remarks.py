@@ -27,12 +27,14 @@ def source_access(
     return _access(of, slice_, serving)
 
 
-def dest_access(dest: Session, table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str:
-    """Say the same of the dest, whose planner is asked only about a condition.
+def dest_access(
+    dest: Session, table: Table, slice_: slices.Slice, serving: Sequence[Index], *, clears: bool
+) -> str:
+    """Say the same of the dest, whose planner is asked only about a condition that clears rows.
 
     That also shows whether the role may read the columns of the condition.
     """
-    if isinstance(slice_, slices.Where):
+    if clears and isinstance(slice_, slices.Where):
         estimate = catalog.estimate(dest, copies.count(table, slice_))
         if estimate.indexes:
             return f"by index {estimate.indexes[0]}"

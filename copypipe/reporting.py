@@ -10,6 +10,7 @@ import io
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from datetime import date
@@ -22,7 +23,10 @@ from copypipe.slices import Slice, Where, range_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from copypipe.checkups import Checkup
+    from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
+    from copypipe.requests import Request
     from copypipe.statements import Statement
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
@@ -171,6 +175,109 @@ def _slice(slice_: Slice) -> dict[str, Any]:
         "day_after": after,
         "holes": [list(hole) for hole in around.holes],
     }
+
+
+# -------------------------------------------------------------------------------------- needs
+
+
+def needs_text(needs: Sequence[Needs], of: str) -> str:
+    """Return the GRANTs as SQL; what is held is marked, what can be done without is a comment.
+
+    A name with characters that no terminal should get is not shown as it is, and then cannot be
+    run: the JSON has it.
+    """
+    lines = [f"-- the least for: {of}"]
+    for each in needs:
+        lines.append(f"-- {each.side} {each.address}")
+        lines += [f"-- {note}" for note in each.notes]
+        for need in each.needs:
+            line = f"{need.grant.as_string(None)};"
+            gives = need.privilege.gives
+            held = " -- held" if need.held else ""
+            lines.append(f"{line}{held}" if gives is None else f"-- {line}{held} -- {gives}")
+    return "\n".join(map(one_line, lines))
+
+
+def needs_json(needs: Sequence[Needs], request: Request) -> str:
+    """Return the GRANTs as one JSON object."""
+    return _json(
+        "grants",
+        {
+            "mode": request.mode,
+            "clear": request.clear,
+            "ledger": request.ledger,
+            **{each.side: _needs_json(each) for each in needs},
+        },
+    )
+
+
+def _needs_json(needs: Needs) -> dict[str, Any]:
+    return {
+        "user": needs.address.user,
+        "host": needs.address.host,
+        "port": needs.address.port,
+        "dbname": needs.address.dbname,
+        "role": needs.role,
+        "table": needs.table,
+        "notes": list(needs.notes),
+        "grants": [
+            {
+                "privilege": need.privilege.name,
+                "on": need.privilege.on,
+                "object": list(need.privilege.object),
+                "columns": list(need.privilege.columns) or None,
+                "sql": need.grant.as_string(None),
+                "held": need.held,
+                "optional": need.privilege.gives is not None,
+                "gives": need.privilege.gives,
+            }
+            for need in needs.needs
+        ],
+    }
+
+
+# ----------------------------------------------------------------------------------- checkups
+
+
+def checkup_text(checkup: Checkup) -> str:
+    """Return a line for each finding, a side after the other."""
+    lines = []
+    for where in ("client", "source", "dest", "both"):
+        found = [each for each in checkup.findings if each.where == where]
+        if found:
+            lines.append("both sides" if where == "both" else where)
+        for each in found:
+            lines.append(f"  {each.mark:<8} {each.text}")
+            if each.hint and each.mark != "ok":
+                lines.append(f"           {each.hint}")
+    counts = Counter[str](each.mark for each in checkup.findings)
+    marks = ("problem", "problems"), ("warning", "warnings")
+    lines.append(
+        ", ".join(f"{counts[one]} {one if counts[one] == 1 else more}" for one, more in marks)
+    )
+    return "\n".join(map(one_line, lines))
+
+
+def checkup_json(checkup: Checkup) -> str:
+    """Return all findings as one JSON object."""
+    return _json(
+        "checkup",
+        {
+            "exit_code": checkup.exit_code,
+            "source": checkup.addresses.get("source"),
+            "dest": checkup.addresses.get("dest"),
+            "findings": [
+                {
+                    "where": each.where,
+                    "check": each.check,
+                    "mark": each.mark,
+                    "text": one_line(each.text),
+                    "hint": each.hint and one_line(each.hint),
+                }
+                for each in checkup.findings
+            ],
+        },
+    )
 
 
 # -------------------------------------------------------------------------------------- plans

@@ -144,6 +144,8 @@ class Rights:
     """The columns that it may update."""
     delete: bool
     truncate: bool
+    lock: bool
+    """A right to write the table as a whole, which LOCK TABLE asks for; columns do not count."""
 
 
 @dataclass(frozen=True, slots=True)

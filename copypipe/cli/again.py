@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import typer
@@ -21,14 +21,20 @@ def again(context: typer.Context, slice_: Slice) -> str:
 
     Connection strings are left out, since they may hold a password: dots stand in their place.
     """
-    given: Any = context  # typer hands out click's
-    words = ["copypipe", str(given.info_name)]
-    for parameter in given.command.params:
-        source = given.get_parameter_source(parameter.name)
-        if source is None or source.name != "COMMANDLINE" or parameter.name in _SLICE:
-            continue
-        words += _words(parameter, given.params[parameter.name])
+    words = ["copypipe", str(context.info_name), *given(context, leave_out=_SLICE)]
     return shlex.join([*words, *_bounds(slice_)])
+
+
+def given(context: typer.Context, *, leave_out: Container[str]) -> list[str]:
+    """Return the words of the command line, but for the parameters of these names."""
+    click: Any = context  # typer hands out click's
+    words: list[str] = []
+    for parameter in click.command.params:
+        source = click.get_parameter_source(parameter.name)
+        if source is None or source.name != "COMMANDLINE" or parameter.name in leave_out:
+            continue
+        words += _words(parameter, click.params[parameter.name])
+    return words
 
 
 def _words(parameter: Any, value: Any) -> Iterator[str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from copypipe.cli import copying, demonstrating, keeping
+from copypipe.cli import advising, copying, demonstrating, keeping
 from copypipe.cli.output import say
 from copypipe.errors import EXIT_CODES
 
@@ -30,6 +30,8 @@ app = typer.Typer(
 app.command("copy", epilog=_exit_status())(copying.copy)
 app.command("init", epilog=_exit_status())(keeping.init)
 app.command("clean", epilog=_exit_status())(keeping.clean)
+app.command("grants", epilog=_exit_status())(advising.grants)
+app.command("doctor", epilog=_exit_status())(advising.doctor)
 app.command("demo")(demonstrating.demo)
 
 

@@ -54,7 +54,9 @@ def relation(oid: int) -> Composed:
                pg_catalog.row_security_active(c.oid) AS row_security,
                pg_catalog.has_table_privilege(c.oid, 'SELECT') AS can_select,
                pg_catalog.has_table_privilege(c.oid, 'DELETE') AS can_delete,
-               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS can_truncate
+               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS can_truncate,
+               pg_catalog.has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')
+                   AS can_lock
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (

@@ -112,8 +112,10 @@ _TABLES = (
 )
 
 
-def look() -> Composed:
-    """Ask whether there is a ledger, whose it is, and what the role lacks to use or make it.
+def look(role: str | None = None) -> Composed:
+    """Ask whether there is a ledger, whose it is, and what a role lacks to use or make it.
+
+    The role is the session's unless another one is named.
 
     Its owner, and the schema's, who may drop and make tables in it, could have it run anything with
     our rights (a trigger, a default). So that must be the role itself, one that it is a member of,
@@ -132,7 +134,8 @@ def look() -> Composed:
                              WHERE c.relnamespace = n.oid
                                AND c.relname = ANY ({tables}::text[])) AS w (owner)
                      WHERE NOT (w.owner = r.oid OR w.owner = d.datdba
-                                OR (NOT r.rolsuper AND pg_catalog.pg_has_role(w.owner, 'MEMBER'))
+                                OR (NOT r.rolsuper
+                                    AND pg_catalog.pg_has_role(r.oid, w.owner, 'MEMBER'))
                                 OR (SELECT o.rolsuper FROM pg_catalog.pg_roles o
                                      WHERE o.oid = w.owner))
                      LIMIT 1)) AS stranger,
@@ -145,25 +148,27 @@ def look() -> Composed:
                        FROM unnest({of}::text[], {rights}::text[]) AS w (table_, right_)
                        JOIN pg_catalog.pg_class c
                          ON c.relnamespace = n.oid AND c.relname = w.table_
-                      WHERE NOT pg_catalog.has_table_privilege(c.oid, w.right_)) AS denied,
+                      WHERE NOT pg_catalog.has_table_privilege(r.oid, c.oid, w.right_)) AS denied,
                (SELECT count(*) = 2 FROM pg_catalog.pg_class c
                  WHERE c.relnamespace = n.oid AND c.relname IN ('version', 'slice')
-                   AND pg_catalog.has_table_privilege(c.oid, 'SELECT')) AS may_read,
-               pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_use,
+                   AND pg_catalog.has_table_privilege(r.oid, c.oid, 'SELECT')) AS may_read,
+               pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE') AS may_use,
                (SELECT p.pubname FROM pg_catalog.pg_publication p
                  WHERE p.puballtables AND p.pubinsert ORDER BY 1 LIMIT 1) AS published,
                CASE WHEN n.oid IS NULL
-                    THEN pg_catalog.has_database_privilege(d.oid, 'CREATE')
-                    ELSE pg_catalog.has_schema_privilege(n.oid, 'CREATE')
-                         AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') END AS may_make
+                    THEN pg_catalog.has_database_privilege(r.oid, d.oid, 'CREATE')
+                    ELSE pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE')
+                         AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'USAGE')
+                    END AS may_make
           FROM pg_catalog.pg_database d
-          JOIN pg_catalog.pg_roles r ON r.rolname = current_user
+          JOIN pg_catalog.pg_roles r ON r.rolname = {role}
           LEFT JOIN pg_catalog.pg_namespace n ON n.nspname = {name}
           LEFT JOIN pg_catalog.pg_class v ON v.relnamespace = n.oid AND v.relname = 'version'
          WHERE d.datname = pg_catalog.current_database()
         """
     ).format(
         schema=SQL(SCHEMA),
+        role=SQL("current_user") if role is None else Literal(role),
         name=Literal(SCHEMA),
         tables=Literal(list(RIGHTS)),
         of=Literal([table for table, _ in wanted]),

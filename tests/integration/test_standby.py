@@ -1,5 +1,6 @@
 """A standby as the source: it does not show the transactions of its primary."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,7 +18,7 @@ from copypipe import PlanRefused, Transferred, TransientError
 from copypipe.events import Event, Retried
 from copypipe.launcher import Binaries
 from plugins.canary import CANARY
-from plugins.command import eventually
+from plugins.command import Words, eventually
 from plugins.databases import Database
 from plugins.proxy import Cut, Frame, Proxy, Rule
 from plugins.rows import TABLE
@@ -236,3 +237,22 @@ def cut_once() -> Rule:
             raise Cut
 
     return rule
+
+
+def test_doctor_tells_of_both(sides: Sides, words: Words) -> None:
+    sides.write()
+    ends = {"COPYPIPE_SOURCE": sides.standby.dsn, "COPYPIPE_DEST": sides.primary.dsn}
+
+    run = words("doctor", "--json", env=ends)
+
+    found = {(f["where"], f["check"]): f for f in json.loads(run.out)["findings"]}
+    assert run.code == 0
+    assert found["source", "recovery"]["text"].startswith("a standby: its newest commit is ")
+    assert "(streaming, async" in found["dest", "replicas"]["text"]
+
+    turned = {"COPYPIPE_SOURCE": sides.primary.dsn, "COPYPIPE_DEST": sides.standby.dsn}
+    run = words("doctor", "t", "--json", env=turned)
+
+    problems = [f["text"] for f in json.loads(run.out)["findings"] if f["mark"] == "problem"]
+    assert run.code == 6
+    assert problems[0] == "the server is a standby: it takes no writes"

@@ -1,0 +1,159 @@
+"""What the roles of both sides must be granted for a copy, and what they have of it already."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from copypipe import catalog, ledger, plans, privileges, servers, slices
+from copypipe.addresses import Address
+from copypipe.catalog import Server
+from copypipe.errors import PlanRefused, Side
+from copypipe.plans import Decided
+from copypipe.requests import Request, check
+from copypipe.servers import Session
+from copypipe.statements import Statement
+from copypipe.statements import privileges as statements
+from copypipe.statements.privileges import Privilege
+from copypipe.tables import Partition, Table, folded
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """One privilege, and whether the role has it."""
+
+    privilege: Privilege
+    grant: Statement
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a role needs at one side."""
+
+    side: Side
+    address: Address
+    role: str
+    table: str
+    needs: tuple[Need, ...]
+    notes: tuple[str, ...]
+    """What else to know, one sentence each."""
+
+
+def both(request: Request, roles: Mapping[Side, str | None]) -> tuple[Needs, Needs]:
+    """Return what the roles of the source and of the dest need for such copies; changes nothing.
+
+    Of the slice only its kind matters: by a column, by a condition, or everything. `roles` are
+    names as in SQL; without one it is the role that asks. Raises what planning a copy raises, but
+    for rights; PlanRefused also for a query in the table's place and for a role that is not there.
+    """
+    check(request)
+    run_id = secrets.token_hex(8)
+    with (
+        servers.connected("source", request.source, run_id) as source,
+        servers.connected("dest", request.dest, run_id) as dest,
+        plans.reading(request, source, dest),
+    ):
+        decided = plans.decide(request, source, dest)
+        found = decided.found
+        if not isinstance(found.relation, Table):
+            raise PlanRefused("what a query reads is not known", hint="Name a table.")
+        read = {*plans.read(decided.columns), *decided.compared}
+        return (
+            _needs(
+                source,
+                _role(source, roles["source"], found.relation),
+                found.relation,
+                found.source_is,
+                privileges.at_source(found.relation, read),
+            ),
+            _at_dest(request, roles["dest"], decided),
+        )
+
+
+def _at_dest(request: Request, asked: str | None, decided: Decided) -> Needs:
+    dest, table = decided.found.dest, decided.found.table
+    role = _role(dest, asked, table)
+    partitions: tuple[Partition, ...] = ()
+    notes = []
+    if request.clear == "truncate" and isinstance(decided.slice, slices.Range):
+        partitions = catalog.partitions(dest, table, decided.slice)
+        notes.append("a partition that is made later needs TRUNCATE too")
+    columns = [column.dest.name for column in decided.columns]
+    wanted = privileges.at_dest(
+        request, table, columns, decided.compared, decided.merge, partitions
+    )
+    if decided.merge is not None:
+        wanted.append(Privilege("TEMPORARY", "database", _database(dest)))
+    left_alone = (*decided.matching.excluded, *decided.matching.without_source)
+    drawn = statements.sequences(table.oid, [column.name for column in left_alone])
+    wanted += [Privilege("USAGE", "sequence", tuple(name)) for name in dest.fetch(drawn)]
+    if request.ledger:
+        of_ledger, more = ledger.needed(dest, role.name)
+        wanted += of_ledger
+        notes += more
+    return _needs(dest, role, table, decided.found.dest_is, wanted, notes)
+
+
+def _needs(
+    session: Session,
+    role: _Role,
+    table: Table,
+    server: Server,
+    wanted: Sequence[Privilege],
+    notes: Sequence[str] = (),
+) -> Needs:
+    """Ask which of the privileges the role has, and what else is to be known of it."""
+    more = []
+    if role.is_superuser:
+        more.append("the role is a superuser: it needs no GRANT, and may do more than a copy needs")
+    if role.row_security:
+        more.append(
+            f"row security of {table.full_name} applies to the role, so that a copy is refused: "
+            "it needs BYPASSRLS"
+        )
+    if server.in_recovery:
+        more.append("the server is a standby: grant at its primary")
+    connect = () if role.all_connect else (Privilege("CONNECT", "database", _database(session)),)
+    every = (*connect, *wanted)
+    held = session.fetch_one(statements.held(every, role.name))
+    return Needs(
+        side=session.side,
+        address=session.address,
+        role=role.name,
+        table=table.full_name,
+        needs=tuple(
+            Need(each, statements.grant(each, role.name), bool(is_held))
+            for each, is_held in zip(every, held, strict=True)
+        ),
+        notes=(*more, *notes),
+    )
+
+
+class _Role(NamedTuple):
+    """A role, seen from a table (`statements.role`)."""
+
+    name: str
+    all_connect: bool
+    """Every role may connect to the database."""
+    is_superuser: bool
+    row_security: bool
+
+
+def _role(session: Session, asked: str | None, table: Table) -> _Role:
+    """Return the role that is named as in SQL, or else the session's own."""
+    name = folded(asked) if asked is not None else session.fetch_one(statements.current_role())[0]
+    rows = session.fetch(statements.role(name, table.oid))
+    if not rows:
+        raise PlanRefused(
+            f"{session.side}: there is no role {name}",
+            hint="Make it first: CREATE ROLE .. LOGIN.",
+            side=session.side,
+        )
+    return _Role(name, *rows[0])
+
+
+def _database(session: Session) -> tuple[str]:
+    return (str(session.fetch_one(statements.database())[0]),)
