@@ -221,7 +221,7 @@ def check_partitions(dest: Table, slice_: Range, found: Sequence[Partition]) -> 
     edges = [(partition.start, partition.stop) for partition in found]
     stops = [slice_.start, *(stop for _, stop in edges)]
     starts = [*(start for start, _ in edges), slice_.stop]
-    if stops != starts or slice_.holes:
+    if not found or stops != starts or slice_.holes:
         listed = ", ".join(f"{p.full_name} [{p.start}, {p.stop})" for p in found) or "none"
         raise PlanRefused(
             f"dest: {slice_} is not made of whole partitions of {dest.full_name}",

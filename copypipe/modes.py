@@ -95,7 +95,7 @@ class Replace:
         table = filling.table
         if filling.clear == "truncate":
             had_rows = catalog.has_rows(session, table, filling.slice)
-            session.execute(copies.truncate(*(filling.partitions or (table,))))
+            session.execute(_truncate(filling))
             return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
         if freezes(filling) and _emptied(session, table):
             return Cleared(had_rows=False, rows=0, freeze=True)
@@ -127,7 +127,7 @@ class Replace:
         table = filling.table
         clear = copies.delete(table, filling.slice)
         if filling.clear == "truncate":
-            clear = copies.truncate(*(filling.partitions or (table,)))
+            clear = _truncate(filling)
         return {"clear": clear, "copy_in": _copy_in(filling)}
 
 
@@ -246,6 +246,15 @@ def _emptied(session: Session, table: Table) -> bool:
             return True
     session.execute(copies.back_to_savepoint())
     return False
+
+
+def _truncate(filling: Filling) -> Statement:
+    """Empty the table or, for a part of it, the partitions that are this part."""
+    if isinstance(filling.slice, Whole):
+        return copies.truncate(filling.table)
+    if not filling.partitions:
+        raise AssertionError("a part of a table is truncated by its partitions alone")
+    return copies.truncate(*filling.partitions)
 
 
 def _copy_in(filling: Filling, *, freeze: bool = False) -> Statement:

@@ -58,16 +58,29 @@ def relation(oid: int) -> Composed:
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (
-               SELECT ARRAY (SELECT c.oid
-                              UNION
-                             SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p
-                              WHERE c.relkind = 'p'
-                              UNION
-                             SELECT i.inhrelid FROM pg_catalog.pg_inherits i
-                              WHERE i.inhparent = c.oid) AS oids) AS tree
-         WHERE c.oid = {}
+               SELECT ARRAY ({tree}) AS oids) AS tree
+         WHERE c.oid = {oid}
         """
-    ).format(Literal(oid))
+    ).format(oid=Literal(oid), tree=_tree(SQL("c.oid")))
+
+
+def _tree(top: Composable) -> Composed:
+    """Find a relation and all below it.
+
+    Not by pg_partition_tree, which locks each partition until the transaction ends: it would wait
+    for whoever truncates one, and then two of them for each other.
+    """
+    return SQL(
+        """
+        WITH RECURSIVE below (oid) AS (
+              SELECT {}::oid
+               UNION
+              SELECT i.inhrelid
+                FROM below
+                JOIN pg_catalog.pg_inherits i ON i.inhparent = below.oid)
+        SELECT below.oid FROM below
+        """
+    ).format(top)
 
 
 def columns(oid: int) -> Composed:
@@ -277,7 +290,8 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
     """Find the partitions of a table that lie within a range of their only key.
 
     Bounds are printed as literals (ruleutils.c, get_range_partbound_string); MINVALUE and MAXVALUE
-    are none.
+    are none. They name no column, and to print them for their table would wait for whoever
+    truncates it.
     """
     return SQL(
         """
@@ -290,11 +304,14 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL pg_catalog.regexp_match(
-                   pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                   pg_catalog.pg_get_expr(c.relpartbound, 0::oid),
                    $re$^FOR VALUES FROM [(]'([^']*)'[)] TO [(]'([^']*)'[)]$$re$) AS found
-         CROSS JOIN LATERAL (SELECT found[1]::{type}, found[2]::{type}) AS b (start, stop)
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN a.attname = {column} THEN found[1]::{type} END,
+                      CASE WHEN a.attname = {column} THEN found[2]::{type} END) AS b (start, stop)
          WHERE p.partrelid = {oid} AND p.partstrat = 'r' AND p.partnatts = 1
-           AND a.attname = {column} AND b.start >= {start} AND b.stop <= {stop}
+           AND NOT i.inhdetachpending
+           AND b.start >= {start} AND b.stop <= {stop}
          ORDER BY b.start
         """
     ).format(
@@ -321,11 +338,9 @@ def references(oid: int) -> Composed:
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          WHERE k.contype = 'f' AND k.conparentid = 0
-           AND k.confrelid IN (SELECT {oid}::oid
-                               UNION ALL
-                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a
-                               UNION ALL
-                               SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) p)
+           AND (k.confrelid IN (SELECT a.relid::oid
+                                  FROM pg_catalog.pg_partition_ancestors({oid}) a)
+                OR k.confrelid IN ({tree}))
          ORDER BY 2, 1
         """
-    ).format(oid=Literal(oid))
+    ).format(oid=Literal(oid), tree=_tree(Literal(oid)))
