@@ -124,7 +124,7 @@ def table(session: Session, oid: int) -> Table:
     if not found:
         raise PlanRefused(f"{session.side}: the table is gone", side=session.side)
     (row,) = found
-    schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate = row
+    schema, name, kind, root_oid, pages, rows, *hazards, select, delete, truncate, lock = row
     children, foreign, rules, triggers, update_triggers, truncate_triggers, security = hazards
     columns = session.fetch(queries.columns(oid))
     values = _values(session, [(oid, typmod, name) for _, _, oid, typmod, name, *_ in columns])
@@ -155,6 +155,7 @@ def table(session: Session, oid: int) -> Table:
             update=frozenset(column[0] for column in columns if column[-1]),
             delete=delete,
             truncate=truncate,
+            lock=lock,
         ),
     )
 
@@ -169,8 +170,10 @@ def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Parti
 def uniques(session: Session, of: Table) -> tuple[Unique, ...]:
     """Return the unique indexes of a table, the primary key first."""
     return tuple(
-        Unique(name, primary, tuple(columns), tuple(equals), hindrance)
-        for name, primary, columns, equals, hindrance in session.fetch(queries.uniques(of.oid))
+        Unique(name, primary, tuple(columns), tuple(equals), tuple(inferred_by), hindrance)
+        for name, primary, columns, equals, inferred_by, hindrance in session.fetch(
+            queries.uniques(of.oid)
+        )
     )
 
 

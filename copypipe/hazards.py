@@ -185,7 +185,8 @@ def check_rights(
         lacking.append(f"SELECT ({', '.join(unreadable)})")
     elif not dest.rights.readable:
         lacking.append("SELECT")
-    refused = [name for name in columns if name not in dest.rights.insert]
+    # Of a role that may not lock the table, INSERT is asked for as a whole.
+    refused = [name for name in columns if name not in dest.rights.insert or not dest.rights.lock]
     if refused:
         of = "" if len(refused) == len(columns) else f" ({', '.join(refused)})"
         lacking.append(f"INSERT{of}")

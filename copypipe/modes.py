@@ -313,7 +313,7 @@ def _no_key(merge: Merge, nulls: int, twice: int) -> CopyFailed:
     problems += [f"{twice} keys are there more than once"] if twice else []
     return CopyFailed(
         f"source: the rows cannot be merged by {key}",
-        detail=f"{', '.join(problems).capitalize()}. Nothing was changed.",
+        detail=f"{', '.join(problems)}. Nothing was changed.",
         hint="Merge by another key (--key), or read what has one row a key (--query).",
         side="source",
     )

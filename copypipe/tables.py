@@ -80,6 +80,8 @@ class Unique:
     columns: tuple[str, ...]
     equals: tuple[str, ...]
     """The operator of each column by which the index tells values apart, as SQL spells it."""
+    inferred_by: tuple[str, ...]
+    """Collation and operator class of each column, as ON CONFLICT spells them."""
     hindrance: str | None
     """Why rows cannot be merged by it, None for no reason."""
 
@@ -126,6 +128,8 @@ class Rights:
     """The columns that it may update."""
     delete: bool
     truncate: bool
+    lock: bool
+    """LOCK TABLE for writing, which asks for one of these rights on the table as a whole."""
 
 
 @dataclass(frozen=True, slots=True)

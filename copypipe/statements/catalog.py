@@ -54,7 +54,8 @@ def relation(oid: int) -> Composed:
                pg_catalog.row_security_active(c.oid) AS row_security,
                pg_catalog.has_table_privilege(c.oid, 'SELECT') AS can_select,
                pg_catalog.has_table_privilege(c.oid, 'DELETE') AS can_delete,
-               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS can_truncate
+               pg_catalog.has_table_privilege(c.oid, 'TRUNCATE') AS can_truncate,
+               pg_catalog.has_table_privilege(c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE') AS can_lock
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (
@@ -254,8 +255,9 @@ def uniques(oid: int) -> Composed:
     """
     return SQL(
         """
-        SELECT c.relname, i.indisprimary, k.names, k.operators,
+        SELECT c.relname, i.indisprimary, k.names, k.operators, k.inferred_by,
                CASE WHEN NOT i.indimmediate THEN 'it is deferrable'
+                    WHEN i.indisexclusion THEN 'it excludes more than equal keys'
                     WHEN i.indpred IS NOT NULL THEN 'it does not hold all rows'
                     WHEN i.indexprs IS NOT NULL THEN 'it is on an expression'
                     WHEN k.collated THEN 'it sorts by another collation than its column'
@@ -267,12 +269,21 @@ def uniques(oid: int) -> Composed:
                       pg_catalog.array_agg(
                           pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                           ORDER BY u.place) AS operators,
+                      pg_catalog.array_agg(
+                          pg_catalog.concat_ws(' ',
+                              (SELECT pg_catalog.format('COLLATE %I.%I', ln.nspname, l.collname)
+                                 FROM pg_catalog.pg_collation l
+                                 JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace
+                                WHERE l.oid = u.sorts_by),
+                              pg_catalog.format('%I.%I', sn.nspname, s.opcname))
+                          ORDER BY u.place) AS inferred_by,
                       pg_catalog.bool_or(u.sorts_by <> a.attcollation) AS collated
                  FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                       WITH ORDINALITY AS u (number, class, sorts_by, place)
                  JOIN pg_catalog.pg_attribute a
                    ON a.attrelid = i.indrelid AND a.attnum = u.number
                  JOIN pg_catalog.pg_opclass s ON s.oid = u.class
+                 JOIN pg_catalog.pg_namespace sn ON sn.oid = s.opcnamespace
                  JOIN pg_catalog.pg_amop m
                    ON m.amopfamily = s.opcfamily AND m.amopstrategy = 3
                   AND m.amoplefttype = s.opcintype AND m.amoprighttype = s.opcintype

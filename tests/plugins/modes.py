@@ -68,8 +68,7 @@ class Pair:
             (table, *row)
             for (table,) in tables
             for row in self.dest.fetch(
-                f"SELECT t.ctid::text, t.xmin::text, t.xmax::text, t::text FROM ONLY {table} t"
-                " ORDER BY t.ctid"
+                f"SELECT t.ctid::text, t.xmin::text, t::text FROM ONLY {table} t ORDER BY t.ctid"
             )
         ]
 
