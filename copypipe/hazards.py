@@ -174,16 +174,18 @@ def check_rights(
     *,
     removes: Literal["DELETE", "TRUNCATE"] | None,
     updates: Sequence[str] = (),
+    whole: bool = False,
 ) -> None:
     """Refuse a role that lacks a right at the dest, naming the GRANT that gives it.
 
-    `compared` are the columns by which the slice, or a row, is found.
+    `compared` are the columns by which the slice, or a row, is found; `whole` tells that SELECT on
+    the table is needed, since rows are told by who wrote them (xmin).
     """
     lacking = []
     unreadable = sorted(set(compared) - dest.rights.readable)
     if unreadable:
         lacking.append(f"SELECT ({', '.join(unreadable)})")
-    elif not dest.rights.readable:
+    elif not dest.rights.readable or (whole and not dest.rights.select):
         lacking.append("SELECT")
     # Of a role that may not lock the table, INSERT is asked for as a whole.
     refused = [name for name in columns if name not in dest.rights.insert or not dest.rights.lock]

@@ -260,7 +260,8 @@ def _check_rights(
             updates=merge.updates,
         )
     elif request.mode == "append":
-        hazards.check_rights(found.table, names, (), removes=None)
+        counts = found.table.has_triggers and "triggers" not in request.accept
+        hazards.check_rights(found.table, names, (), removes=None, whole=counts)
     else:
         removes: Literal["DELETE", "TRUNCATE"] | None = "DELETE"
         if request.clear == "truncate":  # of partitions the right on each is asked
@@ -392,15 +393,20 @@ def _check_new(
     request: Request, kept: Ledger, dest: Session, table: Table, slice_: slices.Slice
 ) -> None:
     """Refuse to append what may be there already, or where nothing can tell."""
-    if request.ledger and not kept.records:
+    check_ledger(request, kept)
+    if kept.state == "ready" and not request.again:
+        ledger.check_new(dest, table, slice_)
+
+
+def check_ledger(request: Request, kept: Ledger) -> None:
+    """Refuse to append where a ledger is meant to tell of it and cannot be used."""
+    if request.mode == "append" and request.ledger and not kept.records:
         raise PlanRefused(
             "dest: nothing can tell whether the rows were appended before",
             detail=f"The ledger cannot be used: {kept.problem}.",
             hint="Give --no-ledger if it is you who makes sure of that.",
             side="dest",
         )
-    if kept.state == "ready" and not request.again:
-        ledger.check_new(dest, table, slice_)
 
 
 def _relation(request: Request, source: Session) -> Relation:

@@ -350,8 +350,6 @@ class Session:
         self.close()
         unknown = CommitUnknown(
             f"{self.side}: the connection was lost while COMMIT was under way",
-            detail="The slice is either exactly what it was or exactly what the source had.",
-            hint="Run the same command again: it makes the slice equal to the source's.",
             side=self.side,
         )
         unknown.interrupt = interrupt
