@@ -41,12 +41,8 @@ def test_a_plain_request_is_accepted() -> None:
             "the range is empty: from 2018-05-01 to 2018-04-01",
         ),
         (
-            {"clear": "truncate"},
-            "--clear truncate removes every row, and the slice is a part of the table",
-        ),
-        (
             {"wanted": Everything(), "where": "id > 1", "clear": "truncate"},
-            "--clear truncate removes every row, and the slice is a part of the table",
+            "--clear truncate removes every row, and the slice is what a condition selects",
         ),
         ({"where": " \n"}, "the condition is empty"),
         ({"query": ""}, "the query is empty"),
