@@ -147,7 +147,12 @@ def table(session: Session, oid: int) -> Table:
         has_update_triggers=update_triggers,
         has_truncate_triggers=truncate_triggers,
         row_security=security,
-        references=tuple(Reference(*r) for r in session.fetch(queries.references(oid))),
+        references=tuple(
+            Reference(constraint, of, on_delete, on_update, deferrable, tuple(named))
+            for constraint, of, on_delete, on_update, deferrable, named in session.fetch(
+                queries.references(oid)
+            )
+        ),
         rights=Rights(
             select=select,
             readable=frozenset(column[0] for column in columns if column[-3]),

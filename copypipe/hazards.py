@@ -83,6 +83,23 @@ def check_references(table: Table, accepted: Container[Hazard], *, merging: bool
         )
 
 
+def check_updates(table: Table, updates: Container[str], accepted: Container[Hazard]) -> None:
+    """Refuse a merge whose updates would be passed on to other tables."""
+    acting = [
+        r
+        for r in table.references
+        if r.on_update not in ("no action", "restrict") and any(c in updates for c in r.columns)
+    ]
+    if acting and "cascade" not in accepted:
+        listed = ", ".join(f"{r.constraint} of {r.table} (ON UPDATE {r.on_update})" for r in acting)
+        raise PlanRefused(
+            f"dest: updating {table.full_name} would change other tables",
+            detail=f"Foreign keys: {listed}.",
+            hint="--accept cascade lets it.",
+            side="dest",
+        )
+
+
 _MERGE = "Use --mode merge, which removes no row. "
 
 

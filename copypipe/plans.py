@@ -224,6 +224,7 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         if request.mode == "merge":
             into = [column.dest for column in columns]
             merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
+            hazards.check_updates(table, merge.updates, request.accept)
         _check_rights(request, found, columns, compared, merge)
         plan = _assembled(request, found, matching, columns, slice_)
         partitions = _partitions(request, dest, table, slice_)
@@ -559,6 +560,8 @@ def reread_dest(plan: Plan, session: Session) -> Table:
     if _shape(planned) != _shape(now):
         raise _altered(plan.dest, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
+    if plan.merge is not None:
+        hazards.check_updates(now, plan.merge.updates, plan.request.accept)
     if _partitions(plan.request, session, now, plan.slice) != plan.partitions:
         raise _altered(plan.dest, session)
     return now

@@ -103,15 +103,21 @@ class Partition:
         return f"{self.schema}.{self.name}"
 
 
+Action = Literal["no action", "restrict", "cascade", "set null", "set default"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A foreign key of another table that points at the dest table."""
 
     constraint: str
     table: str
-    on_delete: Literal["no action", "restrict", "cascade", "set null", "set default"]
+    on_delete: Action
+    on_update: Action
     is_deferrable: bool
     """Rows that point at nothing may be there until COMMIT, if the transaction says so."""
+    columns: tuple[str, ...]
+    """Those of the dest table at which it points."""
 
 
 @dataclass(frozen=True, slots=True)

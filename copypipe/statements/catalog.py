@@ -342,12 +342,17 @@ def references(oid: int) -> Composed:
     return SQL(
         """
         SELECT k.conname, n.nspname || '.' || c.relname,
-               CASE k.confdeltype WHEN 'c' THEN 'cascade' WHEN 'n' THEN 'set null'
-                    WHEN 'd' THEN 'set default' WHEN 'r' THEN 'restrict' ELSE 'no action' END,
-               k.condeferrable AND k.confdeltype = 'a' AS is_deferrable
+               action.of ->> k.confdeltype::text, action.of ->> k.confupdtype::text,
+               k.condeferrable AND k.confdeltype = 'a' AS is_deferrable,
+               ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                      WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)) AS columns
           FROM pg_catalog.pg_constraint k
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN (
+               SELECT pg_catalog.jsonb_build_object(
+                          'a', 'no action', 'c', 'cascade', 'd', 'set default',
+                          'n', 'set null', 'r', 'restrict')) AS action (of)
          WHERE k.contype = 'f' AND k.conparentid = 0
            AND (k.confrelid IN (SELECT a.relid::oid
                                   FROM pg_catalog.pg_partition_ancestors({oid}) a)

@@ -548,6 +548,35 @@ def test_what_a_delete_would_change_elsewhere_is_refused_or_accepted(
     assert left == ([] if action == "CASCADE" else [(None,)])
 
 
+@pytest.mark.parametrize("action", ["CASCADE", "SET NULL", "SET DEFAULT"])
+def test_what_an_update_would_change_elsewhere_is_refused_or_accepted(
+    pair: Pair, action: str
+) -> None:
+    three(pair)
+    pair.dest.execute(
+        "ALTER TABLE public.t ADD UNIQUE (note, id);"
+        "CREATE TABLE public.child (note text, u int, FOREIGN KEY (note, u) REFERENCES"
+        f" public.t (note, id) ON UPDATE {action});"
+        "INSERT INTO public.child VALUES ('old', 2)"
+    )
+    error = pair.refuses(PlanRefused, "updating public.t would change other tables", **MERGE)
+    assert (error.hint, error.exit_code) == ("--accept cascade lets it.", 6)
+    assert f"(ON UPDATE {action.lower()})" in str(error.detail)
+
+    assert pair.copy(**MERGE, accept=["cascade"]).updated == 1
+    changed = ("new", 2) if action == "CASCADE" else (None, None)
+    assert pair.dest.fetch("SELECT note, u FROM public.child") == [changed]
+
+
+def test_an_update_that_does_not_touch_what_is_pointed_at_is_no_matter(pair: Pair) -> None:
+    three(pair)
+    pair.dest.execute(
+        "CREATE TABLE public.child (u int REFERENCES public.t ON UPDATE CASCADE);"
+        "INSERT INTO public.child VALUES (2)"
+    )
+    assert pair.copy(**MERGE).updated == 1
+
+
 # --- triggers -------------------------------------------------------------------------------------
 
 
