@@ -22,8 +22,8 @@ Row = tuple[str, ...]
 INTS = ("0", "1", "2", "3", "4", "5", "6")
 
 # Of each kind: batches are large instead, since each costs a copy.
-EXAMPLES = 4
-MOST_ROWS = 8
+EXAMPLES = 3
+MOST_ROWS = 12
 
 DAYS = ("'2018-04-28 23:59:59Z'", "'2018-04-29Z'", "'2018-04-29 10:00Z'", "'2018-04-30Z'")
 VALUES = {

@@ -275,7 +275,7 @@ NO_PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
         "none",
     ),
     "an expression": (
-        f"{PARTS} RANGE (date_trunc('day', created_at, 'UTC')); {OF_DAY} {BOUNDS}",
+        f"{PARTS} RANGE ((created_at AT TIME ZONE 'UTC')); {OF_DAY} {BOUNDS}",
         {"day": DAY},
         "none",
     ),
