@@ -175,8 +175,8 @@ def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Parti
 def uniques(session: Session, of: Table) -> tuple[Unique, ...]:
     """Return the unique indexes of a table, the primary key first."""
     return tuple(
-        Unique(name, primary, tuple(columns), tuple(equals), tuple(inferred_by), hindrance)
-        for name, primary, columns, equals, inferred_by, hindrance in session.fetch(
+        Unique(name, primary, tuple(columns), tuple(equals), tuple(told_by), deferrable, hindrance)
+        for name, primary, columns, equals, told_by, deferrable, hindrance in session.fetch(
             queries.uniques(of.oid)
         )
     )

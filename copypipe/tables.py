@@ -82,6 +82,7 @@ class Unique:
     """The operator of each column by which the index tells values apart, as SQL spells it."""
     inferred_by: tuple[str, ...]
     """Collation and operator class of each column, as ON CONFLICT spells them."""
+    is_deferrable: bool
     hindrance: str | None
     """Why rows cannot be merged by it, None for no reason."""
 

@@ -256,6 +256,7 @@ def uniques(oid: int) -> Composed:
     return SQL(
         """
         SELECT c.relname, i.indisprimary, k.names, k.operators, k.inferred_by,
+               NOT i.indimmediate AS is_deferrable,
                CASE WHEN NOT i.indimmediate THEN 'it is deferrable'
                     WHEN i.indisexclusion THEN 'it excludes more than equal keys'
                     WHEN i.indpred IS NOT NULL THEN 'it does not hold all rows'

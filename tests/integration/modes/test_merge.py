@@ -811,3 +811,11 @@ def test_nothing_of_ours_is_left_behind(pair: Pair) -> None:
     pair.copy(**MERGE)
     left = "SELECT count(*) FROM pg_class WHERE relname LIKE 'copypipe_staged%'"
     assert pair.dest.scalar(left) == 0
+
+
+def test_a_deferrable_index_of_the_same_columns_hinders_the_other_one(pair: Pair) -> None:
+    """ON CONFLICT means both of them, and takes no deferrable one."""
+    three(pair)
+    pair.dest.execute("ALTER TABLE public.t ADD CONSTRAINT later UNIQUE (id) DEFERRABLE")
+    error = pair.refuses(PlanRefused, "cannot be merged by later of public.t", **MERGE)
+    assert error.detail == "It is deferrable."
