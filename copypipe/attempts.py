@@ -51,7 +51,7 @@ from copypipe.events import (
 from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.readings import ABOUT_THE_TEXT
-from copypipe.requests import Endpoint, Request, check, check_settings
+from copypipe.requests import Endpoint, Request, check, check_settings, left_open
 from copypipe.servers import Session
 from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Transferred
@@ -182,6 +182,8 @@ class _Run:
                 transfers.commit(dest, listen)
             except CommitUnknown as error:
                 unknown = error
+                tells = plan.ledger.records and not request.again
+                unknown.detail, unknown.hint = left_open(request.mode, tells=tells)
             except CopypipeError as error:
                 if plan.ledger.records:
                     self._tell_ledger(dest, error)
@@ -221,6 +223,7 @@ class _Run:
             if made:
                 self._listen(LedgerMade(str(dest.address)))
             elif found.problem is not None:  # another role was quicker
+                plans.check_ledger(self._request, found)
                 self._listen(Warned(f"the ledger of the dest cannot be used: {found.problem}"))
         if not plan.ledger.records:
             return plan, plan.sliced_by
@@ -236,7 +239,6 @@ class _Run:
                 unknown.interrupt.add_note(_UNKNOWN)
                 raise unknown.interrupt
             if self._request.mode == "append":
-                unknown.hint = "Look at the dest first: to run it again may add the rows twice."
                 raise unknown
             if isinstance(plan.slice, slices.Whole) and not self._request.yes:
                 # Rows that are there now may be ours, or of somebody who was never asked.
@@ -284,6 +286,7 @@ class _Run:
             else:
                 if committed is None:
                     unknown.detail = "The ledger that would tell was removed meanwhile."
+                    _, unknown.hint = left_open(self._request.mode, tells=False)
                     raise unknown from None
                 return committed
             time.sleep(pause)

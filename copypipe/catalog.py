@@ -150,7 +150,12 @@ def table(session: Session, oid: int) -> Table:
         has_update_triggers=update_triggers,
         has_truncate_triggers=truncate_triggers,
         row_security=security,
-        references=tuple(Reference(*r) for r in session.fetch(queries.references(oid))),
+        references=tuple(
+            Reference(constraint, of, on_delete, on_update, deferrable, tuple(named))
+            for constraint, of, on_delete, on_update, deferrable, named in session.fetch(
+                queries.references(oid)
+            )
+        ),
         rights=Rights(
             select=select,
             readable=frozenset(column[0] for column in columns if column[-3]),
@@ -178,8 +183,10 @@ def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Parti
 def uniques(session: Session, of: Table) -> tuple[Unique, ...]:
     """Return the unique indexes of a table, the primary key first."""
     return tuple(
-        Unique(name, primary, tuple(columns), tuple(equals), hindrance)
-        for name, primary, columns, equals, hindrance in session.fetch(queries.uniques(of.oid))
+        Unique(name, primary, tuple(columns), tuple(equals), tuple(told_by), deferrable, hindrance)
+        for name, primary, columns, equals, told_by, deferrable, hindrance in session.fetch(
+            queries.uniques(of.oid)
+        )
     )
 
 

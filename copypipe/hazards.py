@@ -84,6 +84,23 @@ def check_references(table: Table, accepted: Container[Hazard], *, merging: bool
         )
 
 
+def check_updates(table: Table, updates: Container[str], accepted: Container[Hazard]) -> None:
+    """Refuse a merge whose updates would be passed on to other tables."""
+    acting = [
+        r
+        for r in table.references
+        if r.on_update not in ("no action", "restrict") and any(c in updates for c in r.columns)
+    ]
+    if acting and "cascade" not in accepted:
+        listed = ", ".join(f"{r.constraint} of {r.table} (ON UPDATE {r.on_update})" for r in acting)
+        raise PlanRefused(
+            f"dest: updating {table.full_name} would change other tables",
+            detail=f"Foreign keys: {listed}.",
+            hint="--accept cascade lets it.",
+            side="dest",
+        )
+
+
 _MERGE = "Use --mode merge, which removes no row. "
 
 
@@ -192,16 +209,18 @@ def check_rights(
     *,
     removes: Literal["DELETE", "TRUNCATE"] | None,
     updates: Sequence[str] = (),
+    whole: bool = False,
 ) -> None:
     """Refuse a role that lacks a right at the dest, naming the GRANT that gives it.
 
-    `compared` are the columns by which the slice, or a row, is found.
+    `compared` are the columns by which the slice, or a row, is found; `whole` tells that SELECT on
+    the table is needed, since rows are told by who wrote them (xmin).
     """
     lacking, locks = [], ""
     unreadable = sorted(set(compared) - dest.rights.readable)
     if unreadable:
         lacking.append(f"SELECT ({', '.join(unreadable)})")
-    elif removes is not None and not dest.rights.readable:
+    elif (removes is not None and not dest.rights.readable) or (whole and not dest.rights.select):
         lacking.append("SELECT")
     refused = [name for name in columns if name not in dest.rights.insert]
     if refused:
@@ -258,7 +277,7 @@ def check_partitions(
     edges = [(partition.start, partition.stop) for partition in found]
     stops = [slice_.start, *(stop for _, stop in edges)]
     starts = [*(start for start, _ in edges), slice_.stop]
-    if stops != starts or slice_.holes:
+    if not found or stops != starts or slice_.holes:
         listed = ", ".join(f"{p.full_name} [{p.start}, {p.stop})" for p in found) or "none"
         raise PlanRefused(
             f"dest: {slice_} is not made of whole partitions of {dest.full_name}",

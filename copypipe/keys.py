@@ -37,10 +37,11 @@ def merge(
     where there is no such key, or it cannot be merged by.
     """
     key = _key(table, uniques, asked)
-    if key.hindrance is not None:
+    hindering = next((unique for unique in uniques if _hinders(unique, key)), None)
+    if hindering is not None:
         raise PlanRefused(
-            f"dest: rows cannot be merged by {key.name} of {table.full_name}",
-            detail=f"{key.hindrance.capitalize()}.",
+            f"dest: rows cannot be merged by {hindering.name} of {table.full_name}",
+            detail=f"{str(hindering.hindrance).capitalize()}.",
             hint=_others(uniques),
             side="dest",
         )
@@ -65,6 +66,21 @@ def merge(
         updates=tuple(updates),
         overriding=any(column.always_identity for column in columns),
     )
+
+
+def _hinders(unique: Unique, key: Unique) -> bool:
+    """Return whether an index hinders a merge by the key: its own, or a deferrable one like it.
+
+    ON CONFLICT means all that tell the same values apart in the same columns.
+    """
+    if unique.hindrance is None or unique is key:
+        return unique.hindrance is not None
+    alike = _told_apart(unique) == _told_apart(key)
+    return key.hindrance is None and unique.is_deferrable and alike
+
+
+def _told_apart(unique: Unique) -> dict[str, str]:
+    return dict(zip(unique.columns, unique.inferred_by, strict=True))
 
 
 def _may_change(column: Column, key: Collection[str]) -> bool:

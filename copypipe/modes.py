@@ -119,7 +119,7 @@ class Replace(_Writes):
         table = filling.table
         if filling.clear == "truncate":
             had_rows = catalog.has_rows(session, table, filling.slice)
-            session.execute(copies.truncate(*(filling.partitions or (table,))))
+            session.execute(_truncate(filling))
             return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
         if freezes(filling) and _emptied(session, table):
             return Cleared(had_rows=False, rows=0, freeze=True)
@@ -148,7 +148,7 @@ class Replace(_Writes):
         table = filling.table
         clear = copies.delete(table, filling.slice)
         if filling.clear == "truncate":
-            clear = copies.truncate(*(filling.partitions or (table,)))
+            clear = _truncate(filling)
         return {"clear": clear, "copy_in": _copy_in(filling)}
 
 
@@ -298,6 +298,15 @@ def _emptied(session: Session, table: Table) -> bool:
     return False
 
 
+def _truncate(filling: Filling) -> Statement:
+    """Empty the table or, for a part of it, the partitions that are this part."""
+    if isinstance(filling.slice, Whole):
+        return copies.truncate(filling.table)
+    if not filling.partitions:
+        raise AssertionError("a part of a table is truncated by its partitions alone")
+    return copies.truncate(*filling.partitions)
+
+
 def _copy_in(filling: Filling, *, freeze: bool = False) -> Statement:
     return copies.copy_in(filling.table, filling.columns, filling.format, freeze=freeze)
 
@@ -354,7 +363,7 @@ def _no_key(merge: Merge, nulls: int, twice: int) -> CopyFailed:
     problems += [f"{twice} keys are there more than once"] if twice else []
     return CopyFailed(
         f"source: the rows cannot be merged by {key}",
-        detail=f"{', '.join(problems).capitalize()}. Nothing was changed.",
+        detail=f"{', '.join(problems)}. Nothing was changed.",
         hint="Merge by another key (--key), or read what has one row a key (--query).",
         side="source",
     )

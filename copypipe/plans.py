@@ -280,6 +280,7 @@ def decide(request: Request, source: Session, dest: Session) -> Decided:
     if request.mode == "merge":
         into = [column.dest for column in columns]
         merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
+        hazards.check_updates(table, merge.updates, request.accept)
     return Decided(found, matching, columns, slice_, frozenset(compared), merge, is_reversed)
 
 
@@ -307,6 +308,10 @@ def _check_rights(request: Request, decided: Decided) -> None:
         privileges.looked_at(request, names, compared),
         removes=privileges.removes(request),
         updates=merge.updates if merge is not None else (),
+        # To count what triggers let through.
+        whole=request.mode == "append"
+        and found.table.has_triggers
+        and "triggers" not in request.accept,
     )
 
 
@@ -439,15 +444,20 @@ def _check_new(
     request: Request, kept: Ledger, dest: Session, table: Table, slice_: slices.Slice
 ) -> None:
     """Refuse to append what may be there already, or where nothing can tell."""
-    if request.ledger and not kept.records:
+    check_ledger(request, kept)
+    if kept.state == "ready" and not request.again:
+        ledger.check_new(dest, table, slice_)
+
+
+def check_ledger(request: Request, kept: Ledger) -> None:
+    """Refuse to append where a ledger is meant to tell of it and cannot be used."""
+    if request.mode == "append" and request.ledger and not kept.records:
         raise PlanRefused(
             "dest: nothing can tell whether the rows were appended before",
             detail=f"The ledger cannot be used: {kept.problem}.",
             hint="Give --no-ledger if it is you who makes sure of that.",
             side="dest",
         )
-    if kept.state == "ready" and not request.again:
-        ledger.check_new(dest, table, slice_)
 
 
 def _relation(request: Request, source: Session) -> Relation:
@@ -600,6 +610,8 @@ def reread_dest(plan: Plan, session: Session) -> Table:
     if _shape(planned) != _shape(now):
         raise _altered(plan.dest, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
+    if plan.merge is not None:
+        hazards.check_updates(now, plan.merge.updates, plan.request.accept)
     if _partitions(plan.request, session, now, plan.slice) != plan.partitions:
         raise _altered(plan.dest, session)
     return now

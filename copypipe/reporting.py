@@ -309,7 +309,7 @@ def plan_text(plan: Plan) -> str:
         lines.append("  asks     all rows of the dest will be replaced: needs --yes")
     for side, statement in _statements(plan):
         # What the user wrote has lines of its own, where a comment ends with its line.
-        first, *others = statement.as_string(None).splitlines()
+        first, *others = statement.as_string(None).strip().splitlines()
         lines.append(f"  {side:<8} {first}")
         lines += [f"           {line}" for line in others]
     lines.append("nothing was changed")

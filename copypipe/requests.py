@@ -212,6 +212,32 @@ def _check_mode(request: Request) -> None:
         )
 
 
+LOOK_FIRST = "Look at the dest first: to run it again may add the rows twice."
+
+
+def left_open(mode: Mode, *, tells: bool) -> tuple[str, str]:
+    """Return what a COMMIT without an answer leaves behind, and what to do about it.
+
+    `tells` says that the ledger will know, and that it will be asked.
+    """
+    if mode == "replace":
+        return (
+            "The slice is either exactly what it was or exactly what the source had.",
+            "Run the same command again: it makes the slice equal to the source's.",
+        )
+    if mode == "merge":
+        return (
+            "Either all rows were merged or none.",
+            "Run the same command again: rows that are there are left alone.",
+        )
+    return (
+        "Either all rows were added or none.",
+        "Run the same command again: the ledger knows whether they are there."
+        if tells
+        else LOOK_FIRST,
+    )
+
+
 def check_endpoint(side: Side, endpoint: Endpoint) -> None:
     """Raise UsageError for an endpoint that names no server."""
     if isinstance(endpoint.target, str) and not _is_text(endpoint.target):
@@ -227,7 +253,8 @@ def check_endpoint(side: Side, endpoint: Endpoint) -> None:
 def check_settings(side: Side, settings: Iterable[tuple[str, str]], fixed: Container[str]) -> None:
     """Raise UsageError for a parameter that is none, or that what a copy means depends on."""
     for name, value in settings:
-        if not _PARAMETER.fullmatch(name) or not _is_text(value):
+        texts = isinstance(name, str) and isinstance(value, str)
+        if not texts or not _PARAMETER.fullmatch(name) or not _is_text(value):
             raise UsageError(
                 f"not a parameter of a server: {name!r}",
                 hint=f"Write it as in --{side}-set work_mem=64MB.",

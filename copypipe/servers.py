@@ -113,14 +113,30 @@ class Session:
     ) -> None:
         """Begin a transaction with our settings; `local` adds to them.
 
-        The search path is emptied unless names are still to be resolved by the role's own.
+        The search path is emptied unless names are still to be resolved by the role's own. Raises
+        PlanRefused where the server does not take what somebody else wants to be set.
         """
         # Said here too, for connections that a caller's callable made.
         name = {"application_name": self.application_name}
         settings = {**sessions.PINNED, **self.settings, **name, **(local or {})}
         if not own_search_path:
             settings["search_path"] = ""
-        self.execute(sessions.begin(isolation, read_only=read_only, local=settings))
+        text = sessions.begin(isolation, read_only=read_only, local=settings).as_bytes(self.conn)
+        try:
+            self._answer(lambda: self.conn.pgconn.send_query(text), own_text=True)
+        except CopyFailed as error:
+            if not self.settings:
+                raise
+            problem = error
+        else:
+            return
+        raise PlanRefused(
+            problem.message,
+            detail=problem.detail,
+            hint=f"Nothing but what was given by --{self.side}-set can be wrong there.",
+            side=self.side,
+            sqlstate=problem.sqlstate,
+        )
 
     def execute(self, statement: Statement) -> str:
         """Run a statement and return its command tag; raises the server's error as ours."""
@@ -350,8 +366,6 @@ class Session:
         self.close()
         unknown = CommitUnknown(
             f"{self.side}: the connection was lost while COMMIT was under way",
-            detail="The slice is either exactly what it was or exactly what the source had.",
-            hint="Run the same command again: it makes the slice equal to the source's.",
             side=self.side,
         )
         unknown.interrupt = interrupt

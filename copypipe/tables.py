@@ -80,6 +80,9 @@ class Unique:
     columns: tuple[str, ...]
     equals: tuple[str, ...]
     """The operator of each column by which the index tells values apart, as SQL spells it."""
+    inferred_by: tuple[str, ...]
+    """Collation and operator class of each column, as ON CONFLICT spells them."""
+    is_deferrable: bool
     hindrance: str | None
     """Why rows cannot be merged by it, None for no reason."""
 
@@ -119,15 +122,21 @@ class Partition:
         return f"{self.schema}.{self.name}"
 
 
+Action = Literal["no action", "restrict", "cascade", "set null", "set default"]
+
+
 @dataclass(frozen=True, slots=True)
 class Reference:
     """A foreign key of another table that points at the dest table."""
 
     constraint: str
     table: str
-    on_delete: Literal["no action", "restrict", "cascade", "set null", "set default"]
+    on_delete: Action
+    on_update: Action
     is_deferrable: bool
     """Rows that point at nothing may be there until COMMIT, if the transaction says so."""
+    columns: tuple[str, ...]
+    """Those of the dest table at which it points."""
 
 
 @dataclass(frozen=True, slots=True)

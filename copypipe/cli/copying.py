@@ -399,7 +399,7 @@ def copy(
         try:
             done = attempts.copy(request, _both(listener, planned), _ask)
         except CommitUnknown as error:
-            if planned:
+            if planned and error.hint != requests.LOOK_FIRST:
                 error.hint = _settles(context, planned[0])
             raise
         finally:
@@ -458,17 +458,20 @@ def _both(listener: Listener, planned: list[Planned]) -> Listener:
 
 
 def _settles(context: typer.Context, planned: Planned) -> str:
-    if context.params["no_ledger"] and context.params["mode"] is Mode.APPEND:
-        return "Look at the dest first: to run it again may add the rows twice."
-    what = "makes the slice the source's" if context.params["no_ledger"] else "settles it"
+    mode, no_ledger = context.params["mode"].value, context.params["no_ledger"]
+    _, hint = requests.left_open(mode, tells=not (no_ledger or context.params["redo"]))
+    if hint == requests.LOOK_FIRST:
+        return hint
+    what = "makes the slice the source's" if no_ledger and mode == "replace" else "settles it"
     return f"Run it again, which {what}: {again(context, planned.slice)}"
 
 
 def _left(context: typer.Context, planned: Sequence[Planned]) -> CommitUnknown:
     """Return what a signal leaves behind that comes while nobody knows of a COMMIT."""
+    detail, _ = requests.left_open(context.params["mode"].value, tells=False)
     return CommitUnknown(
         "dest: left while nobody knew whether COMMIT had happened",
-        detail="The slice is either exactly what it was or exactly what the source had.",
+        detail=detail,
         hint=_settles(context, planned[0]) if planned else None,
         side="dest",
     )

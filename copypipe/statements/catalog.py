@@ -60,16 +60,29 @@ def relation(oid: int) -> Composed:
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL (
-               SELECT ARRAY (SELECT c.oid
-                              UNION
-                             SELECT p.relid::oid FROM pg_catalog.pg_partition_tree(c.oid) p
-                              WHERE c.relkind = 'p'
-                              UNION
-                             SELECT i.inhrelid FROM pg_catalog.pg_inherits i
-                              WHERE i.inhparent = c.oid) AS oids) AS tree
-         WHERE c.oid = {}
+               SELECT ARRAY ({tree}) AS oids) AS tree
+         WHERE c.oid = {oid}
         """
-    ).format(Literal(oid))
+    ).format(oid=Literal(oid), tree=_tree(SQL("c.oid")))
+
+
+def _tree(top: Composable) -> Composed:
+    """Find a relation and all below it.
+
+    Not by pg_partition_tree, which locks each partition until the transaction ends: it would wait
+    for whoever truncates one, and then two of them for each other.
+    """
+    return SQL(
+        """
+        WITH RECURSIVE below (oid) AS (
+              SELECT {}::oid
+               UNION
+              SELECT i.inhrelid
+                FROM below
+                JOIN pg_catalog.pg_inherits i ON i.inhparent = below.oid)
+        SELECT below.oid FROM below
+        """
+    ).format(top)
 
 
 def columns(oid: int) -> Composed:
@@ -243,8 +256,10 @@ def uniques(oid: int) -> Composed:
     """
     return SQL(
         """
-        SELECT c.relname, i.indisprimary, k.names, k.operators,
+        SELECT c.relname, i.indisprimary, k.names, k.operators, k.inferred_by,
+               NOT i.indimmediate AS is_deferrable,
                CASE WHEN NOT i.indimmediate THEN 'it is deferrable'
+                    WHEN i.indisexclusion THEN 'it excludes more than equal keys'
                     WHEN i.indpred IS NOT NULL THEN 'it does not hold all rows'
                     WHEN i.indexprs IS NOT NULL THEN 'it is on an expression'
                     WHEN k.collated THEN 'it sorts by another collation than its column'
@@ -256,12 +271,21 @@ def uniques(oid: int) -> Composed:
                       pg_catalog.array_agg(
                           pg_catalog.format('OPERATOR(%I.%s)', n.nspname, o.oprname)
                           ORDER BY u.place) AS operators,
+                      pg_catalog.array_agg(
+                          pg_catalog.concat_ws(' ',
+                              (SELECT pg_catalog.format('COLLATE %I.%I', ln.nspname, l.collname)
+                                 FROM pg_catalog.pg_collation l
+                                 JOIN pg_catalog.pg_namespace ln ON ln.oid = l.collnamespace
+                                WHERE l.oid = u.sorts_by),
+                              pg_catalog.format('%I.%I', sn.nspname, s.opcname))
+                          ORDER BY u.place) AS inferred_by,
                       pg_catalog.bool_or(u.sorts_by <> a.attcollation) AS collated
                  FROM unnest(i.indkey::int2[], i.indclass::oid[], i.indcollation::oid[])
                       WITH ORDINALITY AS u (number, class, sorts_by, place)
                  JOIN pg_catalog.pg_attribute a
                    ON a.attrelid = i.indrelid AND a.attnum = u.number
                  JOIN pg_catalog.pg_opclass s ON s.oid = u.class
+                 JOIN pg_catalog.pg_namespace sn ON sn.oid = s.opcnamespace
                  JOIN pg_catalog.pg_amop m
                    ON m.amopfamily = s.opcfamily AND m.amopstrategy = 3
                   AND m.amoplefttype = s.opcintype AND m.amoprighttype = s.opcintype
@@ -300,7 +324,8 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
     """Find the partitions of a table that lie within a range of their only key.
 
     Bounds are printed as literals (ruleutils.c, get_range_partbound_string); MINVALUE and MAXVALUE
-    are none.
+    are none. They name no column, and to print them for their table would wait for whoever
+    truncates it.
     """
     return SQL(
         """
@@ -313,11 +338,14 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
           JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL pg_catalog.regexp_match(
-                   pg_catalog.pg_get_expr(c.relpartbound, c.oid),
+                   pg_catalog.pg_get_expr(c.relpartbound, 0::oid),
                    $re$^FOR VALUES FROM [(]'([^']*)'[)] TO [(]'([^']*)'[)]$$re$) AS found
-         CROSS JOIN LATERAL (SELECT found[1]::{type}, found[2]::{type}) AS b (start, stop)
+         CROSS JOIN LATERAL (
+               SELECT CASE WHEN a.attname = {column} THEN found[1]::{type} END,
+                      CASE WHEN a.attname = {column} THEN found[2]::{type} END) AS b (start, stop)
          WHERE p.partrelid = {oid} AND p.partstrat = 'r' AND p.partnatts = 1
-           AND a.attname = {column} AND b.start >= {start} AND b.stop <= {stop}
+           AND NOT i.inhdetachpending
+           AND b.start >= {start} AND b.stop <= {stop}
          ORDER BY b.start
         """
     ).format(
@@ -337,18 +365,21 @@ def references(oid: int) -> Composed:
     return SQL(
         """
         SELECT k.conname, n.nspname || '.' || c.relname,
-               CASE k.confdeltype WHEN 'c' THEN 'cascade' WHEN 'n' THEN 'set null'
-                    WHEN 'd' THEN 'set default' WHEN 'r' THEN 'restrict' ELSE 'no action' END,
-               k.condeferrable AND k.confdeltype = 'a' AS is_deferrable
+               action.of ->> k.confdeltype::text, action.of ->> k.confupdtype::text,
+               k.condeferrable AND k.confdeltype = 'a' AS is_deferrable,
+               ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
+                      WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)) AS columns
           FROM pg_catalog.pg_constraint k
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         CROSS JOIN (
+               SELECT pg_catalog.jsonb_build_object(
+                          'a', 'no action', 'c', 'cascade', 'd', 'set default',
+                          'n', 'set null', 'r', 'restrict')) AS action (of)
          WHERE k.contype = 'f' AND k.conparentid = 0
-           AND k.confrelid IN (SELECT {oid}::oid
-                               UNION ALL
-                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a
-                               UNION ALL
-                               SELECT p.relid::oid FROM pg_catalog.pg_partition_tree({oid}) p)
+           AND (k.confrelid IN (SELECT a.relid::oid
+                                  FROM pg_catalog.pg_partition_ancestors({oid}) a)
+                OR k.confrelid IN ({tree}))
          ORDER BY 2, 1
         """
-    ).format(oid=Literal(oid))
+    ).format(oid=Literal(oid), tree=_tree(Literal(oid)))

@@ -15,10 +15,6 @@ from copypipe.tables import Table, Unique
 # Temporary tables come first in every search_path, the empty one too.
 STAGED = Identifier("pg_temp", "copypipe_staged")
 
-# Columns of our own beside the user's, whose names may be anything but these.
-_IS_HELD = Identifier("copypipe: is held")
-_IS_NEW = Identifier("copypipe: is new")
-
 
 @dataclass(frozen=True, slots=True)
 class Merge:
@@ -52,13 +48,13 @@ def analyze() -> Composed:
 
 
 def keyless(key: Unique) -> Composed:
-    """Count staged rows with a NULL in the key, and keys that more than one row has."""
+    """Count staged rows with a NULL in the key, and keys without one that more than one row has."""
     nulls = SQL(" OR ").join(SQL("{} IS NULL").format(Identifier(name)) for name in key.columns)
     return SQL(
         """
         SELECT (SELECT count(*) FROM {staged} WHERE {nulls}),
-               (SELECT count(*) FROM (SELECT 1 FROM {staged} GROUP BY {key} HAVING count(*) > 1)
-                         AS twice)
+               (SELECT count(*) FROM (SELECT 1 FROM {staged} WHERE NOT ({nulls})
+                                       GROUP BY {key} HAVING count(*) > 1) AS twice)
         """
     ).format(staged=STAGED, nulls=nulls, key=_list(key.columns))
 
@@ -77,11 +73,12 @@ def merge(merge: Merge) -> Composed:
     types without an operator too. Rows that did not change are left out before INSERT .. ON
     CONFLICT, which would lock them, and so write each.
     """
-    changed: Composable = SQL("held.{} IS NULL").format(_IS_HELD)
+    is_held, is_new = (_unlike(merge.table, name) for name in ("is held", "is new"))
+    changed: Composable = SQL("held.{} IS NULL").format(is_held)
     action: Composable = SQL("NOTHING")
     if merge.updates:
         changed = SQL("held.{} IS NULL OR {}").format(
-            _IS_HELD, _compared(merge.updates, "OPERATOR(pg_catalog.*<>)")
+            is_held, _compared(merge.updates, "OPERATOR(pg_catalog.*<>)")
         )
         action = SQL("UPDATE SET {}").format(
             SQL(", ").join(
@@ -97,13 +94,13 @@ def merge(merge: Merge) -> Composed:
               LEFT JOIN (SELECT true AS {is_held}, {held} FROM {table}) AS held ON {same_key}
              WHERE {changed}),
         merged AS (
-            INSERT INTO {table} ({columns}){overriding} SELECT {columns} FROM changed
+            INSERT INTO {table} AS held ({columns}){overriding} SELECT {columns} FROM changed
                 ON CONFLICT ({key}) DO {action})
         SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}) FROM changed
         """
     ).format(
-        is_held=_IS_HELD,
-        is_new=_IS_NEW,
+        is_held=is_held,
+        is_new=is_new,
         staged_columns=_list(merge.columns, of="staged"),
         staged=STAGED,
         held=_list(tuple(held)),
@@ -112,18 +109,39 @@ def merge(merge: Merge) -> Composed:
         changed=changed,
         columns=_list(merge.columns),
         overriding=SQL(" OVERRIDING SYSTEM VALUE" if merge.overriding else ""),
-        key=_list(merge.key.columns),
+        key=_inferred(merge.key),
         action=action,
     )
 
 
+def _unlike(table: Table, name: str) -> Identifier:
+    """Return a name for a column of our own, which none of the table's has."""
+    names = {column.name for column in table.columns}
+    while name in names:
+        name += "'"
+    return Identifier(name)
+
+
+def _inferred(key: Unique) -> Composed:
+    """Name the key so that its index alone is meant by ON CONFLICT.
+
+    By the columns alone also an index that takes other values for equal would be.
+    """
+    return SQL(", ").join(
+        SQL("{} {}").format(Identifier(name), SQL(by))
+        for name, by in zip(key.columns, key.inferred_by, strict=True)
+    )
+
+
 def count_merged(merge: Merge) -> Composed:
-    """Count the staged rows that the table holds as they are."""
+    """Count the staged rows that the table holds as they are, but for what no UPDATE may set."""
     return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
         STAGED,
         _table(merge.table),
         _same_key(merge.key),
-        _compared(merge.columns, "OPERATOR(pg_catalog.*=)"),
+        _compared(
+            tuple(dict.fromkeys((*merge.key.columns, *merge.updates))), "OPERATOR(pg_catalog.*=)"
+        ),
     )
 
 

@@ -61,10 +61,9 @@ WORDS = {
     "a blank name": ("' ' --day 2018-04-29", "the table has no name"),
     "no name at the dest": (f"{DAY} --into ''", "the table has no name"),
     "no slice column": (f"{DAY} --by ''", "the slice column has no name"),
-    "TRUNCATE for a day": (f"{DAY} --clear truncate", "--clear truncate removes every row"),
     "TRUNCATE for a condition": (
         "users --where true --clear truncate",
-        "--clear truncate removes every row, and the slice is a part of the table",
+        "--clear truncate removes every row, and the slice is what a condition selects",
     ),
     "no condition": ("users --where ''", "the condition is empty"),
     "a blank condition": (f"{DAY} --where ' '", "the condition is empty"),
@@ -596,6 +595,7 @@ BAD = {
         1,
         "dest: .*violates foreign key constraint.*\nDETAIL:  SQLSTATE 23503; table public.child; "
         "constraint child_u_fkey.\nHINT:  Rows of another table",
+        f"{DAY} --accept references",
         dest=f"{USERS_ROWS}); INSERT INTO public.child SELECT id FROM users",
     ),
     "a row that is there already, on another day": Bad(

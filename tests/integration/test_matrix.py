@@ -320,7 +320,7 @@ def _side(stack: ExitStack, database: Database) -> Side:
     session = stack.enter_context(servers.connected("source", endpoint, "matrix"))
     session.begin("READ COMMITTED", read_only=True, own_search_path=True)
     carrier, oracle = database.connect(), database.connect()
-    ours = {**sessions.settings(database.server.major, {}), "search_path": ""}
+    ours = {**sessions.PINNED, "search_path": ""}
     for connection, settings in ((carrier, ours), (oracle, PINNED)):
         for name, value in settings.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])

@@ -24,6 +24,7 @@ import pytest
 import copypipe
 from copypipe import (
     CommitUnknown,
+    ConnectionLost,
     CopyFailed,
     CopypipeError,
     Transferred,
@@ -479,10 +480,8 @@ def test_a_standby_that_has_replayed_nothing_seals_nothing(
 # What holds a copy up for longer than that, on either side, is below.
 LIMIT = "200ms"
 LIMITS = {
-    "statement_timeout": LIMIT,
     "lock_timeout": LIMIT,
     "idle_in_transaction_session_timeout": LIMIT,
-    "transaction_timeout": LIMIT,
     "default_transaction_read_only": "on",
     "default_transaction_isolation": "serializable",
     "default_transaction_deferrable": "on",
@@ -538,9 +537,9 @@ class Limited:
             f" FOR EACH STATEMENT EXECUTE FUNCTION public.sleep({seconds})"
         )
 
-    def copy(self) -> Transferred:
+    def copy(self, **options: Any) -> Transferred:
         sides = {"source": self.reader.dsn, "dest": self.writer.dsn}
-        return copypipe.copy(self.table, **sides, day=DAY, retries=0)
+        return copypipe.copy(self.table, **sides, day=DAY, retries=0, **options)
 
     def assert_copied(self) -> None:
         no_backends(self.source, self.dest)
@@ -588,6 +587,38 @@ def test_limits_of_roles_do_not_end_a_copy(limited: Callable[..., Limited]) -> N
     assert not failed
     for case in cases:
         case.assert_copied()
+
+
+@pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.parametrize(
+    ("name", "kind", "code"),
+    [
+        ("statement_timeout", CopyFailed, "57014"),
+        ("transaction_timeout", ConnectionLost, "25P04"),
+    ],
+)
+def test_how_long_a_role_may_take_is_respected_unless_that_is_overridden(
+    limited: Callable[..., Limited], side: str, name: str, kind: type[CopypipeError], code: str
+) -> None:
+    case = limited("limited", {})
+    if side == "source":
+        case.slow_source(0.6)
+    else:
+        case.slow_dest("AFTER INSERT", 0.6)
+    database, role = getattr(case, side), case.reader if side == "source" else case.writer
+    if database.server.major < SINCE.get(name, 14):
+        pytest.skip(f"there since PostgreSQL {SINCE[name]}")
+    database.execute(f"ALTER ROLE {role.name} SET {name} = '400ms'")
+
+    with pytest.raises(kind) as caught:
+        case.copy()
+
+    assert (caught.value.sqlstate, caught.value.side) == (code, side)
+    assert f"--{side}-set {name}=0" in str(caught.value.hint)
+    no_backends(case.source, case.dest)
+    assert case.dest.scalar(f"SELECT count(*) FROM {case.table} WHERE body LIKE 'old%'") == 4
+    case.copy(**{f"{side}_set": {name: "0"}})
+    case.assert_copied()
 
 
 def test_a_source_that_is_idle_while_the_dest_is_cleared_is_not_lost(

@@ -35,7 +35,10 @@ def a_day() -> None:
     assert_type(done.into, str)
     assert_type(done.mode, str)
     assert_type(done.rows, int)
+    assert_type(done.dropped, int)
     assert_type(done.bytes, int)
+    assert_type(done.inserted, int | None)
+    assert_type(done.updated, int | None)
     assert_type(done.deleted, int | None)
     assert_type(done.seconds, float)
     assert_type(done.transport, str)
@@ -75,6 +78,11 @@ def every_option() -> None:
         timezone="Europe/Vienna",
         mode="replace",
         clear="truncate",
+        key=["id"],
+        merge_deletes=False,
+        again=False,
+        accept=["references", "cascade", "triggers"],
+        min_ratio=0.5,
         allow_empty=True,
         fail_on_empty=True,
         rate_limit=50_000_000,
@@ -86,6 +94,8 @@ def every_option() -> None:
         settle=60,
         ledger=False,
         allow_reverse=True,
+        source_set={"work_mem": "64MB"},
+        dest_set={"statement_timeout": "0"},
         yes=True,
         notices=True,
         listener=print,
@@ -94,6 +104,8 @@ def every_option() -> None:
     copypipe.copy("t", source="", dest="", start="-3d", stop="today")
     copypipe.copy("t", source="", dest="", start=date(2018, 4, 1), stop=datetime.now(UTC))
     copypipe.copy("t", source="", dest="", all=True, yes=True)
+    copypipe.copy("t", source="", dest="", day="today", mode="merge", key=("a", "b"))
+    copypipe.copy("t", source="", dest="", day="today", mode="append", again=True)
 
 
 def what_is_refused() -> None:
@@ -101,6 +113,9 @@ def what_is_refused() -> None:
     copypipe.copy("t", "a", "b")  # type: ignore[call-arg]
     copypipe.copy("t", source="", dest="", mode="upsert")  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", clear="drop")  # type: ignore[arg-type]
+    copypipe.copy("t", source="", dest="", accept=["rules"])  # type: ignore[list-item]
+    copypipe.copy("t", source="", dest="", dest_set={"work_mem": 64})  # type: ignore[dict-item]
+    copypipe.copy("t", source="", dest="", min_ratio="0.5")  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", columns=["a=b"])  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", rate_limit="50MB")  # type: ignore[arg-type]
     copypipe.copy("t", source="", dest="", day=20180429)  # type: ignore[arg-type]

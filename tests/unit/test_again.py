@@ -53,6 +53,16 @@ CASES: dict[str, tuple[str, Slice, str]] = {
         DAY,
         "users --exclude a --exclude b --clear delete --retries 0 --json --quiet --day 2018-04-29",
     ),
+    "a merge": (
+        "users --day today --mode merge --merge-deletes --key a --key 'b c' --dest-set x=1",
+        DAY,
+        "users --mode merge --key a --key 'b c' --merge-deletes --dest-set x=1 --day 2018-04-29",
+    ),
+    "what is added again": (
+        "users --day today --mode append --again --accept triggers --accept cascade",
+        DAY,
+        "users --mode append --again --accept triggers --accept cascade --day 2018-04-29",
+    ),
     "a password": (
         f"users --day today --dest postgresql://u:{CANARY}@h/d",
         DAY,

@@ -32,6 +32,9 @@ def done(**changes: object) -> Transferred:
         "slice": DAY,
         "mode": "replace",
         "rows": 50000,
+        "dropped": 0,
+        "inserted": None,
+        "updated": None,
         "bytes": 13_736_346,
         "deleted": 49999,
         "seconds": 0.4321,
@@ -78,6 +81,36 @@ def test_rows_that_truncate_removed_are_not_given_a_number() -> None:
     assert reporting.result_line(done(slice=Whole(), deleted=None)).endswith(
         "truncated, copied 50000"
     )
+
+
+MODES: dict[str, tuple[dict[str, object], str]] = {
+    "append": ({"mode": "append", "deleted": 0}, "appended 50000"),
+    "append, some dropped": (
+        {"mode": "append", "deleted": 0, "dropped": 7},
+        "appended 50000, 7 dropped by triggers",
+    ),
+    "merge": (
+        {"mode": "merge", "deleted": 0, "inserted": 3, "updated": 4},
+        "inserted 3, updated 4, left 49993 unchanged",
+    ),
+    "merge with deletes": (
+        {"mode": "merge", "deleted": 5, "inserted": 50000, "updated": 0},
+        "deleted 5, inserted 50000, updated 0, left 0 unchanged",
+    ),
+    "open": (
+        {"mode": "merge", "deleted": 0, "inserted": 1, "updated": 0, "open_because": "x"},
+        "inserted 1, updated 0, left 49999 unchanged, open",
+    ),
+    "replace, some dropped": (
+        {"dropped": 7},
+        "deleted 49999, copied 50000, 7 dropped by triggers",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "said"), MODES.values(), ids=MODES.keys())
+def test_each_mode_says_what_became_of_the_rows(changes: dict[str, object], said: str) -> None:
+    assert reporting.result_line(done(**changes)).endswith(f"0.4 s  {said}")
 
 
 def test_a_result_as_json_has_absolute_bounds_and_the_days() -> None:

@@ -7,7 +7,19 @@ import pytest
 
 from copypipe import slices
 from copypipe.errors import UsageError
-from copypipe.requests import Endpoint, Request, check, computed, duration, size, wanted
+from copypipe.requests import (
+    LOOK_FIRST,
+    Endpoint,
+    Request,
+    check,
+    check_settings,
+    computed,
+    duration,
+    left_open,
+    setting,
+    size,
+    wanted,
+)
 from copypipe.slices import Between, DaysAgo, Everything
 
 APRIL = slices.month("2018-04")
@@ -41,12 +53,8 @@ def test_a_plain_request_is_accepted() -> None:
             "the range is empty: from 2018-05-01 to 2018-04-01",
         ),
         (
-            {"clear": "truncate"},
-            "--clear truncate removes every row, and the slice is a part of the table",
-        ),
-        (
             {"wanted": Everything(), "where": "id > 1", "clear": "truncate"},
-            "--clear truncate removes every row, and the slice is a part of the table",
+            "--clear truncate removes every row, and the slice is what a condition selects",
         ),
         ({"where": " \n"}, "the condition is empty"),
         ({"query": ""}, "the query is empty"),
@@ -181,3 +189,128 @@ def test_no_slice_several_and_half_a_range_are_refused(asked: dict[str, Any], me
 
     assert caught.value.message == message
     assert caught.value.hint
+
+
+# --- modes and settings ---------------------------------------------------------------------------
+
+MISPLACED: dict[str, tuple[dict[str, Any], str]] = {
+    "a key": ({"key": ("id",)}, "--key means nothing in mode replace"),
+    "a key to append": ({"key": ("id",), "mode": "append"}, "--key means nothing in mode append"),
+    "deletes": ({"merge_deletes": True}, "--merge-deletes means nothing in mode replace"),
+    "again": ({"again": True}, "--again means nothing in mode replace"),
+    "again to merge": ({"again": True, "mode": "merge"}, "--again means nothing in mode merge"),
+    "a ratio": (
+        {"min_ratio": 0.5, "mode": "append"},
+        "--min-ratio means nothing in mode append",
+    ),
+    "TRUNCATE": (
+        {"clear": "truncate", "mode": "merge"},
+        "--clear truncate means nothing in mode merge",
+    ),
+    "no mode": ({"mode": "upsert"}, "no such way to copy: mode 'upsert', clear 'delete'"),
+    "no hazard": ({"accept": ("rules",)}, "nothing to accept: 'rules'"),
+    "a text of hazards": ({"accept": tuple("cascade")}, "nothing to accept: 'c'"),
+    "a key that is no text": ({"key": ("a\0",), "mode": "merge"}, "a name is not valid text"),
+    "too small a ratio": ({"min_ratio": 0.0}, "not a part of the rows: 0.0"),
+    "too great a ratio": ({"min_ratio": 1.5}, "not a part of the rows: 1.5"),
+    "a ratio of what is truncated": (
+        {"min_ratio": 0.5, "clear": "truncate", "wanted": Everything()},
+        "--min-ratio needs the rows counted that are removed",
+    ),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), MISPLACED.values(), ids=MISPLACED.keys())
+def test_options_go_with_their_mode(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        check(request(**changes))
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mode": "merge", "key": ("id", "region"), "merge_deletes": True},
+        {"mode": "append", "again": True},
+        {"min_ratio": 1},
+        {"min_ratio": 0.0001},
+        {"clear": "truncate"},
+        {"accept": ("references", "cascade", "triggers", "cascade")},
+    ],
+)
+def test_what_goes_together_is_accepted(changes: dict[str, Any]) -> None:
+    check(request(**changes))
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("work_mem=64MB", ("work_mem", "64MB")),
+        (" work_mem = 64MB ", ("work_mem", "64MB")),
+        ("a.b==", ("a.b", "=")),
+        ("role=", ("role", "")),
+        ("options=-c a=b", ("options", "-c a=b")),
+    ],
+)
+def test_a_setting_is_a_name_and_a_value(text: str, found: tuple[str, str]) -> None:
+    assert setting(text) == found
+
+
+def test_what_is_no_setting_is_refused() -> None:
+    with pytest.raises(UsageError, match="not a setting: 'work_mem'"):
+        setting("work_mem")
+
+
+@pytest.mark.parametrize("name", ["work_mem", "WORK_MEM", "a.b", "_a$.b1", "role"])
+@pytest.mark.parametrize("value", ["", "1", 'it\'s \\ "x"', "; DROP TABLE users"])
+def test_parameters_may_have_any_value(name: str, value: str) -> None:
+    check_settings("dest", [(name, value)], {"search_path"})
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("", "1"),
+        ("1a", "1"),
+        ("a.", "1"),
+        ("a..b", "1"),
+        ("a b", "1"),
+        ('"a"', "1"),
+        ("a;b", "1"),
+        ("ä", "1"),
+        ("a\n", "1"),
+        ("work_mem", "\0"),
+        ("work_mem", "\udcff"),
+        ("work_mem", 64),
+        ("statement_timeout", 0),
+        ("work_mem", None),
+        (1, "1"),
+    ],
+)
+def test_what_is_no_parameter_is_refused(given: tuple[Any, Any]) -> None:
+    with pytest.raises(UsageError, match="not a parameter of a server") as caught:
+        check_settings("source", [given], ())
+    assert caught.value.hint == "Write it as in --source-set work_mem=64MB."
+
+
+@pytest.mark.parametrize("name", ["search_path", "SEARCH_PATH", "Search_Path"])
+def test_what_a_copy_means_is_nobodys_to_set(name: str) -> None:
+    with pytest.raises(UsageError, match=f"{name} cannot be set"):
+        check_settings("dest", [(name, "x")], {"search_path"})
+
+
+@pytest.mark.parametrize(
+    ("mode", "tells", "words"),
+    [
+        ("replace", True, "it makes the slice equal to the source's"),
+        ("replace", False, "it makes the slice equal to the source's"),
+        ("merge", True, "rows that are there are left alone"),
+        ("merge", False, "rows that are there are left alone"),
+        ("append", True, "the ledger knows whether they are there"),
+        ("append", False, "Look at the dest first"),
+    ],
+)
+def test_an_open_commit_is_settled_as_its_mode_allows(mode: Any, tells: bool, words: str) -> None:
+    _, hint = left_open(mode, tells=tells)
+    assert words in hint
+    assert (hint == LOOK_FIRST) == (mode == "append" and not tells)
