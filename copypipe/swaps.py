@@ -31,8 +31,13 @@ def new_name(old: Table | Partition) -> str:
 
 
 def lock(session: Session, old: Table | Partition) -> None:
-    """Keep writers out of the old table, since what they write would be lost; readers go on."""
-    session.execute(swaps.lock_writers(old.schema, old.name))
+    """Keep writers out of the old table, since what they write would be lost; readers go on.
+
+    Of a partition's parent too: one who waited for the partition would hold the parent meanwhile,
+    which the exchange needs for itself.
+    """
+    for schema, name in [*session.fetch(swaps.parent(old.oid)), (old.schema, old.name)]:
+        session.execute(swaps.lock_writers(schema, name))
 
 
 def make(session: Session, old: Table | Partition) -> None:

@@ -54,6 +54,9 @@ def hindrances(oid: int) -> Composed:
                 OR (d.refclassid = 'pg_catalog.pg_type'::regclass
                     AND d.refobjid IN (y.oid, y.typarray)))
          WHERE c.oid = {oid} AND d.classid <> 'pg_catalog.pg_publication_rel'::regclass
+           AND NOT (d.classid = 'pg_catalog.pg_attrdef'::regclass
+                    AND EXISTS (SELECT 1 FROM pg_catalog.pg_attrdef f
+                                 WHERE f.oid = d.objid AND f.adrelid = c.oid))
            AND NOT (d.classid = 'pg_catalog.pg_constraint'::regclass
                     AND EXISTS (SELECT 1 FROM pg_catalog.pg_constraint k
                                  WHERE k.oid = d.objid AND k.conrelid = c.oid))
