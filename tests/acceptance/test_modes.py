@@ -45,7 +45,7 @@ WORDS = {
     "a ratio to merge": (f"{MERGE} --min-ratio 0.5", f"--min-ratio {MEANS} merge\nHINT"),
     "a ratio of what is not counted": (
         "users --all --clear truncate --min-ratio 0.5",
-        "--min-ratio needs the rows counted that are removed\nHINT:  Use --clear delete",
+        "--min-ratio needs the rows counted that are removed\nHINT:  Let them be deleted",
     ),
     "a ratio of nothing": (
         f"{DAY} --min-ratio 0",

@@ -25,10 +25,10 @@ NAMES = [
 ]
 OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
-    " cast, allow_lossy, by, timezone, mode, clear, key, merge_deletes, again, accept,"
-    " min_ratio, allow_empty, fail_on_empty, rate_limit, transport, stall_timeout, wait_lock,"
-    " retries, retry_delay, settle, ledger, allow_reverse, source_set, dest_set, yes, notices,"
-    " listener"
+    " cast, allow_lossy, by, timezone, mode, clear, swap, key, merge_deletes, again, sequences,"
+    " accept, min_ratio, allow_empty, fail_on_empty, rate_limit, transport, stall_timeout,"
+    " wait_lock, retries, retry_delay, settle, ledger, allow_reverse, source_set, dest_set, yes,"
+    " notices, listener"
 )
 
 
