@@ -26,7 +26,7 @@ ORDER = tuple(PHASES)
 _MARKS = (
     ("lock", b'INTO "copypipe"."attempt"'),
     ("lock", b"pg_advisory_xact_lock"),
-    ("clear", b"IN ROW EXCLUSIVE MODE"),
+    ("clear", b"EXCLUSIVE MODE"),
     ("stream", b"COPY "),
     ("record", b'INTO "copypipe"."slice"'),
 )

@@ -41,6 +41,10 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "triggers": ({"day": DAY}, ("--day", DAY)),
     "bare": ({"day": DAY, "ledger": False}, ("--day", DAY, "--no-ledger")),
     "libpq": ({"day": DAY, "transport": "libpq"}, ("--day", DAY, "--transport", "libpq")),
+    "append": ({"day": DAY, "mode": "append"}, ("--day", DAY, "--mode", "append")),
+    "merge": ({"day": DAY, "mode": "merge"}, ("--day", DAY, "--mode", "merge")),
+    "truncate": ({"day": DAY, "clear": "truncate"}, ("--day", DAY, "--clear", "truncate")),
+    "swap": ({"day": DAY, "swap": True}, ("--day", DAY, "--swap")),
     # The pauses add up to some three seconds: a server is back by then.
     "retried": (
         {"day": DAY, "retries": 6, "retry_delay": 0.05},
@@ -58,6 +62,15 @@ CREATE OR REPLACE FUNCTION public.same() RETURNS trigger LANGUAGE plpgsql
 CREATE TRIGGER same BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION public.same();
 CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION public.same()
+"""
+
+
+# A partition for the day, and one for all the rest.
+_PARTITIONS = f"""
+ PARTITION BY RANGE (created_at);
+CREATE TABLE {{table}}_day PARTITION OF {{table}}
+    FOR VALUES FROM ('{DAY} 00:00+00') TO ('{DAY} 24:00+00');
+CREATE TABLE {{table}}_rest PARTITION OF {{table}} DEFAULT
 """
 
 
@@ -88,7 +101,10 @@ class Scene:
         self.source.execute(
             f"CREATE TABLE {self.table} {columns};INSERT INTO {self.table} {SOURCE_ROWS}"
         )
-        self.dest.execute(f"CREATE TABLE {self.table} {columns}")
+        parts = _PARTITIONS.format(table=self.table) if self.kind in ("truncate", "swap") else ""
+        self.dest.execute(f"CREATE TABLE {self.table} {columns}{parts}")
+        if self.kind == "merge":
+            self.dest.execute(f"ALTER TABLE {self.table} ADD PRIMARY KEY (id)")
         if self.kind == "triggers":
             self.dest.execute(_TRIGGERS.format(table=self.table))
         self.options, self.words = KINDS[self.kind]
@@ -106,6 +122,11 @@ class Scene:
         """The condition of the slice, as SQL."""
         where = f"created_at >= '{DAY}' AND created_at < '{DAY}'::timestamptz + interval '1 day'"
         return {"all": "true", "where": "id > 0"}.get(self.kind, where)
+
+    @property
+    def removed(self) -> str:
+        """The condition of the rows that the dest loses, as SQL."""
+        return "false" if self.kind in ("append", "merge") else self.covered
 
     def reset(self) -> None:
         """Make the dest old again."""
@@ -128,7 +149,7 @@ class Scene:
             old = f"SELECT * FROM ({OLD_ROWS}) AS o(id, body, created_at)"
         if rows == self.dest.text(f"{old} ORDER BY id"):
             return "old"
-        kept = self.dest.text(f"SELECT * FROM ({old}) AS o WHERE NOT ({self.covered}) ORDER BY id")
+        kept = self.dest.text(f"SELECT * FROM ({old}) AS o WHERE NOT ({self.removed}) ORDER BY id")
         new = self.source.text(f"SELECT * FROM {self.table} WHERE {self.covered} ORDER BY id")
         return "new" if rows == kept + new else "neither"
 
@@ -155,6 +176,9 @@ class Scene:
         if self.records and recorded != (state == "new"):
             return told
         again = self.copy()
+        if self.kind == "append" and state == "new":
+            told_before = again.code == 6 and self._state() == "new"
+            return None if told_before else f"{told}; run again, it ended with {again.code}"
         if again.code != 0:
             return f"{told}; run again, it ended with {again.code}: {again.said}"
         if self._state() != "new":
