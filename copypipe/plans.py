@@ -212,9 +212,17 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
             swaps.check(dest, partitions[0] if partitions else found.table)
-        return replace(
+        plan = replace(
             plan, reversed=decided.is_reversed, merge=decided.merge, partitions=partitions
         )
+        return replace(plan, notes=(*plan.notes, *_on_freezing(plan)))
+
+
+def _on_freezing(plan: Plan) -> list[str]:
+    """Tell where an empty table is truncated unasked."""
+    if plan.strategy is not modes.STRATEGIES["replace"] or not modes.freezes(plan.filling):
+        return []
+    return ["where the dest has no row it is truncated and filled with frozen rows"]
 
 
 @contextmanager
@@ -372,21 +380,6 @@ def _assembled(
     if around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes
-    filling = Filling(
-        table=table,
-        slice=slice_,
-        columns=(),
-        format="binary",
-        clear=request.clear,
-        may_truncate=may_truncate,
-        partitions=(),
-        merge=None,
-        deletes=False,
-        may_differ=False,
-        patience=0.0,
-    )
-    if request.mode == "replace" and not request.swap and modes.freezes(filling):
-        notes.append("where the dest has no row it is truncated and filled with frozen rows")
     asks = isinstance(slice_, slices.Whole) and removes and not request.yes
     return Plan(
         source=Side(
