@@ -101,7 +101,7 @@ def _share(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace, journal: Journal) -> None:
     watches.SILENCE_SECONDS = 0.1  # a silent server is asked after a moment
-    attempts.SETTLE_COMMIT_SECONDS = 12.0  # a server that was stopped is back by then
+    attempts.SETTLE_COMMIT_SECONDS = 20.0  # a server that was stopped is back by then
     with contextlib.ExitStack() as stack:
         stage = _stage(stack)
         messages = {kind: stage.messages(kind) for kind in KINDS}

@@ -126,8 +126,9 @@ _FALLS: dict[str, frozenset[str]] = {
     "dest error": frozenset({"end"}),
     "dest late error": frozenset({"commit"}),
     "dest rolls back": frozenset({"commit"}),
-    # No place of our own code lies between CopyDone and its answer.
-    "crash": frozenset(ORDER) - {"end"},
+    # No place of our own code lies between CopyDone and its answer, or between COMMIT and its own:
+    # what was handed over right before arrives all the same.
+    "crash": frozenset(ORDER) - {"end", "commit"},
 }
 
 # Fewer, since only two kinds of copy are cancelled, or since there are few such messages.

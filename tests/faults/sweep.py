@@ -206,16 +206,23 @@ class Stage:
 
 
 def _back(database: Any) -> None:
-    """Wait for a server that restarts itself, and let the tests' own sessions be made anew."""
+    """Wait for a server that restarts itself, and let the tests' own sessions be made anew.
 
-    def accepts() -> bool:
+    It may still accept somebody before it has noticed that a process of its was killed.
+    """
+    accepted = 0
+
+    def stays() -> bool:
+        nonlocal accepted
         try:
             database.server.connect().close()
         except psycopg.OperationalError:
-            return False
-        return True
+            accepted = 0
+        else:
+            accepted += 1
+        return accepted >= 20
 
-    eventually(accepts, seconds=20, what="the server is back")
+    eventually(stays, seconds=40, what="the server is back")
     database.server.starts += 1
 
 
