@@ -214,6 +214,8 @@ def _stage(stack: contextlib.ExitStack) -> Stage:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except Exception:  # noqa: BLE001 - 1 is for what was found
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001 - pytest's own too; 1 is for what was found
         traceback.print_exc()
         sys.exit(2)
