@@ -358,10 +358,10 @@ def _dest_error(scene: Scene, stack: contextlib.ExitStack) -> None:
 def _dest_late_error(scene: Scene, stack: contextlib.ExitStack) -> None:
     """Let a constraint of the dest fail when it is asked at last."""
     scene.dest.execute(
-        f"ALTER TABLE {scene.table} ADD CONSTRAINT late EXCLUDE USING btree"
+        f"ALTER TABLE {scene.table} ADD CONSTRAINT late_rows EXCLUDE USING btree"
         " ((id / 100) WITH =) WHERE (id > 0) DEFERRABLE INITIALLY DEFERRED"
     )
-    stack.callback(scene.dest.execute, f"ALTER TABLE {scene.table} DROP CONSTRAINT late")
+    stack.callback(scene.dest.execute, f"ALTER TABLE {scene.table} DROP CONSTRAINT late_rows")
 
 
 _FAILURES = {
