@@ -131,8 +131,8 @@ _FALLS: dict[str, frozenset[str]] = {
     "crash": frozenset(ORDER) - {"end", "commit"},
 }
 
-# Fewer, since only two kinds of copy are cancelled, or since there are few such messages.
-_FEWER: dict[tuple[str, str], int] = {}
+# Only two kinds of copy are cancelled, at a message each there.
+_FEWER = {("dest cancel", "end"): 2, ("dest cancel", "commit"): 2}
 
 
 def least(fault: str, phase: str) -> int:
