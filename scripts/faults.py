@@ -101,7 +101,7 @@ def _share(options: argparse.Namespace) -> None:
 
 def _sweep(options: argparse.Namespace, journal: Journal) -> None:
     watches.SILENCE_SECONDS = 0.1  # a silent server is asked after a moment
-    attempts.SETTLE_COMMIT_SECONDS = 12.0  # a server that was stopped is back by then
+    attempts.SETTLE_COMMIT_SECONDS = 20.0  # a server that was stopped is back by then
     with contextlib.ExitStack() as stack:
         stage = _stage(stack)
         messages = {kind: stage.messages(kind) for kind in KINDS}
@@ -214,6 +214,8 @@ def _stage(stack: contextlib.ExitStack) -> Stage:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except Exception:  # noqa: BLE001 - 1 is for what was found
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException:  # noqa: BLE001 - pytest's own too; 1 is for what was found
         traceback.print_exc()
         sys.exit(2)

@@ -126,12 +126,13 @@ _FALLS: dict[str, frozenset[str]] = {
     "dest error": frozenset({"end"}),
     "dest late error": frozenset({"commit"}),
     "dest rolls back": frozenset({"commit"}),
-    # No place of our own code lies between CopyDone and its answer.
-    "crash": frozenset(ORDER) - {"end"},
+    # No place of our own code lies between CopyDone and its answer, or between COMMIT and its own:
+    # what was handed over right before arrives all the same.
+    "crash": frozenset(ORDER) - {"end", "commit"},
 }
 
-# Fewer, since only two kinds of copy are cancelled, or since there are few such messages.
-_FEWER: dict[tuple[str, str], int] = {}
+# Only two kinds of copy are cancelled, at a message each there.
+_FEWER = {("dest cancel", "end"): 2, ("dest cancel", "commit"): 2}
 
 
 def least(fault: str, phase: str) -> int:

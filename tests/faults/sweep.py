@@ -206,16 +206,23 @@ class Stage:
 
 
 def _back(database: Any) -> None:
-    """Wait for a server that restarts itself, and let the tests' own sessions be made anew."""
+    """Wait for a server that restarts itself, and let the tests' own sessions be made anew.
 
-    def accepts() -> bool:
+    It may still accept somebody before it has noticed that a process of its was killed.
+    """
+    accepted = 0
+
+    def stays() -> bool:
+        nonlocal accepted
         try:
             database.server.connect().close()
         except psycopg.OperationalError:
-            return False
-        return True
+            accepted = 0
+        else:
+            accepted += 1
+        return accepted >= 20
 
-    eventually(accepts, seconds=20, what="the server is back")
+    eventually(stays, seconds=40, what="the server is back")
     database.server.starts += 1
 
 
@@ -351,10 +358,10 @@ def _dest_error(scene: Scene, stack: contextlib.ExitStack) -> None:
 def _dest_late_error(scene: Scene, stack: contextlib.ExitStack) -> None:
     """Let a constraint of the dest fail when it is asked at last."""
     scene.dest.execute(
-        f"ALTER TABLE {scene.table} ADD CONSTRAINT late EXCLUDE USING btree"
+        f"ALTER TABLE {scene.table} ADD CONSTRAINT late_rows EXCLUDE USING btree"
         " ((id / 100) WITH =) WHERE (id > 0) DEFERRABLE INITIALLY DEFERRED"
     )
-    stack.callback(scene.dest.execute, f"ALTER TABLE {scene.table} DROP CONSTRAINT late")
+    stack.callback(scene.dest.execute, f"ALTER TABLE {scene.table} DROP CONSTRAINT late_rows")
 
 
 _FAILURES = {

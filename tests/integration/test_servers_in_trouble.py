@@ -844,7 +844,7 @@ def test_a_connection_lost_while_commit_waits_for_a_standby(
         error = copying.error()
         assert isinstance(error, CommitUnknown), error
         assert error.exit_code == 75
-        (pid,) = [backend.pid for backend in waiting.dest.backends()]
+        ((pid,),) = committing(waiting.dest)
         assert f"has not ended there (backend {pid})" in (error.detail or "")
         assert waiting.held() == waiting.before
         let_commit(own)

@@ -1,6 +1,7 @@
 """The documents tell what is true: flags, codes, the screen of the demo."""
 
 import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import typer.main
 
 from copypipe.cli.app import app
 from copypipe.errors import EXIT_CODES
+from faults import told
 
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
@@ -76,3 +78,8 @@ def test_help_tells_the_exit_codes() -> None:
 
     for code, meaning, _ in EXIT_CODES:
         assert f"{code}  {meaning}" in shown
+
+
+def test_the_page_of_failures_is_what_was_found() -> None:
+    found = json.loads((ROOT / "docs" / told.KEPT).read_text())
+    assert (ROOT / "docs" / told.PAGE).read_text() == told.page(found)
