@@ -580,7 +580,7 @@ BAD = {
     ),
     "TRUNCATE under a foreign key": Bad(
         6,
-        "dest: public.users cannot be truncated, foreign keys point at it",
+        "dest: public.users cannot be truncated or swapped, foreign keys point at it",
         "users --all --yes --clear truncate",
         dest=f"{USERS_ROWS}); INSERT INTO public.child SELECT id FROM users",
     ),

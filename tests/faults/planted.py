@@ -49,7 +49,9 @@ DEFECTS = {
         "transfers.py",
         (
             (
-                "    if plan.ledger.records:\n        _record(plan, dest, done, seen, moment)\n",
+                "    if plan.ledger.records:\n"
+                "        _record(plan, dest, filled.table or plan.dest.table, done, seen,"
+                " moment)\n",
                 "    _LATER.append((plan, done, seen, moment))\n",
             ),
             (
@@ -57,7 +59,7 @@ DEFECTS = {
                 "    plan, done, seen, moment = _LATER.pop()\n"
                 "    if plan.ledger.records:\n"
                 '        dest.begin("READ COMMITTED", read_only=False)\n'
-                "        _record(plan, dest, done, seen, moment)\n"
+                "        _record(plan, dest, plan.dest.table, done, seen, moment)\n"
                 "        dest.commit_note()\n"
                 "    listen(Decided(committed=True))\n",
             ),

@@ -331,16 +331,23 @@ class _Playing:
         if self.case.fault != "source error":
             return None
         log = self.scene.dest.server.read_log
-        quoted = log is not None and b"division by zero" in log()
+        quoted = log is not None and _QUOTED.encode() in log()
         return "the dest's log quotes the source's error" if quoted else None
 
 
+_QUOTED = "said by the source alone"
+
+
 def _source_error(scene: Scene, stack: contextlib.ExitStack) -> None:
-    """Let a row of the source fail when it is read: a cast of a text that is no number."""
+    """Let a row of the source fail when it is read: a cast of a text that is no number.
+
+    It quotes a text that stands nowhere else, least of all in the dest's log.
+    """
     scene.source.execute(
         f"ALTER TABLE {scene.table} RENAME TO hidden_{scene.number};"
-        f"CREATE VIEW {scene.table} AS SELECT id, CASE WHEN id = 2 THEN (1 / (id - 2))::text"
-        f" ELSE body END AS body, created_at FROM public.hidden_{scene.number}"
+        f"CREATE VIEW {scene.table} AS SELECT id, CASE WHEN id = 2"
+        f" THEN (('{_QUOTED} ' || id)::int)::text ELSE body END AS body, created_at"
+        f" FROM public.hidden_{scene.number}"
     )
     stack.callback(
         scene.source.execute,

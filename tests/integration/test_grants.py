@@ -152,8 +152,15 @@ def names(text: str, each: dict[str, Any]) -> bool:
     return right in text and what in text
 
 
-@pytest.mark.parametrize("ledger", ["none yet", "there", "off"])
-@pytest.mark.parametrize("case", CASES)
+# Which of its rights the ledger needs is the same in each mode: one of them tries all in each run.
+@pytest.mark.parametrize(
+    ("case", "ledger"),
+    [
+        pytest.param(case, ledger, marks=[pytest.mark.slow] if number and ledger != "off" else [])
+        for ledger in ("none yet", "there", "off")
+        for number, case in enumerate(CASES)
+    ],
+)
 def test_what_is_printed_is_enough_and_none_of_it_too_much(
     pair: Pair, case: str, ledger: str
 ) -> None:

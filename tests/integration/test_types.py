@@ -657,6 +657,7 @@ def test_a_table_of_every_type_with_its_edges_is_copied_exactly(
     check_by_text(source, dest)
 
 
+@pytest.mark.slow
 def test_the_other_way_round_as_well(source: Database, dest: Database) -> None:
     check_edges(dest, source)
     check_by_text(dest, source)
@@ -956,6 +957,7 @@ def test_types_of_extensions_are_copied_exactly(extended: tuple[Database, Databa
     check_refused(source, dest, [("text", "public.hstore")], "c0: text at the source")
 
 
+@pytest.mark.slow
 def test_an_older_server_takes_part(dest: Database, elsewhere: Database) -> None:
     """As a dest, with the edges of every type of the newer one."""
     check_edges(dest, elsewhere)

@@ -97,14 +97,8 @@ def test_a_condition_that_the_dest_understands_otherwise_fails(pair: Pair) -> No
 
 
 def test_no_right_but_to_insert_is_needed(pair: Pair) -> None:
-    role = pair.dest.role("writer", "INSERT ON public.t", "SELECT (id) ON public.t")
-    assert pair.copy(**APPEND, dest=role.dsn, ledger=False).rows == 2
-
     blind = pair.dest.role("blind", "INSERT ON public.t")
-    error = pair.refuses(
-        PlanRefused, "may not write public.t", **APPEND, dest=blind.dsn, ledger=False
-    )
-    assert error.detail == "It lacks SELECT."
+    assert pair.copy(**APPEND, dest=blind.dsn, ledger=False).rows == 2
 
 
 def test_columns_alone_cannot_be_locked(pair: Pair) -> None:
@@ -113,7 +107,7 @@ def test_columns_alone_cannot_be_locked(pair: Pair) -> None:
     error = pair.refuses(
         PlanRefused, "may not write public.t", **APPEND, dest=role.dsn, ledger=False
     )
-    assert error.detail == "It lacks INSERT."
+    assert str(error.detail).startswith("It lacks INSERT. INSERT on columns alone does not")
 
 
 def test_a_foreign_key_that_points_there_does_not_hinder(pair: Pair) -> None:
