@@ -333,7 +333,8 @@ def copy(
     """Copy one slice of a table: a day, a month, a range, what a condition selects, or all of it.
 
     The slice at the dest becomes what the source has, in one transaction: after any failure it is
-    exactly what it was, and running the same command again is always safe.
+    exactly what it was. Running the same command again is safe: it copies the same rows, and
+    --mode append refuses what it has added (unless --again or --no-ledger).
 
     Example: copypipe copy public.users --day yesterday --source service=shop --dest service=dwh
     """
