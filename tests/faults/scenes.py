@@ -52,6 +52,9 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
 }
 
+# Kinds whose dest has a partition for the day.
+PARTITIONED = ("truncate", "swap")
+
 # How long after a server has fallen silent it ends what it did for us, as its keepalive would; a
 # minute in reality.
 KEEPALIVE_SECONDS = 1.5
@@ -101,7 +104,7 @@ class Scene:
         self.source.execute(
             f"CREATE TABLE {self.table} {columns};INSERT INTO {self.table} {SOURCE_ROWS}"
         )
-        parts = _PARTITIONS.format(table=self.table) if self.kind in ("truncate", "swap") else ""
+        parts = _PARTITIONS.format(table=self.table) if self.kind in PARTITIONED else ""
         self.dest.execute(f"CREATE TABLE {self.table} {columns}{parts}")
         if self.kind == "merge":
             self.dest.execute(f"ALTER TABLE {self.table} ADD PRIMARY KEY (id)")
