@@ -20,12 +20,7 @@ _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
 
 
-def hindrances(session: Session, old: Table | Partition) -> list[str]:
-    """Return what speaks against a swap: what the new table would lack, what holds the old one."""
-    return [row[0] for row in session.fetch(swaps.hindrances(old.oid))]
-
-
-def new_name(old: Table | Partition) -> str:
+def _new_name(old: Table | Partition) -> str:
     """Return the name of the new table until it takes the old one's."""
     return f"copypipe_new_{old.oid}"
 
@@ -36,20 +31,20 @@ def lock(session: Session, old: Table | Partition) -> None:
     Of a partition's parent too: one who waited for the partition would hold the parent meanwhile,
     which the exchange needs for itself.
     """
-    for schema, name in [*session.fetch(swaps.parent(old.oid)), (old.schema, old.name)]:
+    for schema, name in _with_parent(session, old):
         session.execute(swaps.lock_writers(schema, name))
 
 
 def make(session: Session, old: Table | Partition) -> None:
     """Make the new table with all that the old one has but rows."""
-    name = new_name(old)
+    name = _new_name(old)
     _run(session, swaps.make(old.oid, old.schema, name))
     _run(session, swaps.dress(old.oid, swaps.quoted(old.schema, name)))
 
 
 def copy_in(old: Table | Partition, columns: Sequence[str], form: copies.Format) -> Statement:
     """Return the statement that fills the new table."""
-    return swaps.copy_in(old.schema, new_name(old), columns, form)
+    return swaps.copy_in(old.schema, _new_name(old), columns, form)
 
 
 def exchange(session: Session, old: Table | Partition, patience: float) -> int:
@@ -57,11 +52,11 @@ def exchange(session: Session, old: Table | Partition, patience: float) -> int:
 
     Raises TransientError where somebody reads the old one for longer than `patience` seconds.
     """
-    name = new_name(old)
+    name = _new_name(old)
     session.execute(swaps.analyze(old.schema, name))
-    above = session.fetch(swaps.parent(old.oid))
+    both = _with_parent(session, old)
     deadline = time.monotonic() + patience
-    while not _locked_out(session, [*above, (old.schema, old.name)]):
+    while not _locked_out(session, both):
         if time.monotonic() >= deadline:
             raise TransientError(
                 f"dest: {old.full_name} was read all the time",
@@ -72,6 +67,12 @@ def exchange(session: Session, old: Table | Partition, patience: float) -> int:
         time.sleep(_PAUSE_SECONDS)
     _run(session, swaps.replace(old.oid, swaps.quoted(old.schema, name)))
     return int(session.fetch_one(swaps.oid(old.schema, old.name))[0])
+
+
+def _with_parent(session: Session, old: Table | Partition) -> list[tuple[str, str]]:
+    """Return the names of the old table and, before it, of the one that it is a partition of."""
+    above = [(schema, name) for schema, name in session.fetch(swaps.parent(old.oid))]
+    return [*above, (old.schema, old.name)]
 
 
 def _locked_out(session: Session, tables: list[tuple[str, str]]) -> bool:
@@ -95,11 +96,12 @@ def _run(session: Session, spelling: Statement) -> None:
 
 
 def check(session: Session, old: Table | Partition) -> None:
-    """Raise PlanRefused for what speaks against a swap, all at once."""
-    if found := hindrances(session, old):
+    """Raise PlanRefused for what the new table would lack, or what holds the old one, at once."""
+    found = session.fetch(swaps.hindrances(old.oid))
+    if found:
         raise PlanRefused(
             f"dest: {old.full_name} cannot be swapped",
-            detail="; ".join(found) + ".",
+            detail="; ".join(why for (why,) in found) + ".",
             hint="Leave --swap out.",
             side="dest",
         )

@@ -11,28 +11,10 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
 from copypipe.cli.copying import Clear, Mode, endpoint
+from copypipe.cli.options import Dest, Into, Key, Source, Table
 from copypipe.cli.output import outcome, say
 from copypipe.errors import Side
 
-Source = Annotated[
-    str | None,
-    typer.Option(
-        help="Server to read from: URI, keywords or service=NAME; else COPYPIPE_SOURCE.",
-        metavar="CONNINFO",
-        show_default=False,
-    ),
-]
-Dest = Annotated[
-    str | None,
-    typer.Option(
-        help="Server to write to: URI, keywords or service=NAME; else COPYPIPE_DEST.",
-        metavar="CONNINFO",
-        show_default=False,
-    ),
-]
-Into = Annotated[
-    str | None, typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE")
-]
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, errors as JSON as well.")
 ]
@@ -51,7 +33,7 @@ class ForSide(StrEnum):
 
 def grants(
     context: typer.Context,
-    table: Annotated[str, typer.Argument(help="Table at the source, as in SQL: public.users.")],
+    table: Table,
     source: Source = None,
     dest: Dest = None,
     into: Into = None,
@@ -79,15 +61,7 @@ def grants(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="The mode of these copies.")] = Mode.REPLACE,
     clear: Annotated[Clear, typer.Option(help="How their slices are removed.")] = Clear.DELETE,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column of the key by which rows are merged; else the primary key. Can be given "
-            "again.",
-            metavar="COLUMN",
-            show_default=False,
-        ),
-    ] = None,
+    key: Key = None,
     merge_deletes: Annotated[
         bool, typer.Option("--merge-deletes", help="Merge: with rows removed, too.")
     ] = False,

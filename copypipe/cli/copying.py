@@ -13,6 +13,7 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import again
+from copypipe.cli.options import Dest, Into, Key, Source, Table
 from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
@@ -72,27 +73,10 @@ class Progress(StrEnum):
 
 def copy(
     context: typer.Context,
-    table: Annotated[str, typer.Argument(help="Table at the source, as in SQL: public.users.")],
-    source: Annotated[
-        str | None,
-        typer.Option(
-            help="Server to read from: URI, keywords or service=NAME; else COPYPIPE_SOURCE.",
-            metavar="CONNINFO",
-            show_default=False,
-        ),
-    ] = None,
-    dest: Annotated[
-        str | None,
-        typer.Option(
-            help="Server to write to: URI, keywords or service=NAME; else COPYPIPE_DEST.",
-            metavar="CONNINFO",
-            show_default=False,
-        ),
-    ] = None,
-    into: Annotated[
-        str | None,
-        typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE"),
-    ] = None,
+    table: Table,
+    source: Source = None,
+    dest: Dest = None,
+    into: Into = None,
     by: Annotated[
         str,
         typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
@@ -183,15 +167,7 @@ def copy(
             "slice, and exchange the two: readers wait for nothing.",
         ),
     ] = False,
-    key: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Column of the key by which rows are merged; else the primary key. Can be given "
-            "again.",
-            metavar="COLUMN",
-            show_default=False,
-        ),
-    ] = None,
+    key: Key = None,
     merge_deletes: Annotated[
         bool,
         typer.Option(

@@ -1,0 +1,37 @@
+"""Arguments and options that several commands have, said once."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+Table = Annotated[str, typer.Argument(help="Table at the source, as in SQL: public.users.")]
+Source = Annotated[
+    str | None,
+    typer.Option(
+        help="Server to read from: URI, keywords or service=NAME; else COPYPIPE_SOURCE.",
+        metavar="CONNINFO",
+        show_default=False,
+    ),
+]
+Dest = Annotated[
+    str | None,
+    typer.Option(
+        help="Server to write to: URI, keywords or service=NAME; else COPYPIPE_DEST.",
+        metavar="CONNINFO",
+        show_default=False,
+    ),
+]
+Into = Annotated[
+    str | None, typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE")
+]
+Key = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Column of the key by which rows are merged; else the primary key. Can be given "
+        "again.",
+        metavar="COLUMN",
+        show_default=False,
+    ),
+]
