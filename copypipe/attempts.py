@@ -89,10 +89,13 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
 
 
 def plan(request: Request, listen: Listener) -> Plan:
-    """Return what `copy` would do; changes nothing."""
+    """Return what `copy` would do, and what stands in its way (`refusals`); changes nothing.
+
+    Raises PlanRefused where too little fits to make a plan.
+    """
     _begin(request, listen)
     with _both(request, listen, secrets.token_hex(8), set()) as (source, dest):
-        return _planned(request, source, dest)
+        return _planned(request, source, dest, plans.draft)
 
 
 class _Run:
@@ -390,9 +393,14 @@ def _noticed(side: Side, severity: str, text: str) -> Noticed:
     return Noticed(side, severity, printable(text))
 
 
-def _planned(request: Request, source: Session, dest: Session) -> Plan:
+def _planned(
+    request: Request,
+    source: Session,
+    dest: Session,
+    make: Callable[[Request, Session, Session], Plan] = plans.make,
+) -> Plan:
     try:
-        return plans.make(request, source, dest)
+        return make(request, source, dest)
     except (CopyFailed, TransientError) as error:
         if error.sqlstate == "55P03" and error.side == "dest":  # lock_not_available
             problem: type[CopypipeError] = SliceBusy

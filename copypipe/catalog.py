@@ -22,6 +22,7 @@ from copypipe.statements import catalog as queries
 from copypipe.statements import slices as slice_queries
 from copypipe.tables import (
     Column,
+    Gap,
     Index,
     OwnedSequence,
     Partition,
@@ -31,6 +32,7 @@ from copypipe.tables import (
     Rights,
     Table,
     Unique,
+    Upkeep,
 )
 from copypipe.types import Field, Type, Value
 
@@ -42,6 +44,8 @@ BYTES_WORTH_COUNTING = 80 * 1024 * 1024
 class Server:
     """One server as far as a plan depends on it."""
 
+    version: str
+    """Without what its packager adds."""
     major: int
     database_oid: int
     system_identifier: int | None
@@ -85,11 +89,13 @@ class Estimate:
 
 def server(session: Session) -> Server:
     """Read what kind of server this is."""
-    major, database_oid, may_be_identified, *others = session.fetch_one(sessions.surroundings())
+    version, major, database_oid, may_be_identified, *others = session.fetch_one(
+        sessions.surroundings()
+    )
     identifier = None
     if may_be_identified:
         identifier = int(session.fetch_one(sessions.system_identifier())[0])
-    return Server(major, database_oid, identifier, *others)
+    return Server(version, major, database_oid, identifier, *others)
 
 
 def resolve(session: Session, name: str) -> int:
@@ -178,6 +184,26 @@ def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Parti
     type_name = next(c.type_name for c in of.columns if c.name == within.column)
     found = session.fetch(queries.partitions(of.oid, within, type_name))
     return tuple(Partition(*row) for row in found)
+
+
+def gaps(session: Session, of: Table, within: slices.Range) -> tuple[Gap, ...]:
+    """Return the parts of a range that no partition takes; none where that cannot be told."""
+    if of.kind != "p":
+        return ()
+    type_name = next(c.type_name for c in of.columns if c.name == within.column)
+    taken = session.fetch(queries.partition_ranges(of.oid, within, type_name))
+    if not taken:
+        return ()
+    starts = [*(start for start, _ in taken[1:]), within.stop]
+    stops = [stop for _, stop in taken]
+    return tuple(
+        Gap(stop, start) for stop, start in zip(stops, starts, strict=True) if stop < start
+    )
+
+
+def upkeep(session: Session, of: Table) -> Upkeep:
+    """Return what becomes of the table's rows besides being read and written."""
+    return Upkeep(*session.fetch_one(queries.upkeep(of.oid)))
 
 
 def uniques(session: Session, of: Table) -> tuple[Unique, ...]:

@@ -83,7 +83,7 @@ class Crossing:
     by_request: bool = False
     """--cast or --allow-lossy made it so."""
     warning: str | None = None
-    """What may make the copy fail late."""
+    """What may make the copy fail late, or mean something else at the dest."""
 
     @property
     def looks(self) -> bool:
@@ -219,7 +219,7 @@ def _alike(here: Value, there: Value, sides: Sides) -> Crossing:
     found = _form(here, there, sides)
     if found.decision == "refuse":
         return found
-    found = replace(found, warning=_missing_labels(here, there))
+    found = replace(found, warning=_missing_labels(here, there) or found.warning)
     if here.type.oid == VARCHAR and _shorter(here, there, sides):
         return _measured(found, there, sides)
     unwanted = _unwanted_interval(here, sides)
@@ -255,8 +255,10 @@ def _form(here: Value, there: Value, sides: Sides) -> Crossing:
         return Crossing("text format", why)
     numbers = [leaf.name for leaf in ours if leaf.type.oid in OF_THE_CLUSTER]
     if numbers:
-        reason = f"the number itself; what {numbers[0]} names is of the source's cluster"
-        return Crossing("same", reason)
+        told = f"what {numbers[0]} names is of the source's cluster"
+        return Crossing(
+            "same", f"the number itself; {told}", warning=f"{told}: the number itself goes over"
+        )
     if here.type.built_in:
         return Crossing("same", "the same built-in type")
     for leaf, other in zip(ours, theirs, strict=False):

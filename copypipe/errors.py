@@ -23,6 +23,7 @@ The three parts of an error follow PostgreSQL's error style guide (message, deta
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Any, Literal
 
 Side = Literal["source", "dest"]
@@ -113,6 +114,27 @@ class PlanRefused(CopypipeError):
     """The two sides do not fit, or the plan would lose something; nothing was changed."""
 
     exit_code = 6
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        hint: str | None = None,
+        side: Side | None = None,
+        sqlstate: str | None = None,
+        others: Sequence[PlanRefused] = (),
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint, side=side, sqlstate=sqlstate)
+        self.others = tuple(others)
+        """What else stands in the way, found by the same plan."""
+
+    def _parts(self) -> dict[str, Any]:
+        return {**super()._parts(), "others": self.others}
+
+    def __str__(self) -> str:
+        """Return what stands in the way, each in its three parts."""
+        return "\n".join([super().__str__(), *map(str, self.others)])
 
 
 class NothingToCopy(CopypipeError):

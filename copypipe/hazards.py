@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Literal
 
 from copypipe.catalog import Server
 from copypipe.crossings import Crossing
-from copypipe.errors import PlanRefused
+from copypipe.errors import PlanRefused, Side
 from copypipe.requests import Hazard
 from copypipe.slices import Range
 from copypipe.tables import (
     READABLE,
     WRITABLE,
+    Gap,
     Matching,
     OwnedSequence,
     Partition,
@@ -20,6 +22,42 @@ from copypipe.tables import (
     Relation,
     Table,
 )
+
+
+class Refusals:
+    """What stands in the way of a plan, gathered so that all of it can be told at once."""
+
+    def __init__(self, found: Iterable[PlanRefused] = ()) -> None:
+        self._found = list(found)
+
+    @contextmanager
+    def gathering(self) -> Iterator[None]:
+        """Go on behind a block that refuses; what a server refuses has ended its transaction."""
+        try:
+            yield
+        except PlanRefused as refused:
+            if refused.sqlstate is not None:
+                raise
+            self.add(refused)
+
+    def add(self, refused: PlanRefused) -> None:
+        """Gather a refusal, and what was gathered in it."""
+        others, refused.others = refused.others, ()
+        for each in (refused, *others):
+            if str(each) not in map(str, self._found):
+                self._found.append(each)
+
+    @property
+    def all(self) -> tuple[PlanRefused, ...]:
+        """Return them in the order in which they were found."""
+        return tuple(self._found)
+
+    def check(self) -> None:
+        """Raise the first, with the others in it, if there is one."""
+        if self._found:
+            first, *others = self._found
+            first.others = tuple(others)
+            raise first
 
 
 def check_kinds(source: Relation, dest: Table) -> None:
@@ -41,23 +79,25 @@ def check_kinds(source: Relation, dest: Table) -> None:
 
 def check_dest(server: Server, table: Table) -> None:
     """Refuse a dest that would take other rows than it is sent, or change other tables."""
+    refusals = Refusals()
 
-    def refuse(message: str, detail: str, hint: str | None = None) -> PlanRefused:
-        return PlanRefused(f"dest: {message}", detail=detail, hint=hint, side="dest")
+    def refuse(message: str, detail: str, hint: str | None = None) -> None:
+        refusals.add(PlanRefused(f"dest: {message}", detail=detail, hint=hint, side="dest"))
 
     name = table.full_name
     if server.in_recovery:
-        raise refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
+        refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
     if table.has_children:
-        raise refuse(
+        refuse(
             f"{name} has inheritance children",
             "Clearing it would clear them too, and COPY would fill the parent alone.",
             "Copy into the children, or use declarative partitions.",
         )
     if table.has_foreign_parts:
-        raise refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
+        refuse(f"{name} has foreign tables as partitions", "They commit on their own server.")
     if table.has_rules:
-        raise refuse(f"{name} has rules", "DELETE obeys rules and COPY ignores them.")
+        refuse(f"{name} has rules", "DELETE obeys rules and COPY ignores them.")
+    refusals.check()
 
 
 def check_references(table: Table, accepted: Container[Hazard], *, merging: bool) -> None:
@@ -66,22 +106,34 @@ def check_references(table: Table, accepted: Container[Hazard], *, merging: bool
     A merge removes only rows that the source has lost; what points at them is the servers' matter,
     unless it would be changed.
     """
-    acting = [r for r in table.references if r.on_delete not in ("no action", "restrict")]
+    refusals = Refusals()
+    acting = acting_on_delete(table)
     if acting and "cascade" not in accepted:
-        raise PlanRefused(
-            f"dest: clearing {table.full_name} would change other tables",
-            detail=f"Foreign keys: {_listed(acting)}.",
-            hint=f"{'' if merging else _MERGE}--accept cascade lets it.",
-            side="dest",
+        refusals.add(
+            PlanRefused(
+                f"dest: clearing {table.full_name} would change other tables",
+                detail=f"Foreign keys: {foreign_keys(acting)}.",
+                hint=f"{'' if merging else _MERGE}--accept cascade lets it.",
+                side="dest",
+            )
         )
     firm = [r for r in table.references if r not in acting and not r.is_deferrable]
     if firm and not merging and "references" not in accepted:
-        raise PlanRefused(
-            f"dest: rows of {table.full_name} cannot be removed while others point at them",
-            detail=f"Foreign keys: {_listed(firm)}. They are looked at before the rows are back.",
-            hint=f"{_MERGE}Or make them DEFERRABLE. --accept references tries it.",
-            side="dest",
+        refusals.add(
+            PlanRefused(
+                f"dest: rows of {table.full_name} cannot be removed while others point at them",
+                detail=f"Foreign keys: {foreign_keys(firm)}. "
+                "They are looked at before the rows are back.",
+                hint=f"{_MERGE}Or make them DEFERRABLE. --accept references tries it.",
+                side="dest",
+            )
         )
+    refusals.check()
+
+
+def acting_on_delete(table: Table) -> list[Reference]:
+    """Return the foreign keys by which a DELETE changes other tables."""
+    return [r for r in table.references if r.on_delete not in ("no action", "restrict")]
 
 
 def check_updates(table: Table, updates: Container[str], accepted: Container[Hazard]) -> None:
@@ -104,7 +156,8 @@ def check_updates(table: Table, updates: Container[str], accepted: Container[Haz
 _MERGE = "Use --mode merge, which removes no row. "
 
 
-def _listed(references: Iterable[Reference]) -> str:
+def foreign_keys(references: Iterable[Reference]) -> str:
+    """Name foreign keys, each with what it does when a row goes at which it points."""
     return ", ".join(f"{r.constraint} of {r.table} (ON DELETE {r.on_delete})" for r in references)
 
 
@@ -113,14 +166,19 @@ def check_row_security(source: Relation, dest: Table) -> None:
 
     What a query reads is the source's matter: row_security is off, so it raises an error.
     """
-    for side, table in (("source", source), ("dest", dest)):
+    refusals = Refusals()
+    sides: tuple[tuple[Side, Relation], ...] = (("source", source), ("dest", dest))
+    for side, table in sides:
         if isinstance(table, Table) and table.row_security:
-            raise PlanRefused(
-                f"{side}: row security of {table.full_name} applies to this role",
-                detail="It would hide rows without a word.",
-                hint="Connect as a role with BYPASSRLS, or as the owner.",
-                side="source" if side == "source" else "dest",
+            refusals.add(
+                PlanRefused(
+                    f"{side}: row security of {table.full_name} applies to this role",
+                    detail="It would hide rows without a word.",
+                    hint="Connect as a role with BYPASSRLS, or as the owner.",
+                    side=side,
+                )
             )
+    refusals.check()
 
 
 def reversed_sides(source: Relation, dest: Table) -> PlanRefused:
@@ -300,6 +358,20 @@ def check_partitions(
             hint=f"GRANT TRUNCATE ON {', '.join(lacking)} TO the role.",
             side="dest",
         )
+
+
+def check_gaps(dest: Table, slice_: Range, gaps: Sequence[Gap]) -> None:
+    """Refuse to send rows that no partition of the dest takes."""
+    if not gaps:
+        return
+    listed = ", ".join(f"from {gap.start} to {gap.stop}" for gap in gaps)
+    raise PlanRefused(
+        f"dest: {dest.full_name} has no partition for rows of {slice_}",
+        detail=f"The source has rows whose {slice_.column} is {listed}.",
+        hint=f"CREATE TABLE .. PARTITION OF {dest.full_name} FOR VALUES FROM ('{gaps[0].start}') "
+        f"TO ('{gaps[0].stop}').",
+        side="dest",
+    )
 
 
 def check_truncate(dest: Table) -> None:

@@ -11,6 +11,7 @@ from copypipe import catalog, ledger, plans, privileges, servers, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
 from copypipe.errors import PlanRefused, Side
+from copypipe.hazards import Refusals
 from copypipe.plans import Decided
 from copypipe.requests import Request, check
 from copypipe.servers import Session
@@ -56,7 +57,9 @@ def both(request: Request, roles: Mapping[Side, str | None]) -> tuple[Needs, Nee
         servers.connected("dest", request.dest, run_id) as dest,
         plans.reading(request, source, dest),
     ):
-        decided = plans.decide(request, source, dest)
+        refusals = Refusals()
+        decided = plans.decide(request, source, dest, refusals)
+        refusals.check()
         found = decided.found
         if not isinstance(found.relation, Table):
             raise PlanRefused("what a query reads is not known", hint="Name a table.")

@@ -31,7 +31,8 @@ from copypipe import (
 )
 from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
-from copypipe.errors import PlanRefused
+from copypipe.errors import CopyFailed, PlanRefused
+from copypipe.hazards import Refusals
 from copypipe.ledger import Ledger
 from copypipe.modes import Filling
 from copypipe.requests import Request
@@ -128,6 +129,12 @@ class Plan:
     """The column by which the dest tells slices of the table apart; None for none yet."""
     reversed: bool = False
     """The source is filled from this dest, and the request allows to go against that."""
+    refusals: tuple[PlanRefused, ...] = ()
+    """What stands in the way of it; a plan that is to be carried out has none."""
+
+    def check(self) -> None:
+        """Raise PlanRefused with all that stands in the way."""
+        Refusals(self.refusals).check()
 
     @property
     def signature(self) -> str:
@@ -198,24 +205,52 @@ def _select(of: Relation, columns: Sequence[Copied], slice_: slices.Slice) -> St
 
 
 def make(request: Request, source: Session, dest: Session) -> Plan:
-    """Read both sides and decide; raises PlanRefused and UsageError, changes nothing.
+    """Read both sides and decide; changes nothing.
+
+    Raises UsageError, and PlanRefused with all that stands in the way.
+    """
+    plan = draft(request, source, dest)
+    plan.check()
+    return plan
+
+
+def draft(request: Request, source: Session, dest: Session) -> Plan:
+    """Make a plan that tells what stands in its way; raises PlanRefused where there can be none.
 
     Of the dest's table nothing but its catalog is read, so that another run that has locked the
     table (TRUNCATE) is waited for where locks are waited for. Only --where looks at it, and --all
     without a yes.
     """
-    with reading(request, source, dest):
-        decided = decide(request, source, dest)
-        _check_rights(request, decided)
-        found, slice_ = decided.found, decided.slice
-        plan = _assembled(request, found, decided.matching, decided.columns, slice_)
+    refusals = Refusals()
+    try:
+        with reading(request, source, dest):
+            return _drafted(request, source, dest, refusals)
+    except (PlanRefused, CopyFailed) as error:
+        # What a server says of a side that was refused already follows from that, mostly.
+        follows = error.sqlstate and error.side in [refused.side for refused in refusals.all]
+        if isinstance(error, PlanRefused) and not follows:
+            refusals.add(error)
+        if follows or isinstance(error, PlanRefused):
+            refusals.check()
+        raise
+
+
+def _drafted(request: Request, source: Session, dest: Session, refusals: Refusals) -> Plan:
+    decided = decide(request, source, dest, refusals)
+    _check_rights(request, decided, refusals)
+    found, slice_ = decided.found, decided.slice
+    partitions: tuple[Partition, ...] = ()
+    with refusals.gathering():
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
             swaps.check(dest, partitions[0] if partitions else found.table)
-        plan = replace(
-            plan, reversed=decided.is_reversed, merge=decided.merge, partitions=partitions
-        )
-        return replace(plan, notes=(*plan.notes, *_on_freezing(plan)))
+    plan = replace(
+        _assembled(request, decided, refusals),
+        reversed=decided.is_reversed,
+        merge=decided.merge,
+        partitions=partitions,
+    )
+    return replace(plan, notes=(*plan.notes, *_on_freezing(plan)), refusals=refusals.all)
 
 
 def _on_freezing(plan: Plan) -> list[str]:
@@ -261,22 +296,23 @@ class Decided:
     is_reversed: bool
 
 
-def decide(request: Request, source: Session, dest: Session) -> Decided:
+def decide(request: Request, source: Session, dest: Session, refusals: Refusals) -> Decided:
     """Decide what goes where, by the catalogs alone: within `reading`.
 
-    Raises PlanRefused and UsageError as `make` does, except for what the roles may not.
+    Gathers what stands in the way, but for what the roles may not; raises PlanRefused and
+    UsageError where nothing can be decided.
     """
     relation = _relation(request, source)
     table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
     found = Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
-    matching = _matched(request, found)
+    matching = _matched(request, found, refusals)
     columns = _copied(request, found, matching)
     if _same_database(found):
         _check_apart(request, found, columns)
     slice_ = _slice(request, source, relation, columns)
     is_reversed = ledger.receives(source, relation, table, found.dest_is, dest.address)
     if is_reversed and not request.allow_reverse:
-        raise hazards.reversed_sides(relation, table)
+        refusals.add(hazards.reversed_sides(relation, table))
     compared = set()
     if (around := slices.range_of(slice_)) is not None:
         compared.add(around.column)
@@ -288,7 +324,8 @@ def decide(request: Request, source: Session, dest: Session) -> Decided:
     if request.mode == "merge":
         into = [column.dest for column in columns]
         merge = keys.merge(table, catalog.uniques(dest, table), request.key, into)
-        hazards.check_updates(table, merge.updates, request.accept)
+        with refusals.gathering():
+            hazards.check_updates(table, merge.updates, request.accept)
     return Decided(found, matching, columns, slice_, frozenset(compared), merge, is_reversed)
 
 
@@ -303,24 +340,26 @@ def _partitions(
     return found
 
 
-def _check_rights(request: Request, decided: Decided) -> None:
+def _check_rights(request: Request, decided: Decided, refusals: Refusals) -> None:
     """Refuse a role that lacks what the source, or the mode at the dest, needs."""
     found, compared, merge = decided.found, decided.compared, decided.merge
     hazards.check_reading(found.relation, {*read(decided.columns), *compared})
     names = [column.dest.name for column in decided.columns]
     if merge is not None:
-        hazards.check_staging(found.dest_is)
-    hazards.check_rights(
-        found.table,
-        names,
-        privileges.looked_at(request, names, compared),
-        removes=privileges.removes(request),
-        updates=merge.updates if merge is not None else (),
-        # To count what triggers let through.
-        whole=request.mode == "append"
-        and found.table.has_triggers
-        and "triggers" not in request.accept,
-    )
+        with refusals.gathering():
+            hazards.check_staging(found.dest_is)
+    with refusals.gathering():
+        hazards.check_rights(
+            found.table,
+            names,
+            privileges.looked_at(request, names, compared),
+            removes=privileges.removes(request),
+            updates=merge.updates if merge is not None else (),
+            # To count what triggers let through.
+            whole=request.mode == "append"
+            and found.table.has_triggers
+            and "triggers" not in request.accept,
+        )
 
 
 def read(columns: Sequence[Copied]) -> list[str]:
@@ -332,14 +371,10 @@ def read(columns: Sequence[Copied]) -> list[str]:
     ]
 
 
-def _assembled(
-    request: Request,
-    found: Found,
-    matching: tables.Matching,
-    columns: tuple[Copied, ...],
-    slice_: slices.Slice,
-) -> Plan:
+def _assembled(request: Request, decided: Decided, refusals: Refusals) -> Plan:
     """Ask what the copy will cost and what is worth knowing, and put the plan together."""
+    found, matching, columns = decided.found, decided.matching, decided.columns
+    slice_ = decided.slice
     source, dest, relation, table = found.source, found.dest, found.relation, found.table
     reads = _select(relation, columns, slice_)
     _check_sent(source, reads, columns)
@@ -352,7 +387,8 @@ def _assembled(
     serving_dest = catalog.indexes(dest, table, by) if by else ()
     kept, sliced_by = _ledger(request, dest, table)
     if request.mode == "append":
-        _check_new(request, kept, dest, table, slice_)
+        with refusals.gathering():
+            _check_new(request, kept, dest, table, slice_)
     notes, warnings = remarks.notes_and_warnings(
         request, table, found.source_is, found.dest_is, slice_, matching
     )
@@ -368,7 +404,8 @@ def _assembled(
     copied = {column.dest.name for column in columns}
     numbering = tuple(s for s in catalog.sequences(dest, table) if s.column in copied)
     if request.sequences:
-        hazards.check_sequences(numbering)
+        with refusals.gathering():
+            hazards.check_sequences(numbering)
     else:
         notes += remarks.of_sequences(numbering)
     may_truncate = _reads_nothing_of_dest(relation, columns)
@@ -380,20 +417,29 @@ def _assembled(
     if around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes
+    access = remarks.source_access(relation, slice_, reading, serving)
+    dest_access = remarks.dest_access(dest, table, slice_, serving_dest, clears=removes)
+    warnings += remarks.of_scan("source", relation, access)
+    warnings += remarks.of_scan("dest", table, dest_access) if removes else []
+    warnings += remarks.of_accepted(request, table, clears=removes)
+    more_notes, more_warnings = remarks.of_upkeep(table, catalog.upkeep(dest, table))
+    notes += more_notes
+    warnings += more_warnings
+    warnings += _gaps(found, around, refusals, indexed=bool(serving))
     asks = isinstance(slice_, slices.Whole) and removes and not request.yes
     return Plan(
         source=Side(
             source.address,
             found.source_is,
             relation,
-            remarks.source_access(relation, slice_, reading, serving),
+            access,
             catalog.rows(source, relation) if asks else None,
         ),
         dest=Side(
             dest.address,
             found.dest_is,
             table,
-            remarks.dest_access(dest, table, slice_, serving_dest, clears=removes),
+            dest_access,
             catalog.rows(dest, table) if asks else None,
         ),
         slice=slice_,
@@ -416,6 +462,37 @@ def _assembled(
         ledger=kept,
         sliced_by=sliced_by,
     )
+
+
+def _gaps(
+    found: Found,
+    around: slices.Range | None,
+    refusals: Refusals,
+    *,
+    indexed: bool,
+) -> list[str]:
+    """Refuse rows for which the dest has no partition, or warn of them where no index finds any."""
+    gaps = catalog.gaps(found.dest, found.table, around) if around is not None else ()
+    if not gaps or around is None:
+        return []
+    if indexed and isinstance(found.relation, Table):
+        between = [
+            gap
+            for gap in gaps
+            if catalog.has_rows(
+                found.source,
+                found.relation,
+                replace(around, start=gap.start, stop=gap.stop, days=None),
+            )
+        ]
+        with refusals.gathering():
+            hazards.check_gaps(found.table, around, between)
+        return []
+    listed = ", ".join(f"from {gap.start} to {gap.stop}" for gap in gaps)
+    return [
+        f"{found.table.full_name} has no partition for {around.column} {listed}: a row there would "
+        "fail the copy"
+    ]
 
 
 def _ledger(request: Request, dest: Session, table: Table) -> tuple[Ledger, str | None]:
@@ -462,11 +539,12 @@ def _relation(request: Request, source: Session) -> Relation:
     return readings.query(source, request.query.rstrip().removesuffix(";"))
 
 
-def _matched(request: Request, found: Found) -> tables.Matching:
+def _matched(request: Request, found: Found, refusals: Refusals) -> tables.Matching:
     """Pair the columns of both sides; raises PlanRefused for whatever does not fit."""
     relation, table = found.relation, found.table
     hazards.check_kinds(relation, table)
-    _check_tables(request, relation, table, found.dest_is)
+    with refusals.gathering():
+        _check_tables(request, relation, table, found.dest_is)
     computed = readings.computed(found.source, relation, table, request.columns)
     excluded = readings.excluded(request.exclude, relation, table)
     both = sorted(excluded & computed.keys())
@@ -567,12 +645,17 @@ def milliseconds(seconds: float) -> str:
 
 
 def _check_tables(request: Request, source: Relation, dest: Table, dest_is: catalog.Server) -> None:
-    hazards.check_dest(dest_is, dest)
-    hazards.check_row_security(source, dest)
-    if request.clear == "truncate" or request.swap:
-        hazards.check_truncate(dest)
-    elif request.mode == "replace" or request.merge_deletes:
-        hazards.check_references(dest, request.accept, merging=request.mode == "merge")
+    refusals = Refusals()
+    with refusals.gathering():
+        hazards.check_dest(dest_is, dest)
+    with refusals.gathering():
+        hazards.check_row_security(source, dest)
+    with refusals.gathering():
+        if request.clear == "truncate" or request.swap:
+            hazards.check_truncate(dest)
+        elif request.mode == "replace" or request.merge_deletes:
+            hazards.check_references(dest, request.accept, merging=request.mode == "merge")
+    refusals.check()
 
 
 def reread(plan: Plan, session: Session) -> None:

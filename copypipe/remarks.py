@@ -5,14 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 
-from copypipe import catalog, slices
+from copypipe import catalog, hazards, slices
 from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import copies
-from copypipe.tables import Index, Matching, OwnedSequence, Query, Relation, Table
+from copypipe.tables import Index, Matching, OwnedSequence, Query, Relation, Table, Upkeep
 
 PAGE_BYTES = 8192
+
+# autovacuum's own defaults (autovacuum_vacuum_scale_factor 0.2) take care of less than that; what
+# is a fraction of a second's work to clear is not worth a word.
+DEAD_PART = 0.2
+MANY_DEAD_ROWS = 10_000
+
+# Some seconds of a disk's reading: less than that is not worth an index.
+LARGE_SCAN_BYTES = 1024 * 1024 * 1024
+
+NO_INDEX = "no index"
 
 
 def source_access(
@@ -52,7 +62,7 @@ def _access(table: Table, slice_: slices.Slice, serving: Sequence[Index]) -> str
         return f"index {serving[0].name} can serve; a scan would read {size}"
     around = slices.range_of(slice_)
     on = around.column if around else "the condition"
-    return f"no index on {on}: scans the whole table ({size})"
+    return f"{NO_INDEX} on {on}: scans the whole table ({size})"
 
 
 def notes_and_warnings(
@@ -86,6 +96,11 @@ def notes_and_warnings(
         warnings.append(
             "a row that changed so that the condition holds only for its old or its new version is "
             "cleared without being copied, or copied beside the old one (if no key forbids it)"
+        )
+    if server.in_recovery:
+        notes.append(
+            "the source is a standby: what it has not replayed yet is not copied, and replay may "
+            "cancel a long copy (max_standby_streaming_delay, hot_standby_feedback)"
         )
     around = slices.range_of(slice_)
     if around is None:
@@ -131,6 +146,48 @@ def of_ledger(
             "again (--no-ledger says that this is meant)"
         )
     return notes, warnings
+
+
+def of_upkeep(dest: Table, upkeep: Upkeep) -> tuple[list[str], list[str]]:
+    """Return notes and warnings about a table's dead rows, and about one that is not logged."""
+    notes: list[str] = []
+    warnings: list[str] = []
+    if upkeep.is_unlogged:
+        warnings.append(
+            f"{dest.full_name} is unlogged, or a partition of it: a crash of the dest empties it, "
+            "and its standbys have none of it, whatever the ledger tells"
+        )
+    if upkeep.dead_rows > max(MANY_DEAD_ROWS, upkeep.live_rows * DEAD_PART):
+        notes.append(
+            f"{dest.full_name} has about {upkeep.dead_rows} dead rows beside {upkeep.live_rows}, "
+            "of deletes or failed loads: VACUUM frees their space"
+        )
+    return notes, warnings
+
+
+def of_accepted(request: Request, dest: Table, *, clears: bool) -> list[str]:
+    """Tell of what was accepted and is there."""
+    warnings = []
+    acting = hazards.acting_on_delete(dest)
+    if clears and acting and "cascade" in request.accept:
+        warnings.append(
+            f"clearing {dest.full_name} changes other tables: {hazards.foreign_keys(acting)}"
+        )
+    firm = [r for r in dest.references if r not in acting and not r.is_deferrable]
+    if request.mode == "replace" and firm and "references" in request.accept:
+        warnings.append(
+            f"the copy fails at the first row that others point at: {hazards.foreign_keys(firm)}"
+        )
+    return warnings
+
+
+def of_scan(side: str, of: Relation, access: str) -> list[str]:
+    """Warn of a large scan that each slice pays for."""
+    if isinstance(of, Query) or not access.startswith(NO_INDEX):
+        return []
+    if of.pages * PAGE_BYTES < LARGE_SCAN_BYTES:
+        return []
+    return [f"{side}: {access}, for each slice"]
 
 
 def of_sequences(sequences: Sequence[OwnedSequence]) -> list[str]:

@@ -17,7 +17,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
 
 from copypipe import events
-from copypipe.errors import CopypipeError, one_line
+from copypipe.errors import CopypipeError, PlanRefused, one_line
 from copypipe.slices import Slice, Where, range_of
 
 if TYPE_CHECKING:
@@ -136,18 +136,26 @@ def result_json(done: Transferred) -> str:
 
 def error_json(error: CopypipeError) -> str:
     """Return an error as one JSON object."""
+    others = error.others if isinstance(error, PlanRefused) else ()
     return _json(
         "error",
         {
             "exit_code": error.exit_code,
             "retryable": error.retryable,
-            "message": error.message,
-            "detail": error.detail,
-            "hint": error.hint,
-            "side": error.side,
-            "sqlstate": error.sqlstate,
+            **_error(error),
+            "others": [_error(other) for other in others],
         },
     )
+
+
+def _error(error: CopypipeError) -> dict[str, Any]:
+    return {
+        "message": error.message,
+        "detail": error.detail,
+        "hint": error.hint,
+        "side": error.side,
+        "sqlstate": error.sqlstate,
+    }
 
 
 def _json(kind: str, fields: dict[str, Any]) -> str:
@@ -305,6 +313,7 @@ def plan_text(plan: Plan) -> str:
     lines.append(f"  carried  by {plan.transport}")
     lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
     lines += [f"  warning  {warning}" for warning in plan.warnings]
+    lines += [f"  refused  {refused.message}" for refused in plan.refusals]
     if plan.needs_yes:
         lines.append("  asks     all rows of the dest will be replaced: needs --yes")
     for side, statement in _statements(plan):
@@ -359,7 +368,7 @@ def _columns(columns: Sequence[Copied]) -> list[str]:
 def _side(name: str, side: Side[Any]) -> list[str]:
     parts = ", ".join(f"{part.name} {part.value} ({part.origin})" for part in side.address.parts)
     return [
-        f"  {name:<8} {side.address}  PostgreSQL {side.server.major}, "
+        f"  {name:<8} {side.address}  PostgreSQL {side.server.version}, "
         f"{side.table.kind_name} {side.table.full_name}",
         f"           {parts}",
         f"           {side.access}",
@@ -408,6 +417,7 @@ def plan_json(plan: Plan) -> str:
             "signature": plan.signature,
             "notes": list(plan.notes),
             "warnings": list(plan.warnings),
+            "refusals": [_error(refused) for refused in plan.refusals],
         },
     )
 
@@ -420,6 +430,7 @@ def _side_json(side: Side[Any]) -> dict[str, Any]:
         "dbname": side.address.dbname,
         "origin": {part.name: part.origin for part in side.address.parts},
         "major": side.server.major,
+        "version": side.server.version,
         "table": side.table.full_name,
         "kind": side.table.kind_name,
         "access": side.access,

@@ -122,6 +122,26 @@ class Partition:
         return f"{self.schema}.{self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A range of the slice column for which a partitioned table has no partition."""
+
+    start: date
+    stop: date
+
+
+@dataclass(frozen=True, slots=True)
+class Upkeep:
+    """What becomes of a table's rows besides being read and written."""
+
+    is_unlogged: bool
+    """A crash of the server empties it, or a partition of it."""
+    live_rows: int
+    """By the server's statistics, which lag behind and may be lost; as the next."""
+    dead_rows: int
+    """Rows that were deleted, updated or rolled back, and take space until VACUUM."""
+
+
 Action = Literal["no action", "restrict", "cascade", "set null", "set default"]
 
 

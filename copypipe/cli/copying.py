@@ -369,6 +369,7 @@ def copy(
         if dry_run:
             plan = attempts.plan(request, ignore)
             say(reporting.plan_json(plan) if as_json else reporting.plan_text(plan))
+            plan.check()
             return
         listener, close = _listener(progress, quiet=quiet, verbose=verbose)
         planned: list[Planned] = []

@@ -357,6 +357,64 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
     )
 
 
+def partition_ranges(oid: int, within: Range, type_name: str) -> Composed:
+    """Find which parts of a range the partitions take, where its column is their only key.
+
+    The first row is an empty range; there is none at all where the table is partitioned in another
+    way, or where a default partition takes the rest. Bounds are printed as `partitions` says;
+    MINVALUE and MAXVALUE are the ends of the range. CASE keeps the planner from reading those of
+    other tables, which may be of other types, before it joins.
+    """
+    return SQL(
+        """
+        WITH parent AS (
+              SELECT p.partrelid AS oid
+                FROM pg_catalog.pg_partitioned_table p
+                JOIN pg_catalog.pg_attribute a
+                  ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
+               WHERE p.partrelid = {oid} AND a.attname = {column}
+                 AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partdefid = 0)
+        SELECT {start}::{type} AS start, {start}::{type} AS stop FROM parent
+         UNION ALL
+        SELECT greatest(b.start, {start}), least(b.stop, {stop})
+          FROM (SELECT CASE WHEN found[1] = 'MINVALUE' THEN {start}::{type}
+                            ELSE pg_catalog.btrim(found[1], {quote})::{type} END,
+                       CASE WHEN found[2] = 'MAXVALUE' THEN {stop}::{type}
+                            ELSE pg_catalog.btrim(found[2], {quote})::{type} END
+                  FROM parent
+                  JOIN pg_catalog.pg_inherits i
+                    ON i.inhparent = parent.oid AND NOT i.inhdetachpending
+                  JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+                 CROSS JOIN LATERAL pg_catalog.regexp_match(
+                           CASE WHEN i.inhparent = parent.oid AND i.inhrelid = c.oid
+                                THEN pg_catalog.pg_get_expr(c.relpartbound, 0::oid) END,
+                           $re$^FOR VALUES FROM [(](.*)[)] TO [(](.*)[)]$$re$) AS found
+               ) AS b (start, stop)
+         WHERE b.start < {stop} AND b.stop > {start}
+         ORDER BY 1, 2
+        """
+    ).format(
+        oid=Literal(oid),
+        type=SQL(type_name),
+        column=Literal(within.column),
+        start=Literal(within.start),
+        stop=Literal(within.stop),
+        quote=Literal("'"),
+    )
+
+
+def upkeep(oid: int) -> Composed:
+    """Read whether a table or a partition of it is unlogged, and how many of its rows are dead."""
+    return SQL(
+        """
+        SELECT coalesce(bool_or(c.relpersistence = 'u'), false),
+               coalesce(sum(pg_catalog.pg_stat_get_live_tuples(c.oid)), 0)::int8,
+               coalesce(sum(pg_catalog.pg_stat_get_dead_tuples(c.oid)), 0)::int8
+          FROM pg_catalog.pg_class c WHERE c.oid IN ({tree})
+        """
+    ).format(tree=_tree(Literal(oid)))
+
+
 def references(oid: int) -> Composed:
     """Find the foreign keys that point at this table or at any of its partition tree.
 

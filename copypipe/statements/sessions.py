@@ -190,7 +190,9 @@ def surroundings() -> Composed:
     """Ask what a server is: version, database, settings that change meanings, now."""
     return SQL(
         """
-        SELECT pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
+        SELECT pg_catalog.split_part(
+                   pg_catalog.current_setting('server_version'), ' ', 1) AS version,
+               pg_catalog.current_setting('server_version_num')::int / 10000 AS major,
                (SELECT d.oid::int8 FROM pg_catalog.pg_database d
                  WHERE d.datname = pg_catalog.current_database()) AS database_oid,
                pg_catalog.has_function_privilege(

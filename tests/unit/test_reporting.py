@@ -150,6 +150,7 @@ def test_an_error_as_json_names_its_exit_code() -> None:
         "hint": "do",
         "side": "dest",
         "sqlstate": "42501",
+        "others": [],
     }
 
 
