@@ -72,6 +72,9 @@ def merge(merge: Merge) -> Composed:
     Rows are compared by their bytes (record_image_ne), which tells apart whatever COPY brings, for
     types without an operator too. Rows that did not change are left out before INSERT .. ON
     CONFLICT, which would lock them, and so write each.
+
+    The others come in the order of the key: new rows lie in it, and of two merges that meet in
+    several rows the second one waits at the first of them, where each could wait for the other.
     """
     is_held, is_new = (_unlike(merge.table, name) for name in ("is held", "is new"))
     changed: Composable = SQL("held.{} IS NULL").format(is_held)
@@ -94,7 +97,8 @@ def merge(merge: Merge) -> Composed:
               LEFT JOIN (SELECT true AS {is_held}, {held} FROM {table}) AS held ON {same_key}
              WHERE {changed}),
         merged AS (
-            INSERT INTO {table} AS held ({columns}){overriding} SELECT {columns} FROM changed
+            INSERT INTO {table} AS held ({columns}){overriding}
+            SELECT {columns} FROM changed ORDER BY {key_columns}
                 ON CONFLICT ({key}) DO {action})
         SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}) FROM changed
         """
@@ -109,6 +113,7 @@ def merge(merge: Merge) -> Composed:
         changed=changed,
         columns=_list(merge.columns),
         overriding=SQL(" OVERRIDING SYSTEM VALUE" if merge.overriding else ""),
+        key_columns=_list(merge.key.columns),
         key=_inferred(merge.key),
         action=action,
     )

@@ -253,6 +253,19 @@ OURS = (
 )  # fmt: skip
 
 
+def test_new_rows_lie_in_the_order_of_the_key(pair: Pair) -> None:
+    pair.make("CREATE TABLE public.t (a int, b text, created_at timestamptz, PRIMARY KEY (b, a))")
+    pair.source.execute(
+        f"INSERT INTO public.t SELECT n % 10, chr(97 + n % 3), '{DAY}Z'"
+        " FROM generate_series(1, 30) n ORDER BY md5(n::text)"
+    )
+
+    assert pair.copy(**MERGE).inserted == 30
+
+    lie = pair.dest.fetch("SELECT b, a FROM public.t ORDER BY ctid")
+    assert lie == sorted(lie)
+
+
 def test_columns_may_be_called_as_ours_are(pair: Pair) -> None:
     named = ", ".join('"' + name.replace('"', '""') + '" int' for name in OURS)
     pair.make(
@@ -774,6 +787,37 @@ def test_two_merges_of_the_same_keys_lose_no_row(pair: Pair) -> None:
 
     assert notes(pair) == dict.fromkeys(range(1, 21), "two")
     assert [told["rows_copied"] for told in pair.told()] == [20, 20]
+
+
+def test_two_merges_wait_for_each_other_in_one_order_only(pair: Pair) -> None:
+    """Their sources have the rows the other way round: each would hold what the other one wants."""
+    pair.make(T.format("PRIMARY KEY"))
+    pair.dest.execute(
+        f"INSERT INTO public.t SELECT n, 'old', '{DAY}Z' FROM generate_series(1, 20) n;"
+        "ANALYZE public.t"
+    )
+    for name, day, order in (("one", DAY, "ASC"), ("two", NEXT_DAY, "DESC")):
+        pair.source.execute(
+            f"CREATE TABLE public.{name} AS SELECT n AS id, '{name}' AS note,"
+            f" '{day}Z'::timestamptz AS created_at FROM generate_series(1, 20) n ORDER BY n {order}"
+        )
+    trigger(
+        pair, "BEFORE UPDATE", "PERFORM pg_catalog.pg_advisory_xact_lock_shared(4711); RETURN NEW;"
+    )
+    pair.dest.execute(
+        "DROP TRIGGER change ON public.t; CREATE TRIGGER change BEFORE UPDATE ON public.t"
+        " FOR EACH ROW WHEN (NEW.id = 10 AND NEW.note = 'one') EXECUTE FUNCTION public.change()"
+    )
+    holder = pair.connect(autocommit=True)
+    holder.execute("SELECT pg_advisory_lock(4711)")
+    begun = [pair.start(table="public.one", into="public.t", mode="merge", day=DAY)]
+    eventually(lambda: waits_in_pause(pair.dest), what="the first one is half way")
+    begun.append(pair.start(table="public.two", into="public.t", mode="merge", day=NEXT_DAY))
+    eventually(waiting(pair.dest, "transactionid"), what="the second one waits for the first")
+    holder.close()
+
+    assert [one.result().updated for one in begun] == [20, 20]
+    assert notes(pair) == dict.fromkeys(range(1, 21), "two")
 
 
 def test_a_deadlock_is_tried_again(pair: Pair) -> None:
