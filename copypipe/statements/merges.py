@@ -26,6 +26,8 @@ class Merge:
     """Those that go over, the key's included."""
     updates: tuple[str, ...]
     """Those that an UPDATE sets, and by which rows are told to have changed."""
+    fixed: tuple[str, ...]
+    """Those outside the key that no UPDATE may set: GENERATED ALWAYS AS IDENTITY."""
     overriding: bool
     """A column is GENERATED ALWAYS AS IDENTITY, and gets the source's values all the same."""
 
@@ -57,6 +59,16 @@ def keyless(key: Unique) -> Composed:
                                        GROUP BY {key} HAVING count(*) > 1) AS twice)
         """
     ).format(staged=STAGED, nulls=nulls, key=_list(key.columns))
+
+
+def count_fixed(merge: Merge) -> Composed:
+    """Count the staged rows that are held with another value of what no UPDATE may set."""
+    return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
+        STAGED,
+        _table(merge.table),
+        _same_key(merge.key),
+        _compared(merge.fixed, "OPERATOR(pg_catalog.*<>)"),
+    )
 
 
 def delete_others(merge: Merge, slice_: Slice) -> Composed:
@@ -139,13 +151,14 @@ def _inferred(key: Unique) -> Composed:
 
 
 def count_merged(merge: Merge) -> Composed:
-    """Count the staged rows that the table holds as they are, but for what no UPDATE may set."""
+    """Count the staged rows that the table holds as they are."""
     return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
         STAGED,
         _table(merge.table),
         _same_key(merge.key),
         _compared(
-            tuple(dict.fromkeys((*merge.key.columns, *merge.updates))), "OPERATOR(pg_catalog.*=)"
+            tuple(dict.fromkeys((*merge.key.columns, *merge.updates, *merge.fixed))),
+            "OPERATOR(pg_catalog.*=)",
         ),
     )
 
