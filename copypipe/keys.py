@@ -59,11 +59,13 @@ def merge(
         for column in columns
         if not column.always_identity and _may_change(column, key.columns)
     ]
+    fixed = [c.name for c in columns if c.always_identity and c.name not in key.columns]
     return Merge(
         table=table,
         key=key,
         columns=tuple(column.name for column in columns),
         updates=tuple(updates),
+        fixed=tuple(fixed),
         overriding=any(column.always_identity for column in columns),
     )
 

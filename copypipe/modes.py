@@ -189,17 +189,30 @@ class MergeByKey(_Writes):
         return merges.copy_in(filling.columns, filling.format)
 
     def finish(self, session: Session, filling: Filling, rows: int) -> Filled:
-        """Take over what differs; raises CopyFailed for keys that are NULL or there twice."""
+        """Take over what differs.
+
+        Raises CopyFailed for keys that are NULL or there twice, and for identities that would have
+        to change.
+        """
         merge = _merge_of(filling)
         session.execute(merges.analyze())
         nulls, twice = session.fetch_one(merges.keyless(merge.key))
         if nulls or twice:
             raise _no_key(merge, nulls, twice)
+        if merge.fixed:
+            differing = session.fetch_one(merges.count_fixed(merge))[0]
+            if differing:
+                raise _fixed(merge, differing)
         deleted = 0
         if filling.deletes:
             # First, since what goes may hold a value that what comes must have alone.
             deleted = session.count(merges.delete_others(merge, filling.slice))
-        inserted, updated = session.fetch_one(merges.merge(merge))
+        try:
+            inserted, updated = session.fetch_one(merges.merge(merge))
+        except CopyFailed as error:
+            if error.sqlstate == "23505":  # unique_violation, by another index than the key's
+                error.hint = _HANDED_ON
+            raise
         return Filled(inserted, updated, deleted)
 
     def check(self, session: Session, filling: Filling, rows: int) -> None:
@@ -368,6 +381,25 @@ def _no_key(merge: Merge, nulls: int, twice: int) -> CopyFailed:
         side="source",
     )
 
+
+def _fixed(merge: Merge, differing: int) -> CopyFailed:
+    """Say how many rows would need another identity than they have at the dest."""
+    table, fixed = merge.table.full_name, ", ".join(merge.fixed)
+    excluded = " ".join(f"--exclude {name}" for name in merge.fixed)
+    return CopyFailed(
+        f"dest: {differing} rows of {table} have another {fixed} than at the source",
+        detail="It is GENERATED ALWAYS AS IDENTITY, which no UPDATE may set. Nothing was changed.",
+        hint=f"{excluded} leaves the dest its own numbers; --mode replace takes the source's.",
+        side="dest",
+    )
+
+
+# A unique index is asked row by row, so the order of the rows counts.
+_HANDED_ON = (
+    "Another row has that value. If rows exchange it, or hand it on: a unique index is looked at "
+    "row by row. A DEFERRABLE unique constraint is looked at when all are there; --mode replace "
+    "removes the rows first."
+)
 
 STRATEGIES: dict[Mode, Strategy] = {
     "replace": Replace(),

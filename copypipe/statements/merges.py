@@ -26,6 +26,8 @@ class Merge:
     """Those that go over, the key's included."""
     updates: tuple[str, ...]
     """Those that an UPDATE sets, and by which rows are told to have changed."""
+    fixed: tuple[str, ...]
+    """Those outside the key that no UPDATE may set: GENERATED ALWAYS AS IDENTITY."""
     overriding: bool
     """A column is GENERATED ALWAYS AS IDENTITY, and gets the source's values all the same."""
 
@@ -59,6 +61,16 @@ def keyless(key: Unique) -> Composed:
     ).format(staged=STAGED, nulls=nulls, key=_list(key.columns))
 
 
+def count_fixed(merge: Merge) -> Composed:
+    """Count the staged rows that are held with another value of what no UPDATE may set."""
+    return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
+        STAGED,
+        _table(merge.table),
+        _same_key(merge.key),
+        _compared(merge.fixed, "OPERATOR(pg_catalog.*<>)"),
+    )
+
+
 def delete_others(merge: Merge, slice_: Slice) -> Composed:
     """Delete the rows of the slice whose key was not staged."""
     return SQL(
@@ -72,6 +84,9 @@ def merge(merge: Merge) -> Composed:
     Rows are compared by their bytes (record_image_ne), which tells apart whatever COPY brings, for
     types without an operator too. Rows that did not change are left out before INSERT .. ON
     CONFLICT, which would lock them, and so write each.
+
+    The others come in the order of the key: new rows lie in it, and of two merges that meet in
+    several rows the second one waits at the first of them, where each could wait for the other.
     """
     is_held, is_new = (_unlike(merge.table, name) for name in ("is held", "is new"))
     changed: Composable = SQL("held.{} IS NULL").format(is_held)
@@ -94,7 +109,8 @@ def merge(merge: Merge) -> Composed:
               LEFT JOIN (SELECT true AS {is_held}, {held} FROM {table}) AS held ON {same_key}
              WHERE {changed}),
         merged AS (
-            INSERT INTO {table} AS held ({columns}){overriding} SELECT {columns} FROM changed
+            INSERT INTO {table} AS held ({columns}){overriding}
+            SELECT {columns} FROM changed ORDER BY {key_columns}
                 ON CONFLICT ({key}) DO {action})
         SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}) FROM changed
         """
@@ -109,6 +125,7 @@ def merge(merge: Merge) -> Composed:
         changed=changed,
         columns=_list(merge.columns),
         overriding=SQL(" OVERRIDING SYSTEM VALUE" if merge.overriding else ""),
+        key_columns=_list(merge.key.columns),
         key=_inferred(merge.key),
         action=action,
     )
@@ -134,13 +151,14 @@ def _inferred(key: Unique) -> Composed:
 
 
 def count_merged(merge: Merge) -> Composed:
-    """Count the staged rows that the table holds as they are, but for what no UPDATE may set."""
+    """Count the staged rows that the table holds as they are."""
     return SQL("SELECT count(*) FROM {} AS staged JOIN {} AS held ON {} AND {}").format(
         STAGED,
         _table(merge.table),
         _same_key(merge.key),
         _compared(
-            tuple(dict.fromkeys((*merge.key.columns, *merge.updates))), "OPERATOR(pg_catalog.*=)"
+            tuple(dict.fromkeys((*merge.key.columns, *merge.updates, *merge.fixed))),
+            "OPERATOR(pg_catalog.*=)",
         ),
     )
 

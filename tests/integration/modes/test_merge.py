@@ -253,6 +253,19 @@ OURS = (
 )  # fmt: skip
 
 
+def test_new_rows_lie_in_the_order_of_the_key(pair: Pair) -> None:
+    pair.make("CREATE TABLE public.t (a int, b text, created_at timestamptz, PRIMARY KEY (b, a))")
+    pair.source.execute(
+        f"INSERT INTO public.t SELECT n % 10, chr(97 + n % 3), '{DAY}Z'"
+        " FROM generate_series(1, 30) n ORDER BY md5(n::text)"
+    )
+
+    assert pair.copy(**MERGE).inserted == 30
+
+    lie = pair.dest.fetch("SELECT b, a FROM public.t ORDER BY ctid")
+    assert lie == sorted(lie)
+
+
 def test_columns_may_be_called_as_ours_are(pair: Pair) -> None:
     named = ", ".join('"' + name.replace('"', '""') + '" int' for name in OURS)
     pair.make(
@@ -510,6 +523,46 @@ def test_what_the_dest_does_not_take_fails_and_changes_nothing(
     assert (error.sqlstate, error.exit_code) == (code, 1)
 
 
+UNIQUE = {
+    "an index": ("CREATE UNIQUE INDEX ON public.t (note)", False),
+    "a constraint": ("ALTER TABLE public.t ADD UNIQUE (note)", False),
+    "looked at behind each statement": ("ALTER TABLE public.t ADD UNIQUE (note) DEFERRABLE", True),
+    "looked at by COMMIT": (
+        "ALTER TABLE public.t ADD UNIQUE (note) DEFERRABLE INITIALLY DEFERRED",
+        True,
+    ),
+}
+
+
+@pytest.mark.parametrize(("sql", "works"), UNIQUE.values(), ids=UNIQUE.keys())
+def test_rows_that_exchange_a_unique_value(pair: Pair, sql: str, *, works: bool) -> None:
+    """In the end each has one of its own; in between two have the same."""
+    pair.make(T.format("PRIMARY KEY"))
+    pair.source.execute(f"INSERT INTO public.t VALUES (1, 'b', '{DAY}Z'), (2, 'a', '{DAY}Z')")
+    pair.dest.execute(f"INSERT INTO public.t VALUES (1, 'a', '{DAY}Z'), (2, 'b', '{DAY}Z'); {sql}")
+    if works:
+        assert pair.copy(**MERGE).updated == 2
+    else:
+        error = pair.refuses(CopyFailed, "duplicate key value", **MERGE)
+        assert (error.sqlstate, error.exit_code) == ("23505", 1)
+        hint = str(error.hint)
+        assert "A DEFERRABLE unique constraint" in hint
+        assert "--mode replace" in hint
+        pair.copy(day=DAY)
+    assert notes(pair) == {1: "b", 2: "a"}
+
+
+@pytest.mark.parametrize("when", ["IMMEDIATE", "DEFERRED"])
+def test_a_unique_value_that_two_rows_have_in_the_end_fails(pair: Pair, when: str) -> None:
+    three(pair)
+    pair.dest.execute(
+        f"UPDATE public.t SET note = note || id;"
+        f"ALTER TABLE public.t ADD UNIQUE (note) DEFERRABLE INITIALLY {when}"
+    )
+    error = pair.refuses(CopyFailed, "duplicate key value", **MERGE)
+    assert error.sqlstate == "23505"
+
+
 # Others' rows that point at the table, how, what a merge says; and one with deletes.
 def test_a_foreign_key_that_points_there_does_not_hinder_a_merge(pair: Pair) -> None:
     three(pair)
@@ -637,24 +690,50 @@ def test_a_trigger_that_changes_nothing_is_no_hindrance(pair: Pair, identity: st
     trigger(pair, "BEFORE INSERT OR UPDATE OR DELETE", "RETURN coalesce(NEW, OLD);")
     if identity:
         pair.dest.execute(f"ALTER TABLE public.t {identity}")
-        pair.source.execute("ALTER TABLE public.t ADD serial int DEFAULT 70")
+        pair.source.execute("ALTER TABLE public.t ADD serial int; UPDATE public.t SET serial = id")
 
     done = pair.copy(**MERGE, merge_deletes=True)
 
     assert (done.inserted, done.updated, done.deleted) == (1, 1, 1)
 
 
-def test_a_value_always_generated_as_identity_stays_what_it_is(pair: Pair) -> None:
-    """An UPDATE may not set it."""
+def numbered(pair: Pair, numbers: str) -> None:
+    """The dest's rows have numbers of their own in a column that no UPDATE may set."""
     three(pair)
     pair.dest.execute("ALTER TABLE public.t ADD serial int GENERATED ALWAYS AS IDENTITY")
-    pair.source.execute("ALTER TABLE public.t ADD serial int; UPDATE public.t SET serial = id * 10")
-    before = dict(pair.dest.fetch("SELECT id, serial FROM public.t"))
+    pair.source.execute(
+        f"ALTER TABLE public.t ADD serial int; UPDATE public.t SET serial = {numbers}"
+    )
+
+
+def test_an_identity_that_would_have_to_change_fails_the_merge(pair: Pair) -> None:
+    numbered(pair, "CASE id WHEN 1 THEN 1 ELSE id * 10 END")
+
+    error = pair.refuses(CopyFailed, "dest: 1 rows of public.t have another serial", **MERGE)
+
+    assert (error.exit_code, error.side) == (1, "dest")
+    assert str(error.hint).startswith("--exclude serial leaves the dest its own numbers")
+    numbers = dict(pair.dest.fetch("SELECT id, serial FROM public.t"))
+    assert pair.copy(**MERGE, exclude=["serial"]).updated == 1
+    now = dict(pair.dest.fetch("SELECT id, serial FROM public.t"))
+    assert now == {**numbers, 3: now[3]}
+    assert now[3] > max(numbers.values())
+
+
+def test_an_identity_that_is_the_same_is_merged(pair: Pair) -> None:
+    numbered(pair, "CASE WHEN id < 3 THEN id ELSE id * 10 END")
+    numbers = dict(pair.dest.fetch("SELECT id, serial FROM public.t"))
 
     done = pair.copy(**MERGE)
 
     assert (done.inserted, done.updated) == (1, 1)
-    assert dict(pair.dest.fetch("SELECT id, serial FROM public.t")) == {**before, 3: 30}
+    assert dict(pair.dest.fetch("SELECT id, serial FROM public.t")) == {**numbers, 3: 30}
+
+
+def test_an_identity_by_which_rows_are_merged_is_what_it_is(pair: Pair) -> None:
+    three(pair)
+    pair.dest.execute("ALTER TABLE public.t ALTER id ADD GENERATED ALWAYS AS IDENTITY")
+    assert pair.copy(**MERGE).updated == 1
 
 
 # --- rights ---------------------------------------------------------------------------------------
@@ -776,6 +855,37 @@ def test_two_merges_of_the_same_keys_lose_no_row(pair: Pair) -> None:
     assert [told["rows_copied"] for told in pair.told()] == [20, 20]
 
 
+def test_two_merges_wait_for_each_other_in_one_order_only(pair: Pair) -> None:
+    """Their sources have the rows the other way round: each would hold what the other one wants."""
+    pair.make(T.format("PRIMARY KEY"))
+    pair.dest.execute(
+        f"INSERT INTO public.t SELECT n, 'old', '{DAY}Z' FROM generate_series(1, 20) n;"
+        "ANALYZE public.t"
+    )
+    for name, day, order in (("one", DAY, "ASC"), ("two", NEXT_DAY, "DESC")):
+        pair.source.execute(
+            f"CREATE TABLE public.{name} AS SELECT n AS id, '{name}' AS note,"
+            f" '{day}Z'::timestamptz AS created_at FROM generate_series(1, 20) n ORDER BY n {order}"
+        )
+    trigger(
+        pair, "BEFORE UPDATE", "PERFORM pg_catalog.pg_advisory_xact_lock_shared(4711); RETURN NEW;"
+    )
+    pair.dest.execute(
+        "DROP TRIGGER change ON public.t; CREATE TRIGGER change BEFORE UPDATE ON public.t"
+        " FOR EACH ROW WHEN (NEW.id = 10 AND NEW.note = 'one') EXECUTE FUNCTION public.change()"
+    )
+    holder = pair.connect(autocommit=True)
+    holder.execute("SELECT pg_advisory_lock(4711)")
+    begun = [pair.start(table="public.one", into="public.t", mode="merge", day=DAY)]
+    eventually(lambda: waits_in_pause(pair.dest), what="the first one is half way")
+    begun.append(pair.start(table="public.two", into="public.t", mode="merge", day=NEXT_DAY))
+    eventually(waiting(pair.dest, "transactionid"), what="the second one waits for the first")
+    holder.close()
+
+    assert [one.result().updated for one in begun] == [20, 20]
+    assert notes(pair) == dict.fromkeys(range(1, 21), "two")
+
+
 def test_a_deadlock_is_tried_again(pair: Pair) -> None:
     """Somebody has inserted row 3 and wants row 9, which the merge has deleted."""
     three(pair)
@@ -802,8 +912,49 @@ def test_a_row_that_comes_meanwhile_is_updated(pair: Pair) -> None:
     eventually(waiting(pair.dest, "transactionid"), what="it waits for the row")
     other.commit()
 
-    assert begun.result().rows == 3
+    done = begun.result()
+    # As they were found: row 3 was not there yet.
+    assert (done.rows, done.inserted, done.updated, done.deleted) == (3, 1, 1, 0)
     assert notes(pair)[3] == "new"
+
+
+def test_a_row_that_goes_meanwhile_is_inserted(pair: Pair) -> None:
+    three(pair)
+    other = pair.connect()
+    other.execute("DELETE FROM public.t WHERE id = 2")
+    begun = pair.start(**MERGE)
+    eventually(waiting(pair.dest, "transactionid"), what="it waits for the row")
+    other.commit()
+
+    done = begun.result()
+    # As they were found: row 2 was still there.
+    assert (done.rows, done.inserted, done.updated, done.deleted) == (3, 1, 1, 0)
+    assert notes(pair)[2] == "new"
+
+
+def test_what_others_delete_meanwhile_is_not_counted_as_deleted(pair: Pair) -> None:
+    three(pair)
+    other = pair.connect()
+    other.execute("DELETE FROM public.t WHERE id = 9")
+    begun = pair.start(**MERGE, merge_deletes=True)
+    eventually(waiting(pair.dest, "transactionid"), what="it waits for the row")
+    other.commit()
+
+    assert begun.result().deleted == 0
+    assert sorted(notes(pair)) == [1, 2, 3, 8]
+
+
+def test_a_row_that_others_change_meanwhile_is_the_sources_in_the_end(pair: Pair) -> None:
+    three(pair)
+    other = pair.connect()
+    other.execute("UPDATE public.t SET note = 'theirs' WHERE id = 2")
+    begun = pair.start(**MERGE)
+    eventually(waiting(pair.dest, "transactionid"), what="it waits for the row")
+    other.commit()
+
+    done = begun.result()
+    assert (done.inserted, done.updated) == (1, 1)
+    assert notes(pair)[2] == "new"
 
 
 def test_nothing_of_ours_is_left_behind(pair: Pair) -> None:
