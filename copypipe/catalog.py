@@ -127,6 +127,12 @@ def resolve(session: Session, name: str) -> int:
     return int(row[0])
 
 
+def oid(session: Session, of: Table) -> int | None:
+    """Return the OID of the table that bears this one's name now, None for none."""
+    found: int | None = session.fetch_one(queries.oid(of.schema, of.name))[0]
+    return found
+
+
 def table(session: Session, oid: int) -> Table:
     """Read a table; raises PlanRefused where it is gone."""
     found = session.fetch(queries.relation(oid))

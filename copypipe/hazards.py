@@ -328,10 +328,7 @@ def check_staging(server: Server) -> None:
 def check_partitions(
     dest: Table, slice_: Range, found: Sequence[Partition], *, truncate: bool
 ) -> None:
-    """Refuse to truncate partitions that are not, all together, exactly the slice.
-
-    What is swapped, not truncated, is a single one.
-    """
+    """Refuse to truncate or swap partitions that are not, all together, exactly the slice."""
     edges = [(partition.start, partition.stop) for partition in found]
     stops = [slice_.start, *(stop for _, stop in edges)]
     starts = [*(start for start, _ in edges), slice_.stop]
@@ -343,16 +340,8 @@ def check_partitions(
             hint="Use --clear delete." if truncate else "Leave --swap out.",
             side="dest",
         )
-    if not truncate:
-        if len(found) != 1:
-            raise PlanRefused(
-                f"dest: {slice_} is {len(found)} partitions of {dest.full_name}",
-                hint="Swap one after the other, each by a slice of its own.",
-                side="dest",
-            )
-        return
     lacking = [partition.full_name for partition in found if not partition.may_truncate]
-    if lacking:
+    if truncate and lacking:
         raise PlanRefused(
             f"dest: the role may not truncate {', '.join(lacking)}",
             hint=f"GRANT TRUNCATE ON {', '.join(lacking)} TO the role.",

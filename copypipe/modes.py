@@ -17,6 +17,7 @@ from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole
 from copypipe.statements import Statement, copies, merges
 from copypipe.statements.merges import Merge
+from copypipe.swaps import Replaced
 from copypipe.tables import Partition, Table
 
 
@@ -33,7 +34,7 @@ class Filling:
     may_truncate: bool
     """An empty table may be truncated: the source cannot be reading it."""
     partitions: tuple[Partition, ...]
-    """Those that the slice consists of, where they are to be truncated."""
+    """Those that the slice consists of, where they are to be truncated or swapped."""
     merge: Merge | None
     """By which key and how, in that mode."""
     deletes: bool
@@ -44,9 +45,9 @@ class Filling:
     """Seconds to wait for those who read what is swapped."""
 
     @property
-    def swapped(self) -> Table | Partition:
-        """Return what a swap replaces: the only partition, or the table."""
-        return self.partitions[0] if self.partitions else self.table
+    def replaced(self) -> Replaced:
+        """Return what a swap replaces."""
+        return Replaced(self.table, self.partitions)
 
     @property
     def counts(self) -> bool:
@@ -239,34 +240,36 @@ class MergeByKey(_Writes):
 
 
 class Swap:
-    """Fill a table beside the old one, or beside the slice's partition, and exchange the two."""
+    """Fill a table beside the old one, or beside the slice's partitions, and exchange them."""
 
     def lock(self, session: Session, filling: Filling) -> None:
         """Keep writers out; the exchange asks for more, and who held more could not get it."""
-        swaps.lock(session, filling.swapped)
+        swaps.lock(session, filling.replaced)
 
     def clear(self, session: Session, filling: Filling) -> Cleared:
-        """Make the new table."""
-        old = filling.swapped
-        swaps.check(session, old)
-        swaps.make(session, old)
+        """Make the new tables."""
+        swaps.check(session, filling.replaced)
+        swaps.make(session, filling.replaced)
         had_rows = catalog.has_rows(session, filling.table, filling.slice)
         return Cleared(had_rows, None if had_rows else 0)
 
     def copy_in(self, filling: Filling, *, freeze: bool) -> Statement:
-        """Copy into the new table."""
-        return swaps.copy_in(filling.swapped, filling.columns, filling.format)
+        """Copy into the new tables, frozen or not as their number asks for."""
+        return swaps.copy_in(filling.replaced, filling.columns, filling.format)
 
     def finish(self, session: Session, filling: Filling, rows: int) -> Filled:
-        """Let it take the old one's place."""
-        oid = swaps.exchange(session, filling.swapped, filling.patience)
-        return Filled(table=None if filling.partitions else catalog.table(session, oid))
+        """Let them take the old ones' place."""
+        swaps.exchange(session, filling.replaced, filling.patience)
+        oid = catalog.oid(session, filling.table)
+        if oid is None or oid == filling.table.oid:
+            return Filled()
+        return Filled(table=catalog.table(session, oid))
 
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Do nothing: no trigger and no condition has come between."""
 
     def statements(self, filling: Filling) -> dict[str, Statement]:
-        """Return how the new table is filled; the server spells the rest."""
+        """Return how the new tables are filled; the server spells the rest."""
         return {"copy_in": self.copy_in(filling, freeze=True)}
 
 
@@ -408,4 +411,4 @@ STRATEGIES: dict[Mode, Strategy] = {
 }
 
 SWAP: Strategy = Swap()
-"""How `replace` is done where a new table is to take the old one's place."""
+"""How `replace` is done where new tables are to take the old ones' place."""

@@ -31,7 +31,7 @@ from copypipe import (
 )
 from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
-from copypipe.errors import CopyFailed, PlanRefused
+from copypipe.errors import CopyFailed, PlanRefused, TransientError
 from copypipe.hazards import Refusals
 from copypipe.ledger import Ledger
 from copypipe.modes import Filling
@@ -243,7 +243,7 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
     with refusals.gathering():
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
-            swaps.check(dest, partitions[0] if partitions else found.table)
+            swaps.check(dest, swaps.Replaced(found.table, partitions))
     plan = replace(
         _assembled(request, decided, refusals),
         reversed=decided.is_reversed,
@@ -680,17 +680,35 @@ def reread(plan: Plan, session: Session) -> None:
 
 
 def reread_dest(plan: Plan, session: Session) -> Table:
-    """Read the dest's table again and return it; raises PlanRefused as `reread` does."""
+    """Read the dest's table again and return it; raises PlanRefused as `reread` does.
+
+    Raises TransientError where another run has swapped what is planned for: a new try makes a new
+    plan.
+    """
     planned = plan.dest.table
+    if catalog.oid(session, planned) not in (None, planned.oid):
+        raise _swapped(planned)
     now = catalog.table(session, planned.oid)
     if _shape(planned) != _shape(now):
         raise _altered(plan.dest, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
     if plan.merge is not None:
         hazards.check_updates(now, plan.merge.updates, plan.request.accept)
-    if _partitions(plan.request, session, now, plan.slice) != plan.partitions:
+    partitions = _partitions(plan.request, session, now, plan.slice)
+    for part, before in zip(partitions, plan.partitions, strict=False):
+        if part != before and replace(part, oid=before.oid) == before:
+            raise _swapped(part)
+    if partitions != plan.partitions:
         raise _altered(plan.dest, session)
     return now
+
+
+def _swapped(of: Table | Partition) -> TransientError:
+    return TransientError(
+        f"dest: another run has swapped {of.full_name} while the copy was prepared",
+        hint="Run it again.",
+        side="dest",
+    )
 
 
 def check_types(plan: Plan, source: Session, dest: Session) -> None:

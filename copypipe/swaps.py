@@ -1,107 +1,168 @@
-"""A table, or a partition, that is filled beside the old one and takes its place in a moment.
+"""A table, or partitions, that are filled beside the old ones and take their place in a moment.
 
 Readers see the old rows until COMMIT and wait for no more than the exchange itself. All of it is
-one transaction: after a failure nothing of the new table is there.
+one transaction: after a failure nothing of the new tables is there.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from copypipe.errors import CopypipeError, PlanRefused, TransientError
 from copypipe.servers import Session
 from copypipe.statements import Statement, copies, sessions, swaps
 from copypipe.tables import Partition, Table
 
-# How long the exchange waits for those who read the table at a time, since all who come after it
-# wait behind it; and for how long it steps back then.
+# How long the exchange waits for each lock, since all who come after it wait behind it; and for how
+# long it steps back then.
 _LOCK_TIMEOUT = "1s"
 _PAUSE_SECONDS = 2.0
 
 
-def _new_name(old: Table | Partition) -> str:
+@dataclass(frozen=True, slots=True)
+class Replaced:
+    """What new tables take the place of."""
+
+    table: Table
+    partitions: tuple[Partition, ...]
+    """Those of the table, in their order; none where it is replaced itself."""
+
+    @property
+    def old(self) -> Sequence[Table | Partition]:
+        """Return those that go."""
+        return self.partitions or (self.table,)
+
+    @property
+    def routed(self) -> bool:
+        """Return whether rows come through a new partitioned table, as one COPY into several."""
+        return len(self.partitions) > 1
+
+    @property
+    def target(self) -> Table | Partition:
+        """Return the one beside which there is the table that the rows are copied into."""
+        return self.table if self.routed else self.old[0]
+
+
+def _new_name(of: Table | Partition) -> str:
     """Return the name of the new table until it takes the old one's."""
-    return f"copypipe_new_{old.oid}"
+    return f"copypipe_new_{of.oid}"
 
 
-def lock(session: Session, old: Table | Partition) -> None:
-    """Keep writers out of the old table, since what they write would be lost; readers go on.
+def _new(of: Table | Partition) -> str:
+    return swaps.quoted(of.schema, _new_name(of))
 
-    Of a partition's parent too: one who waited for the partition would hold the parent meanwhile,
-    which the exchange needs for itself.
+
+def check(session: Session, replaced: Replaced) -> None:
+    """Raise PlanRefused for what a new table would lack, or what holds the old one, at once."""
+    for old in replaced.old:
+        found = session.fetch(swaps.hindrances(old.oid, session.major))
+        if found:
+            raise PlanRefused(
+                f"dest: {old.full_name} cannot be swapped",
+                detail="; ".join(why for (why,) in found) + ".",
+                hint="Leave --swap out.",
+                side="dest",
+            )
+
+
+def lock(session: Session, replaced: Replaced) -> None:
+    """Keep writers out of the old tables, since what they write would be lost; readers go on.
+
+    Of a partition's parent too, and of that first: one who waited for the partition would hold the
+    parent meanwhile, which the exchange needs for itself. It also lets two runs that swap
+    partitions of one table come one after the other.
     """
-    for schema, name in _with_parent(session, old):
+    for schema, name in _locked(replaced):
         session.execute(swaps.lock_writers(schema, name))
 
 
-def make(session: Session, old: Table | Partition) -> None:
-    """Make the new table with all that the old one has but rows."""
-    name = _new_name(old)
-    _run(session, swaps.make(old.oid, old.schema, name))
-    _run(session, swaps.dress(old.oid, swaps.quoted(old.schema, name)))
+def make(session: Session, replaced: Replaced) -> None:
+    """Make the new tables with all that the old ones have but rows and foreign keys."""
+    # Where the old one is in the database's tablespace, nothing may lead elsewhere.
+    session.execute(sessions.set_local("default_tablespace", ""))
+    for old in replaced.old:
+        _run(session, swaps.make(old.oid, old.schema, _new_name(old)))
+        _run(session, swaps.dress(old.oid, _new(old)))
+    table = replaced.table
+    if replaced.routed:
+        parts = [(part.oid, _new(part)) for part in replaced.partitions]
+        _run(session, swaps.gather(table.oid, table.schema, _new_name(table), parts))
+    if replaced.partitions:
+        _run(session, swaps.defaults(table.oid, _new(replaced.target)))
 
 
-def copy_in(old: Table | Partition, columns: Sequence[str], form: copies.Format) -> Statement:
-    """Return the statement that fills the new table."""
-    return swaps.copy_in(old.schema, _new_name(old), columns, form)
+def copy_in(replaced: Replaced, columns: Sequence[str], form: copies.Format) -> Statement:
+    """Return the statement that fills the new tables."""
+    into = replaced.target
+    return swaps.copy_in(into.schema, _new_name(into), columns, form, freeze=not replaced.routed)
 
 
-def exchange(session: Session, old: Table | Partition, patience: float) -> int:
-    """Let the new table take the old one's place, and return its OID.
+def exchange(session: Session, replaced: Replaced, patience: float) -> None:
+    """Let the new tables take the old ones' place.
 
-    Raises TransientError where somebody reads the old one for longer than `patience` seconds.
+    Raises TransientError where somebody reads the old ones for longer than `patience` seconds.
     """
-    name = _new_name(old)
-    session.execute(swaps.analyze(old.schema, name))
-    both = _with_parent(session, old)
+    # ALTER TABLE is refused while constraints are still to be looked at.
+    session.execute(copies.run_deferred_triggers())
+    table = replaced.table
+    if replaced.routed:
+        for part in replaced.partitions:
+            session.execute(
+                swaps.detach(table.schema, _new_name(table), part.schema, _new_name(part))
+            )
+        session.execute(swaps.drop(table.schema, _new_name(table)))
+    for part in replaced.partitions:
+        _run(session, swaps.defaults(part.oid, _new(part)))
+    for old in replaced.old:
+        session.execute(swaps.analyze(old.schema, _new_name(old)))
     deadline = time.monotonic() + patience
-    while not _locked_out(session, both):
+    while not _exchanged(session, replaced):
         if time.monotonic() >= deadline:
             raise TransientError(
-                f"dest: {old.full_name} was read all the time",
+                f"dest: {replaced.old[0].full_name} was read all the time",
                 detail="The new rows are there, and could not take the place of the old ones.",
                 hint="Wait longer with --wait-lock, or end what reads it.",
                 side="dest",
             )
         time.sleep(_PAUSE_SECONDS)
-    _run(session, swaps.replace(old.oid, swaps.quoted(old.schema, name)))
-    return int(session.fetch_one(swaps.oid(old.schema, old.name))[0])
 
 
-def _with_parent(session: Session, old: Table | Partition) -> list[tuple[str, str]]:
-    """Return the names of the old table and, before it, of the one that it is a partition of."""
-    above = [(schema, name) for schema, name in session.fetch(swaps.parent(old.oid))]
-    return [*above, (old.schema, old.name)]
+def _exchanged(session: Session, replaced: Replaced) -> bool:
+    """Exchange old and new, or undo what was done of it where a lock is not to be had soon.
 
-
-def _locked_out(session: Session, tables: list[tuple[str, str]]) -> bool:
+    All of it, since more is locked on the way than the tables themselves: what foreign keys point
+    at, and a default partition. Foreign keys come first: while rows are looked at for them, readers
+    go on, and only those wait who write what the keys point at.
+    """
+    (before,) = session.fetch_one(swaps.lock_timeout())
     session.execute(copies.savepoint())
     session.execute(sessions.set_local("lock_timeout", _LOCK_TIMEOUT))
     try:
-        for schema, name in tables:
+        for old in replaced.old:
+            _run(session, swaps.foreign_keys(old.oid, _new(old)))
+        for schema, name in _locked(replaced):
             session.execute(swaps.lock_out(schema, name))
+        for old in replaced.old:
+            _run(session, swaps.replace(old.oid, _new(old)))
     except CopypipeError as error:
         if error.sqlstate not in ("55P03", "40P01"):  # lock_not_available, deadlock_detected
             raise
     else:
+        session.execute(copies.release_savepoint())
+        session.execute(sessions.set_local("lock_timeout", before))
         return True
     session.execute(copies.back_to_savepoint())
     return False
 
 
+def _locked(replaced: Replaced) -> list[tuple[str, str]]:
+    """Return the names of what is locked: the table and its partitions, in one order for all."""
+    table = replaced.table
+    return [(table.schema, table.name), *((p.schema, p.name) for p in replaced.partitions)]
+
+
 def _run(session: Session, spelling: Statement) -> None:
     for (text,) in session.fetch(spelling):
         session.execute(swaps.run(text))
-
-
-def check(session: Session, old: Table | Partition) -> None:
-    """Raise PlanRefused for what the new table would lack, or what holds the old one, at once."""
-    found = session.fetch(swaps.hindrances(old.oid))
-    if found:
-        raise PlanRefused(
-            f"dest: {old.full_name} cannot be swapped",
-            detail="; ".join(why for (why,) in found) + ".",
-            hint="Leave --swap out.",
-            side="dest",
-        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from psycopg.sql import SQL, Composable, Composed, Literal
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.slices import Range
 from copypipe.statements.sessions import DATABASE_SORTING
@@ -19,6 +19,13 @@ def resolve(name: str) -> Composed:
         "SELECT pg_catalog.to_regclass({name})::pg_catalog.oid::pg_catalog.int8, "
         "pg_catalog.parse_ident({name})"
     ).format(name=Literal(name))
+
+
+def oid(schema: str, name: str) -> Composed:
+    """Find the OID of the table that bears a name now, NULL for none."""
+    return SQL("SELECT pg_catalog.to_regclass({})::oid::int8").format(
+        Literal(Identifier(schema, name).as_string(None))
+    )
 
 
 def relation(oid: int) -> Composed:
