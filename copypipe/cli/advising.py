@@ -11,7 +11,7 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
 from copypipe.cli.copying import Clear, Mode, endpoint
-from copypipe.cli.options import Dest, Into, Key, Source, Table
+from copypipe.cli.options import Dest, DestSet, Into, Key, Source, SourceSet, Table
 from copypipe.cli.output import outcome, say
 from copypipe.errors import Side
 
@@ -141,6 +141,8 @@ def doctor(
     by: Annotated[
         str, typer.Option(help="Column by which the table is sliced.", metavar="COLUMN")
     ] = "created_at",
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at both servers, and at a table if one is named, for what would stand in the way.
@@ -152,8 +154,8 @@ def doctor(
     """
     with outcome(as_json=as_json):
         request = requests.Request(
-            source=endpoint("source", source),
-            dest=endpoint("dest", dest),
+            source=endpoint("source", source, source_set),
+            dest=endpoint("dest", dest, dest_set),
             # Without a table none is asked for.
             table=table if table is not None else "none",
             into=into,

@@ -13,7 +13,7 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import again
-from copypipe.cli.options import Dest, Into, Key, Source, Table
+from copypipe.cli.options import Dest, DestSet, Into, Key, Source, SourceSet, Table
 from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
@@ -274,19 +274,8 @@ def copy(
         bool,
         typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),
     ] = False,
-    source_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Set a parameter of the source in our transactions: role, work_mem, "
-            "statement_timeout. Can be given again.",
-            metavar="NAME=VALUE",
-            show_default=False,
-        ),
-    ] = None,
-    dest_set: Annotated[
-        list[str] | None,
-        typer.Option(help="The same at the dest.", metavar="NAME=VALUE", show_default=False),
-    ] = None,
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
     ] = False,

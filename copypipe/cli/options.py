@@ -35,3 +35,16 @@ Key = Annotated[
         show_default=False,
     ),
 ]
+SourceSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Set a parameter of the source in our transactions: role, work_mem, "
+        "statement_timeout. Can be given again.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
+DestSet = Annotated[
+    list[str] | None,
+    typer.Option(help="The same at the dest.", metavar="NAME=VALUE", show_default=False),
+]
