@@ -87,9 +87,8 @@ def _at_dest(request: Request, asked: str | None, decided: Decided) -> Needs:
     )
     if decided.merge is not None:
         wanted.append(Privilege("TEMPORARY", "database", _database(dest)))
-    left_alone = (*decided.matching.excluded, *decided.matching.without_source)
-    drawn = statements.sequences(table.oid, [column.name for column in left_alone])
-    wanted += [Privilege("USAGE", "sequence", tuple(name)) for name in dest.fetch(drawn)]
+    drawn = catalog.drawn(dest, table, decided.matching.left_to_defaults)
+    wanted += [Privilege("USAGE", "sequence", (each.schema, each.name)) for each in drawn]
     if request.ledger:
         of_ledger, more = ledger.needed(dest, role.name)
         wanted += of_ledger

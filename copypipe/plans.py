@@ -321,6 +321,7 @@ def _check_rights(request: Request, decided: Decided) -> None:
         and found.table.has_triggers
         and "triggers" not in request.accept,
     )
+    hazards.check_drawn(catalog.drawn(found.dest, found.table, decided.matching.left_to_defaults))
 
 
 def read(columns: Sequence[Copied]) -> list[str]:
@@ -507,13 +508,14 @@ def _copied(request: Request, found: Found, matching: tables.Matching) -> tuple[
         and asked(to.name) is None
         and crossings.decide(of.value, to.value, sides, "cast").decision != "refuse"
     ]
-    left_alone = (*matching.without_source, *matching.excluded)
     hazards.check_columns(
         relation,
         table,
         matching,
         {column.dest.name: column.crossing for column in columns},
-        never_null={c.name for c in left_alone if not catalog.takes_null(found.dest, c.value)},
+        never_null={
+            c.name for c in matching.left_to_defaults if not catalog.takes_null(found.dest, c.value)
+        },
         may_be_cast=may_be_cast,
     )
     return tuple(columns)

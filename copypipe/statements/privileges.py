@@ -113,10 +113,14 @@ def role(name: str, oid: int) -> Composed:
 
 
 def sequences(oid: int, columns: Sequence[str]) -> Composed:
-    """Find the sequences that the defaults of these columns draw from."""
+    """Find the sequences that the defaults of these columns draw from; nextval() takes UPDATE too.
+
+    An identity's is no default, and needs no right.
+    """
     return SQL(
         """
-        SELECT DISTINCT n.nspname::text, s.relname::text
+        SELECT DISTINCT n.nspname::text, s.relname::text,
+               pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') AS may_draw
           FROM pg_catalog.pg_attrdef d
           JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
           JOIN pg_catalog.pg_depend p
