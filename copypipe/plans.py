@@ -206,12 +206,14 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
     """
     with reading(request, source, dest):
         decided = decide(request, source, dest)
-        _check_rights(request, decided)
         found, slice_ = decided.found, decided.slice
+        if request.swap:
+            # First, since who may swap a table may write it too.
+            parts = _partitions(request, dest, found.table, slice_)
+            swaps.check(dest, parts[0] if parts else found.table)
+        _check_rights(request, decided)
         plan = _assembled(request, found, decided.matching, decided.columns, slice_)
         partitions = _partitions(request, dest, found.table, slice_)
-        if request.swap:
-            swaps.check(dest, partitions[0] if partitions else found.table)
         plan = replace(
             plan, reversed=decided.is_reversed, merge=decided.merge, partitions=partitions
         )

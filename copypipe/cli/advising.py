@@ -11,7 +11,18 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
 from copypipe.cli.copying import Clear, Mode, endpoint
-from copypipe.cli.options import Dest, DestSet, Into, Key, Source, SourceSet, Table
+from copypipe.cli.options import (
+    Columns,
+    Dest,
+    DestSet,
+    Into,
+    Key,
+    Query,
+    Source,
+    SourceSet,
+    Swap,
+    Table,
+)
 from copypipe.cli.output import outcome, say
 from copypipe.errors import Side
 
@@ -51,6 +62,8 @@ def grants(
         str | None,
         typer.Option(help="For copies of the rows for which this SQL holds.", metavar="SQL"),
     ] = None,
+    query: Query = None,
+    columns: Columns = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,6 +74,7 @@ def grants(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="The mode of these copies.")] = Mode.REPLACE,
     clear: Annotated[Clear, typer.Option(help="How their slices are removed.")] = Clear.DELETE,
+    swap: Swap = False,
     key: Key = None,
     merge_deletes: Annotated[
         bool, typer.Option("--merge-deletes", help="Merge: with rows removed, too.")
@@ -104,9 +118,12 @@ def grants(
             ),
             by=by or "created_at",
             where=where,
+            query=query,
+            columns=tuple(map(requests.computed, columns or ())),
             exclude=tuple(exclude or ()),
             mode=mode.value,
             clear=clear.value,
+            swap=swap,
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
             ledger=not no_ledger,

@@ -25,8 +25,42 @@ def hindrances(oid: int) -> Composed:
           FROM pg_catalog.pg_class c WHERE c.oid = {oid} AND c.relkind <> 'r'
          UNION ALL
         SELECT 'the role is not a member of its owner ' || pg_catalog.pg_get_userbyid(c.relowner)
+               || CASE WHEN pg_catalog.pg_has_role(c.relowner, 'MEMBER')
+                       THEN ' that inherits its rights' ELSE '' END
           FROM pg_catalog.pg_class c
-         WHERE c.oid = {oid} AND NOT pg_catalog.pg_has_role(c.relowner, 'MEMBER')
+         WHERE c.oid = {oid} AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+         UNION ALL
+        SELECT 'the role is not a member of ' || pg_catalog.pg_get_userbyid(c.relowner)
+               || ', the owner of ' || c.oid::pg_catalog.regclass::text
+          FROM pg_catalog.pg_inherits i
+          JOIN pg_catalog.pg_class c ON c.oid = i.inhparent
+         WHERE i.inhrelid = {oid} AND NOT pg_catalog.pg_has_role(c.relowner, 'USAGE')
+         UNION ALL
+        SELECT 'its owner ' || pg_catalog.pg_get_userbyid(c.relowner)
+               || ' lacks CREATE on schema ' || n.nspname
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_roles r ON r.rolname = current_user
+         WHERE c.oid = {oid} AND NOT r.rolsuper
+           AND NOT pg_catalog.has_schema_privilege(c.relowner, n.oid, 'CREATE')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks CREATE on tablespace ' || s.spcname
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+         WHERE (c.oid = {oid} OR c.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i
+                                            WHERE i.indrelid = {oid}))
+           AND NOT pg_catalog.has_tablespace_privilege(s.oid, 'CREATE')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks REFERENCES on ' || k.confrelid::pg_catalog.regclass::text
+          FROM pg_catalog.pg_constraint k, unnest(k.confkey) AS u (number)
+         WHERE k.conrelid = {oid} AND k.contype = 'f'
+           AND NOT pg_catalog.has_column_privilege(k.confrelid, u.number, 'REFERENCES')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks USAGE on schema ' || n.nspname
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.confrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.conrelid = {oid} AND k.contype = 'f'
+           AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
          UNION ALL
         SELECT 'it has row security' FROM pg_catalog.pg_class c
          WHERE c.oid = {oid} AND (c.relrowsecurity OR c.relforcerowsecurity)
