@@ -261,7 +261,7 @@ class _Run:
             raise unknown.interrupt
         if committed:
             return done
-        raise _not_committed()
+        raise unknown.said or _not_committed()
 
     def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
         """Ask the dest whether it committed; raises `unknown` where it cannot tell.
@@ -275,7 +275,8 @@ class _Run:
         pause, longest = _LOOK_AGAIN_SECONDS
         while True:
             try:
-                committed = self._asked(plan, attempt, patience)
+                lost = unknown.said or _not_committed()
+                committed = self._asked(plan, attempt, patience, lost)
             except SliceBusy as error:
                 unknown.detail = f"The dest was asked: {error.message}. {error.detail}"
                 raise unknown from None
@@ -295,7 +296,9 @@ class _Run:
             time.sleep(pause)
             pause = min(2 * pause, longest)
 
-    def _asked(self, plan: Plan, attempt: Attempt, patience: float) -> bool | None:
+    def _asked(
+        self, plan: Plan, attempt: Attempt, patience: float, lost: CopypipeError
+    ) -> bool | None:
         """Connect to the dest and ask; tell the ledger of a COMMIT that did not happen."""
         with (
             _connected("dest", self._request.dest, self._run_id, self._reached) as dest,
@@ -304,7 +307,7 @@ class _Run:
             dest.idle = watch
             committed = transfers.happened(plan, dest, attempt, patience)
             if committed is False:
-                self._tell_ledger(dest, _not_committed())
+                self._tell_ledger(dest, lost)
             elif committed:
                 transfers.advance(plan, dest, self._listen)
             return committed

@@ -5,7 +5,7 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
@@ -17,11 +17,12 @@ from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
 from copypipe.horizons import Instance, Writers
 from copypipe.servers import Output, Session
-from copypipe.statements import Statement, copies, expressions, sessions
+from copypipe.statements import Statement, copies, expressions, privileges, sessions
 from copypipe.statements import catalog as queries
 from copypipe.statements import slices as slice_queries
 from copypipe.tables import (
     Column,
+    DrawnSequence,
     Gap,
     Index,
     OwnedSequence,
@@ -183,6 +184,12 @@ def table(session: Session, oid: int) -> Table:
 def sequences(session: Session, of: Table) -> tuple[OwnedSequence, ...]:
     """Return the sequences that number the table's columns."""
     return tuple(OwnedSequence(*row) for row in session.fetch(queries.sequences(of.oid)))
+
+
+def drawn(session: Session, of: Table, columns: Iterable[Column]) -> tuple[DrawnSequence, ...]:
+    """Return the sequences that the defaults of these columns draw from."""
+    asked = privileges.sequences(of.oid, [column.name for column in columns])
+    return tuple(DrawnSequence(*row) for row in session.fetch(asked))
 
 
 def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Partition, ...]:

@@ -36,9 +36,10 @@ from copypipe.errors import (
 )
 from copypipe.ledger import Ledger
 from copypipe.relay import scans
-from copypipe.requests import Endpoint, Request, check
+from copypipe.requests import Endpoint, Request, check, check_settings
 from copypipe.servers import Session
 from copypipe.statements import checkups as statements
+from copypipe.statements.sessions import FIXED
 from copypipe.symptoms import Examined, Facts, Finding, Link, Replica, Seen, Setting, Standby, Where
 from copypipe.tables import Table, folded
 
@@ -68,6 +69,8 @@ def examine(request: Request, *, with_table: bool) -> Checkup:
     found.add(_client())
     run_id = secrets.token_hex(8)
     sides: tuple[tuple[Side, Endpoint], ...] = (("source", request.source), ("dest", request.dest))
+    for side, endpoint in sides:
+        check_settings(side, endpoint.settings, FIXED)
     with ExitStack() as stack:
         reached: dict[Side, _Reached] = {}
         for side, endpoint in sides:
@@ -154,10 +157,10 @@ def _examined(session: Session) -> Examined:
         clock = session.fetch_one(statements.clock())[0]
         ended = time.time()
         facts = Facts(*session.fetch_one(statements.facts(session.major)))
-        settings = {
-            name: Setting(*more)
-            for name, *more in session.fetch(statements.settings(symptoms.SETTINGS))
-        }
+        asked = statements.settings(
+            symptoms.SETTINGS, tuple(session.settings), f"--{session.side}-set"
+        )
+        settings = {name: Setting(*more) for name, *more in session.fetch(asked)}
         replicas = tuple(Replica(*row) for row in session.fetch(statements.replicas()))
         standby = Standby(*session.fetch_one(statements.standby())) if facts.in_recovery else None
     with session.reading(lock_timeout=PATIENCE):

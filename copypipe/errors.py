@@ -156,6 +156,8 @@ class CommitUnknown(CopypipeError):
     exit_code = 75
     interrupt: KeyboardInterrupt | None = None
     """What came while the answer was awaited, to be raised when the outcome is known."""
+    said: CopypipeError | None = None
+    """With what the server ended the session, where each further try would end so."""
 
 
 class Interrupted(BaseException):

@@ -24,7 +24,10 @@ from copypipe.errors import (
 
 # SQLSTATEs that pass by themselves (PostgreSQL, appendix A).
 _LOST = frozenset({"57P01", "57P02", "57P03", "57P05"})
-_PASSING = frozenset({"40001", "40P01", "53300", "55P03", "25P03", "25P04"})
+_PASSING = frozenset({"40001", "40P01", "53300", "55P03", "25P03"})
+
+# transaction_timeout: the server closes the connection, and would do so in each try.
+TOO_LONG = "25P04"
 
 # insufficient_privilege, and read_only_sql_transaction: what is read at the source must not write.
 _REFUSED = frozenset({"42501", "25006"})
@@ -100,6 +103,8 @@ def lost(side: Side) -> ConnectionLost:
 
 
 def _class(code: str, severity: str | None) -> type[CopypipeError]:
+    if code == TOO_LONG:
+        return CopyFailed
     # Behind these the server closes the connection, or has lost what it does for us: a crash, a
     # pooler whose server is gone (PgBouncer says protocol_violation of that, and no V field).
     if severity in ("FATAL", "PANIC"):
@@ -122,7 +127,7 @@ def _hint(side: Side, code: str, context: str | None) -> str | None:
         return "Rows of another table point at this slice, or are missing for it."
     if code == "57014":
         return f"If a timeout of the role ended it: --{side}-set statement_timeout=0."
-    if code == "25P04":
+    if code == TOO_LONG:
         return f"The role may not take so long: --{side}-set transaction_timeout=0."
     if code.startswith("42") and _IN_FUNCTION.search(context or ""):
         return (

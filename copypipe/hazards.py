@@ -14,6 +14,7 @@ from copypipe.slices import Range
 from copypipe.tables import (
     READABLE,
     WRITABLE,
+    DrawnSequence,
     Gap,
     Matching,
     OwnedSequence,
@@ -310,6 +311,18 @@ def check_sequences(sequences: Iterable[OwnedSequence]) -> None:
         raise PlanRefused(
             f"dest: the role may not advance {', '.join(lacking)}",
             hint=f"GRANT UPDATE ON SEQUENCE {', '.join(lacking)} TO the role.",
+            side="dest",
+        )
+
+
+def check_drawn(sequences: Iterable[DrawnSequence]) -> None:
+    """Refuse a role that may not draw the numbers that defaults of the dest ask for."""
+    lacking = [sequence.full_name for sequence in sequences if not sequence.may_draw]
+    if lacking:
+        raise PlanRefused(
+            f"dest: the role may not draw from {', '.join(lacking)}",
+            detail="It lacks USAGE. Defaults of columns that are not copied draw from there.",
+            hint=f"GRANT USAGE ON SEQUENCE {', '.join(lacking)} TO the role.",
             side="dest",
         )
 

@@ -11,14 +11,15 @@ from copypipe import catalog, ledger, plans, privileges, servers, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
 from copypipe.errors import PlanRefused, Side
+from copypipe.expressions import may_read_tables, mentions
 from copypipe.hazards import Refusals
-from copypipe.plans import Decided
+from copypipe.plans import Copied, Decided
 from copypipe.requests import Request, check
 from copypipe.servers import Session
 from copypipe.statements import Statement
 from copypipe.statements import privileges as statements
 from copypipe.statements.privileges import Privilege
-from copypipe.tables import Partition, Table, folded
+from copypipe.tables import Partition, Relation, Table, folded
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ def both(request: Request, roles: Mapping[Side, str | None]) -> tuple[Needs, Nee
 
     Of the slice only its kind matters: by a column, by a condition, or everything. `roles` are
     names as in SQL; without one it is the role that asks. Raises what planning a copy raises, but
-    for rights; PlanRefused also for a query in the table's place and for a role that is not there.
+    for rights; PlanRefused also for a role that is not there.
     """
     check(request)
     run_id = secrets.token_hex(8)
@@ -61,9 +62,8 @@ def both(request: Request, roles: Mapping[Side, str | None]) -> tuple[Needs, Nee
         decided = plans.decide(request, source, dest, refusals)
         refusals.check()
         found = decided.found
-        if not isinstance(found.relation, Table):
-            raise PlanRefused("what a query reads is not known", hint="Name a table.")
-        read = {*plans.read(decided.columns), *decided.compared}
+        used, notes = _used(source, found.relation, decided.columns)
+        read = {*plans.read(decided.columns), *decided.compared, *used}
         return (
             _needs(
                 source,
@@ -71,9 +71,37 @@ def both(request: Request, roles: Mapping[Side, str | None]) -> tuple[Needs, Nee
                 found.relation,
                 found.source_is,
                 privileges.at_source(found.relation, read),
+                notes,
             ),
             _at_dest(request, roles["dest"], decided),
         )
+
+
+_UNKNOWN = (
+    "is not known here: SELECT on its tables, USAGE on their schemas, EXECUTE on functions; the "
+    "server names the first of it that is missing"
+)
+
+
+def _used(
+    source: Session, relation: Relation, columns: Sequence[Copied]
+) -> tuple[set[str], list[str]]:
+    """Return the columns that expressions of the user use, and notes on what cannot be known."""
+    if not isinstance(relation, Table):
+        return set(), [f"what the query reads {_UNKNOWN}"]
+    used: set[str] = set()
+    notes = []
+    for column in columns:
+        expression = column.source.expression
+        if expression is None or column.source.renames is not None:
+            continue
+        if may_read_tables(expression):
+            # To have it planned would ask for the very rights.
+            notes.append(f"what the expression of {column.dest.name} reads {_UNKNOWN}")
+            continue
+        found = mentions(catalog.printed(source, relation.name, relation.columns, expression).text)
+        used |= {c.name for c in relation.columns} if found.whole_row else found.columns
+    return used, notes
 
 
 def _at_dest(request: Request, asked: str | None, decided: Decided) -> Needs:
@@ -81,18 +109,23 @@ def _at_dest(request: Request, asked: str | None, decided: Decided) -> Needs:
     role = _role(dest, asked, table)
     partitions: tuple[Partition, ...] = ()
     notes = []
-    if request.clear == "truncate" and isinstance(decided.slice, slices.Range):
+    if (request.clear == "truncate" or request.swap) and isinstance(decided.slice, slices.Range):
         partitions = catalog.partitions(dest, table, decided.slice)
+    if partitions and not request.swap:
         notes.append("a partition that is made later needs TRUNCATE too")
     columns = [column.dest.name for column in decided.columns]
-    wanted = privileges.at_dest(
-        request, table, columns, decided.compared, decided.merge, partitions
-    )
-    if decided.merge is not None:
-        wanted.append(Privilege("TEMPORARY", "database", _database(dest)))
-    left_alone = (*decided.matching.excluded, *decided.matching.without_source)
-    drawn = statements.sequences(table.oid, [column.name for column in left_alone])
-    wanted += [Privilege("USAGE", "sequence", tuple(name)) for name in dest.fetch(drawn)]
+    drawn = catalog.drawn(dest, table, decided.matching.left_to_defaults)
+    of_defaults = [Privilege("USAGE", "sequence", (each.schema, each.name)) for each in drawn]
+    if request.swap:
+        wanted, more = _to_swap(dest, role, table, partitions, of_defaults)
+        notes += more
+    else:
+        wanted = privileges.at_dest(
+            request, table, columns, decided.compared, decided.merge, partitions
+        )
+        if decided.merge is not None:
+            wanted.append(Privilege("TEMPORARY", "database", _database(dest)))
+        wanted += of_defaults
     if request.ledger:
         of_ledger, more = ledger.needed(dest, role.name)
         wanted += of_ledger
@@ -100,10 +133,52 @@ def _at_dest(request: Request, asked: str | None, decided: Decided) -> Needs:
     return _needs(dest, role, table, decided.found.dest_is, wanted, notes)
 
 
+def _to_swap(
+    dest: Session,
+    role: _Role,
+    table: Table,
+    partitions: Sequence[Partition],
+    of_defaults: Sequence[Privilege],
+) -> tuple[list[Privilege], list[str]]:
+    """Return what a swap of the table, or of each partition, needs, and notes on it.
+
+    Who has the rights of the owner has all rights on the table, and whatever else the owner has.
+    """
+    schemas, owners, superusers = {table.schema: None}, dict[str, None](), dict[str, None]()
+    own: dict[Privilege, None] = {}
+    others: dict[Privilege, None] = {}
+    for old in partitions or (table,):
+        for schema, owner, is_superuser, itself in dest.fetch(statements.swapped(old.oid)):
+            owners[owner] = None
+            if is_superuser:
+                superusers[owner] = None
+            elif itself:
+                own[Privilege("CREATE", "schema", (schema,), to=owner)] = None
+            schemas[schema] = None
+        for (name,) in dest.fetch(statements.tablespaces(old.oid)):
+            others[Privilege("CREATE", "tablespace", (name,))] = None
+        for schema, name, columns in dest.fetch(statements.referenced(old.oid)):
+            schemas[schema] = None
+            others[Privilege("REFERENCES", "table", (schema, name), tuple(columns))] = None
+    wanted = [*(Privilege("USAGE", "schema", (name,)) for name in schemas), *others, *of_defaults]
+    for owner in owners:
+        if owner != role.name and wanted:
+            inherited = dest.fetch_one(statements.held(wanted, owner))
+            wanted = [each for each, has in zip(wanted, inherited, strict=True) if not has]
+    membership = [Privilege(owner, "role") for owner in owners if owner != role.name]
+    notes = [
+        f"the owner {name} is a superuser, and so may be who is a member of it: give the table "
+        "another owner"
+        for name in superusers
+        if name != role.name
+    ]
+    return [*membership, *own, *wanted], notes
+
+
 def _needs(
     session: Session,
     role: _Role,
-    table: Table,
+    table: Relation,
     server: Server,
     wanted: Sequence[Privilege],
     notes: Sequence[str] = (),
@@ -145,10 +220,10 @@ class _Role(NamedTuple):
     row_security: bool
 
 
-def _role(session: Session, asked: str | None, table: Table) -> _Role:
+def _role(session: Session, asked: str | None, of: Relation) -> _Role:
     """Return the role that is named as in SQL, or else the session's own."""
     name = folded(asked) if asked is not None else session.fetch_one(statements.current_role())[0]
-    rows = session.fetch(statements.role(name, table.oid))
+    rows = session.fetch(statements.role(name, of.oid if isinstance(of, Table) else None))
     if not rows:
         raise PlanRefused(
             f"{session.side}: there is no role {name}",

@@ -237,13 +237,14 @@ def draft(request: Request, source: Session, dest: Session) -> Plan:
 
 def _drafted(request: Request, source: Session, dest: Session, refusals: Refusals) -> Plan:
     decided = decide(request, source, dest, refusals)
-    _check_rights(request, decided, refusals)
     found, slice_ = decided.found, decided.slice
     partitions: tuple[Partition, ...] = ()
     with refusals.gathering():
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
+            # Before what is written, since who may swap a table may write it too.
             swaps.check(dest, swaps.Replaced(found.table, partitions))
+    _check_rights(request, decided, refusals)
     plan = replace(
         _assembled(request, decided, refusals),
         reversed=decided.is_reversed,
@@ -360,6 +361,9 @@ def _check_rights(request: Request, decided: Decided, refusals: Refusals) -> Non
             and found.table.has_triggers
             and "triggers" not in request.accept,
         )
+    with refusals.gathering():
+        drawn = catalog.drawn(found.dest, found.table, decided.matching.left_to_defaults)
+        hazards.check_drawn(drawn)
 
 
 def read(columns: Sequence[Copied]) -> list[str]:
@@ -585,13 +589,14 @@ def _copied(request: Request, found: Found, matching: tables.Matching) -> tuple[
         and asked(to.name) is None
         and crossings.decide(of.value, to.value, sides, "cast").decision != "refuse"
     ]
-    left_alone = (*matching.without_source, *matching.excluded)
     hazards.check_columns(
         relation,
         table,
         matching,
         {column.dest.name: column.crossing for column in columns},
-        never_null={c.name for c in left_alone if not catalog.takes_null(found.dest, c.value)},
+        never_null={
+            c.name for c in matching.left_to_defaults if not catalog.takes_null(found.dest, c.value)
+        },
         may_be_cast=may_be_cast,
     )
     return tuple(columns)

@@ -9,7 +9,7 @@ from copypipe.requests import Request
 from copypipe.slices import Everything
 from copypipe.statements.merges import Merge
 from copypipe.statements.privileges import Privilege
-from copypipe.tables import Partition, Table
+from copypipe.tables import Partition, Relation, Table
 
 SEES_OTHERS = Privilege(
     "pg_read_all_stats",
@@ -43,8 +43,10 @@ def looked_at(request: Request, columns: Collection[str], compared: Iterable[str
     return {*columns, *(compared if request.merge_deletes else ())}
 
 
-def at_source(of: Table, columns: Collection[str]) -> list[Privilege]:
-    """Return what reading these columns needs."""
+def at_source(of: Relation, columns: Collection[str]) -> list[Privilege]:
+    """Return what reading these columns needs; what a query reads is for the server to say."""
+    if not isinstance(of, Table):
+        return [SEES_OTHERS]
     return [
         Privilege("USAGE", "schema", (of.schema,)),
         _on(of, "SELECT", columns),

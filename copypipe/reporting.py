@@ -234,6 +234,7 @@ def _needs_json(needs: Needs) -> dict[str, Any]:
                 "on": need.privilege.on,
                 "object": list(need.privilege.object),
                 "columns": list(need.privilege.columns) or None,
+                "to": need.privilege.to or needs.role,
                 "sql": need.grant.as_string(None),
                 "held": need.held,
                 "optional": need.privilege.gives is not None,

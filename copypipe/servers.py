@@ -27,7 +27,7 @@ from copypipe.errors import (
     TransientError,
     UsageError,
 )
-from copypipe.failures import failure, lost, translate
+from copypipe.failures import TOO_LONG, failure, lost, translate
 from copypipe.requests import Endpoint
 from copypipe.statements import Statement, sessions
 
@@ -349,6 +349,11 @@ class Session:
             pass  # the connection is gone or dead; whether the answer came before, `answer` knows
         if answer.error is not None:
             problem = failure(self.side, answer.error)
+            if problem.sqlstate == TOO_LONG:
+                # The time may have run out in the last moment, when it had committed.
+                unknown = self._unknown(interrupt)
+                unknown.said = problem
+                raise unknown
             raise self._unknown(interrupt) if isinstance(problem, ConnectionLost) else problem
         if answer.result is None:
             raise self._unknown(interrupt)

@@ -105,6 +105,21 @@ class OwnedSequence:
 
 
 @dataclass(frozen=True, slots=True)
+class DrawnSequence:
+    """From what the default of a column draws that is not copied."""
+
+    schema: str
+    name: str
+    may_draw: bool
+    """The role has USAGE, or UPDATE, on it."""
+
+    @property
+    def full_name(self) -> str:
+        """Return schema.name for messages."""
+        return f"{self.schema}.{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class Partition:
     """A partition for a range of the slice column."""
 
@@ -271,6 +286,11 @@ class Matching:
     """Columns of the source that the dest lacks."""
     without_source: tuple[Column, ...]
     """Columns of the dest that the source lacks."""
+
+    @property
+    def left_to_defaults(self) -> tuple[Column, ...]:
+        """Return the columns of the dest that get their defaults."""
+        return (*self.excluded, *self.without_source)
 
 
 def match(

@@ -11,7 +11,18 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
 from copypipe.cli.copying import Clear, Mode, endpoint
-from copypipe.cli.options import Dest, Into, Key, Source, Table
+from copypipe.cli.options import (
+    Columns,
+    Dest,
+    DestSet,
+    Into,
+    Key,
+    Query,
+    Source,
+    SourceSet,
+    Swap,
+    Table,
+)
 from copypipe.cli.output import outcome, say
 from copypipe.errors import Side
 
@@ -51,6 +62,8 @@ def grants(
         str | None,
         typer.Option(help="For copies of the rows for which this SQL holds.", metavar="SQL"),
     ] = None,
+    query: Query = None,
+    columns: Columns = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,6 +74,7 @@ def grants(
     ] = None,
     mode: Annotated[Mode, typer.Option(help="The mode of these copies.")] = Mode.REPLACE,
     clear: Annotated[Clear, typer.Option(help="How their slices are removed.")] = Clear.DELETE,
+    swap: Swap = False,
     key: Key = None,
     merge_deletes: Annotated[
         bool, typer.Option("--merge-deletes", help="Merge: with rows removed, too.")
@@ -104,9 +118,12 @@ def grants(
             ),
             by=by or "created_at",
             where=where,
+            query=query,
+            columns=tuple(map(requests.computed, columns or ())),
             exclude=tuple(exclude or ()),
             mode=mode.value,
             clear=clear.value,
+            swap=swap,
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
             ledger=not no_ledger,
@@ -141,6 +158,8 @@ def doctor(
     by: Annotated[
         str, typer.Option(help="Column by which the table is sliced.", metavar="COLUMN")
     ] = "created_at",
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at both servers, and at a table if one is named, for what would stand in the way.
@@ -152,8 +171,8 @@ def doctor(
     """
     with outcome(as_json=as_json):
         request = requests.Request(
-            source=endpoint("source", source),
-            dest=endpoint("dest", dest),
+            source=endpoint("source", source, source_set),
+            dest=endpoint("dest", dest, dest_set),
             # Without a table none is asked for.
             table=table if table is not None else "none",
             into=into,

@@ -13,7 +13,18 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import again
-from copypipe.cli.options import Dest, Into, Key, Source, Table
+from copypipe.cli.options import (
+    Columns,
+    Dest,
+    DestSet,
+    Into,
+    Key,
+    Query,
+    Source,
+    SourceSet,
+    Swap,
+    Table,
+)
 from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
@@ -108,24 +119,8 @@ def copy(
             metavar="SQL",
         ),
     ] = None,
-    query: Annotated[
-        str | None,
-        typer.Option(
-            help="Read this SQL query at the source; TABLE is then the dest's. With a range of its "
-            "output, or --all.",
-            metavar="SQL",
-        ),
-    ] = None,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            help="Compute a column of the dest at the source: rename, mask, derive. Can be given "
-            "again.",
-            metavar="NAME=SQL",
-            show_default=False,
-        ),
-    ] = None,
+    query: Query = None,
+    columns: Columns = None,
     exclude: Annotated[
         list[str] | None,
         typer.Option(
@@ -159,14 +154,7 @@ def copy(
             "ledger tells of them. merge: insert and update by key."
         ),
     ] = Mode.REPLACE,
-    swap: Annotated[
-        bool,
-        typer.Option(
-            "--swap",
-            help="Fill a new table beside the old one (--all), or beside the partition that is the "
-            "slice, and exchange the two: readers wait for nothing.",
-        ),
-    ] = False,
+    swap: Swap = False,
     key: Key = None,
     merge_deletes: Annotated[
         bool,
@@ -274,19 +262,8 @@ def copy(
         bool,
         typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),
     ] = False,
-    source_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Set a parameter of the source in our transactions: role, work_mem, "
-            "statement_timeout. Can be given again.",
-            metavar="NAME=VALUE",
-            show_default=False,
-        ),
-    ] = None,
-    dest_set: Annotated[
-        list[str] | None,
-        typer.Option(help="The same at the dest.", metavar="NAME=VALUE", show_default=False),
-    ] = None,
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
     ] = False,

@@ -35,3 +35,42 @@ Key = Annotated[
         show_default=False,
     ),
 ]
+Query = Annotated[
+    str | None,
+    typer.Option(
+        help="Read this SQL query at the source; TABLE is then the dest's. With a range of its "
+        "output, or --all.",
+        metavar="SQL",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        help="Compute a column of the dest at the source: rename, mask, derive. Can be given "
+        "again.",
+        metavar="NAME=SQL",
+        show_default=False,
+    ),
+]
+Swap = Annotated[
+    bool,
+    typer.Option(
+        "--swap",
+        help="Fill a new table beside the old one (--all), or beside the partition that is the "
+        "slice, and exchange the two: readers wait for nothing.",
+    ),
+]
+SourceSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Set a parameter of the source in our transactions: role, work_mem, "
+        "statement_timeout. Can be given again.",
+        metavar="NAME=VALUE",
+        show_default=False,
+    ),
+]
+DestSet = Annotated[
+    list[str] | None,
+    typer.Option(help="The same at the dest.", metavar="NAME=VALUE", show_default=False),
+]

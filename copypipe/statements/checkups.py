@@ -52,17 +52,25 @@ def facts(major: int) -> Composed:
     ).format(method=SQL("SYSTEM_USER::text" if major >= TELLS_METHOD else "NULL::text"))
 
 
-def settings(names: Sequence[str]) -> Composed:
+def settings(names: Sequence[str], given: Sequence[str], option: str) -> Composed:
     """Read what the role's own sessions have of these parameters, as (name, value, unit, from).
 
-    What we set in our transactions does not count, so it is not `setting`.
+    What we set in our transactions does not count, so it is not `setting`, unless it was `given`
+    by the option.
     """
     return SQL(
         """
-        SELECT s.name, coalesce(s.reset_val, ''), coalesce(s.unit, ''), s.source
-          FROM pg_catalog.pg_settings s WHERE s.name = ANY ({}::text[])
+        SELECT s.name, coalesce(CASE WHEN g.given THEN s.setting ELSE s.reset_val END, ''),
+               coalesce(s.unit, ''), CASE WHEN g.given THEN {option} ELSE s.source END
+          FROM pg_catalog.pg_settings s
+         CROSS JOIN LATERAL (SELECT lower(s.name) = ANY ({given}::text[]) AS given) AS g
+         WHERE s.name = ANY ({names}::text[])
         """
-    ).format(Literal(list(names)))
+    ).format(
+        names=Literal(list(names)),
+        given=Literal([name.lower() for name in given]),
+        option=Literal(option),
+    )
 
 
 def clock() -> Composed:

@@ -15,17 +15,20 @@ class Privilege:
 
     name: str
     """PostgreSQL's word for it; of a membership, the role in which it is."""
-    on: Choice["database", "schema", "table", "sequence", "role"]
+    on: Choice["database", "schema", "table", "sequence", "tablespace", "role"]
     object: tuple[str, ...] = ()
     """The name of what it is on, schema first."""
     columns: tuple[str, ...] = ()
     """The columns to which it is limited; none for the whole."""
     gives: str | None = None
     """What it is good for, where a copy works without it."""
+    to: str | None = None
+    """Who needs it, if not the role itself: the owner of a table."""
 
 
 def grant(privilege: Privilege, role: str) -> Composed:
-    """Give a role a privilege."""
+    """Give a role a privilege, or whoever else needs it."""
+    role = privilege.to or role
     if privilege.on == "role":
         return SQL("GRANT {} TO {}").format(Identifier(privilege.name), Identifier(role))
     columns: Composable = SQL("")
@@ -49,16 +52,20 @@ def held(privileges: Sequence[Privilege], role: str) -> Composed:
 
 
 def _held(privilege: Privilege) -> Composed:
+    who: Composable = SQL("r.oid")
+    if privilege.to is not None:
+        who = SQL("{}::name").format(Literal(privilege.to))
     if privilege.on == "role":
-        return SQL("pg_catalog.pg_has_role(r.oid, {}, 'USAGE')").format(Literal(privilege.name))
+        return SQL("pg_catalog.pg_has_role({}, {}, 'USAGE')").format(who, Literal(privilege.name))
     if privilege.columns:
         return SQL(
             """
-            (SELECT bool_and(pg_catalog.has_column_privilege(r.oid, {}, a.attnum, {}))
+            (SELECT bool_and(pg_catalog.has_column_privilege({}, {}, a.attnum, {}))
                FROM pg_catalog.pg_attribute a
               WHERE a.attrelid = {} AND a.attname = ANY ({}::text[]) AND NOT a.attisdropped)
             """
         ).format(
+            who,
             _oid(privilege.object),
             Literal(privilege.name),
             _oid(privilege.object),
@@ -68,8 +75,8 @@ def _held(privilege: Privilege) -> Composed:
         of: Composable = _oid(privilege.object)
     else:
         of = Literal(privilege.object[0])
-    return SQL("pg_catalog.{}(r.oid, {}, {})").format(
-        SQL(f"has_{privilege.on}_privilege"), of, Literal(privilege.name)
+    return SQL("pg_catalog.{}({}, {}, {})").format(
+        SQL(f"has_{privilege.on}_privilege"), who, of, Literal(privilege.name)
     )
 
 
@@ -92,8 +99,8 @@ def database() -> Composed:
     return SQL("SELECT pg_catalog.current_database()::text").format()
 
 
-def role(name: str, oid: int) -> Composed:
-    """Ask what a role is, seen from a table; no row where there is none.
+def role(name: str, oid: int | None) -> Composed:
+    """Ask what a role is, seen from a table or from none; no row where there is no such role.
 
     Row security applies to all but superusers, BYPASSRLS, and owners unless it is FORCEd.
     """
@@ -102,21 +109,25 @@ def role(name: str, oid: int) -> Composed:
         SELECT pg_catalog.has_database_privilege(
                    'public', pg_catalog.current_database(), 'CONNECT') AS all_connect,
                r.rolsuper,
-               c.relrowsecurity AND NOT (r.rolsuper OR r.rolbypassrls
+               coalesce(c.relrowsecurity AND NOT (r.rolsuper OR r.rolbypassrls
                    OR (pg_catalog.pg_has_role(r.oid, c.relowner, 'USAGE')
-                       AND NOT c.relforcerowsecurity)) AS row_security
+                       AND NOT c.relforcerowsecurity)), false) AS row_security
           FROM pg_catalog.pg_roles r
-          JOIN pg_catalog.pg_class c ON c.oid = {}
+          LEFT JOIN pg_catalog.pg_class c ON c.oid = {}
          WHERE r.rolname = {}
         """
     ).format(Literal(oid), Literal(name))
 
 
 def sequences(oid: int, columns: Sequence[str]) -> Composed:
-    """Find the sequences that the defaults of these columns draw from."""
+    """Find the sequences that the defaults of these columns draw from; nextval() takes UPDATE too.
+
+    An identity's is no default, and needs no right.
+    """
     return SQL(
         """
-        SELECT DISTINCT n.nspname::text, s.relname::text
+        SELECT DISTINCT n.nspname::text, s.relname::text,
+               pg_catalog.has_sequence_privilege(s.oid, 'USAGE, UPDATE') AS may_draw
           FROM pg_catalog.pg_attrdef d
           JOIN pg_catalog.pg_attribute a ON a.attrelid = d.adrelid AND a.attnum = d.adnum
           JOIN pg_catalog.pg_depend p
@@ -128,3 +139,49 @@ def sequences(oid: int, columns: Sequence[str]) -> Composed:
          ORDER BY 1, 2
         """
     ).format(Literal(oid), Literal(list(columns)))
+
+
+def swapped(oid: int) -> Composed:
+    """Ask who owns a table and, before it, the one that it is a partition of: schema, owner,
+    whether that is a superuser, and whether it is the table itself.
+    """
+    return SQL(
+        """
+        SELECT n.nspname::text, o.rolname::text, o.rolsuper, c.oid = {oid} AS itself
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_roles o ON o.oid = c.relowner
+         WHERE c.oid = {oid}
+            OR c.oid IN (SELECT i.inhparent FROM pg_catalog.pg_inherits i WHERE i.inhrelid = {oid})
+         ORDER BY itself
+        """
+    ).format(oid=Literal(oid))
+
+
+def tablespaces(oid: int) -> Composed:
+    """Ask in which tablespaces a table and its indexes lie, but for the database's own."""
+    return SQL(
+        """
+        SELECT DISTINCT s.spcname::text
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+         WHERE c.oid = {oid} OR c.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i
+                                           WHERE i.indrelid = {oid})
+         ORDER BY 1
+        """
+    ).format(oid=Literal(oid))
+
+
+def referenced(oid: int) -> Composed:
+    """Ask at which columns of which tables a table's foreign keys point."""
+    return SQL(
+        """
+        SELECT DISTINCT n.nspname::text, c.relname::text,
+               (SELECT pg_catalog.array_agg(a.attname::text ORDER BY a.attnum)
+                  FROM pg_catalog.pg_attribute a
+                 WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)) AS columns
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.confrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.conrelid = {} AND k.contype = 'f' ORDER BY 1, 2
+        """
+    ).format(Literal(oid))

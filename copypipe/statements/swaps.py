@@ -44,9 +44,12 @@ def hindrances(oid: int, major: int) -> Composed:
                            OR a.oid IN (SELECT x.relid::oid
                                           FROM pg_catalog.pg_partition_ancestors({oid}) x)),
              parents AS (SELECT a.oid, a.relowner,
-                                CASE WHEN a.oid = c.oid THEN 'its owner '
-                                     ELSE 'the owner of its parent, ' END
-                                    || pg_catalog.pg_get_userbyid(a.relowner) AS owner
+                                CASE WHEN a.oid = c.oid THEN 'its owner ' ELSE '' END
+                                    || pg_catalog.pg_get_userbyid(a.relowner)
+                                    || CASE WHEN a.oid = c.oid THEN ''
+                                            ELSE ', the owner of '
+                                                     || a.oid::pg_catalog.regclass::text
+                                       END AS owner
                            FROM c, pg_catalog.pg_class a
                           WHERE a.oid = c.oid OR a.oid = (SELECT i.inhparent
                                                             FROM pg_catalog.pg_inherits i
@@ -60,8 +63,29 @@ def hindrances(oid: int, major: int) -> Composed:
                    'foreign table' ELSE 'relation of kind ' || c.relkind::text END
           FROM c WHERE c.relkind <> 'r'
          UNION ALL
-        SELECT 'the role lacks the rights of ' || parents.owner FROM parents
+        SELECT 'the role is not a member of ' || parents.owner
+                   || CASE WHEN pg_catalog.pg_has_role(parents.relowner, 'MEMBER')
+                           THEN ' that inherits its rights' ELSE '' END
+          FROM parents
          WHERE NOT pg_catalog.pg_has_role(parents.relowner, 'USAGE')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks CREATE on tablespace ' || s.spcname
+          FROM pg_catalog.pg_class c JOIN pg_catalog.pg_tablespace s ON s.oid = c.reltablespace
+         WHERE (c.oid = {oid} OR c.oid IN (SELECT i.indexrelid FROM pg_catalog.pg_index i
+                                            WHERE i.indrelid = {oid}))
+           AND NOT pg_catalog.has_tablespace_privilege(s.oid, 'CREATE')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks REFERENCES on ' || k.confrelid::pg_catalog.regclass::text
+          FROM pg_catalog.pg_constraint k, unnest(k.confkey) AS u (number)
+         WHERE k.conrelid = {oid} AND k.contype = 'f'
+           AND NOT pg_catalog.has_column_privilege(k.confrelid, u.number, 'REFERENCES')
+         UNION ALL
+        SELECT DISTINCT 'the role lacks USAGE on schema ' || n.nspname
+          FROM pg_catalog.pg_constraint k
+          JOIN pg_catalog.pg_class c ON c.oid = k.confrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE k.conrelid = {oid} AND k.contype = 'f'
+           AND NOT pg_catalog.has_schema_privilege(n.oid, 'USAGE')
          UNION ALL
         SELECT 'the role may not make a table one of its owner '
                    || pg_catalog.pg_get_userbyid(c.relowner)
@@ -69,7 +93,8 @@ def hindrances(oid: int, major: int) -> Composed:
          WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE')
            AND NOT pg_catalog.pg_has_role(c.relowner, {may_give})
          UNION ALL
-        SELECT pg_catalog.format('%s may not make tables in the schema %s', r.rolname, n.nspname)
+        SELECT CASE WHEN r.oid = c.relowner THEN 'its owner ' || r.rolname ELSE 'the role' END
+                   || ' lacks CREATE on schema ' || n.nspname
           FROM c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           JOIN pg_catalog.pg_roles r ON r.rolname = current_user OR r.oid = c.relowner

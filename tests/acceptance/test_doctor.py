@@ -308,6 +308,55 @@ def test_what_a_role_is_set_to(doctor: Doctor, side: str, name: str, value: str)
     assert told.of(side, name) == [SETTINGS[side, name, value]]
 
 
+def test_settings_of_the_copies(doctor: Doctor, reader: Role, loader: Role) -> None:
+    """What is told is what copies with the same options will meet."""
+    doctor.source.execute(f"ALTER ROLE {reader.name} SET statement_timeout = '90s'")
+    doctor.dest.execute(f"ALTER ROLE {loader.name} SET statement_timeout = '90s'")
+    given = ("--source-set", "statement_timeout=0", "--dest-set", "Statement_Timeout=50s")
+
+    told = doctor("users", *given)
+
+    assert told.code == 0
+    assert not told.of("source", "statement_timeout")
+    assert told.of("source", "timeouts")[0][0] == "ok"
+    assert told.of("dest", "statement_timeout") == [
+        ("warning", "statement_timeout is 50000ms (--dest-set): a copy is cut that takes longer")
+    ]
+
+
+def test_a_role_that_copies_take_on(doctor: Doctor, loader: Role) -> None:
+    owner = doctor.dest.role("owner", "SELECT, INSERT, DELETE ON public.users")
+    doctor.dest.execute(
+        f"GRANT {owner.name} TO {loader.name}; REVOKE ALL ON public.users FROM {loader.name}"
+    )
+
+    told = doctor("users", "--dest-set", f"role={owner.name}")
+
+    assert told.code == 0
+    assert told.of("dest", "role") == [("ok", f"role {owner.name}")]
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "message"),
+    [
+        ("search_path=public", 2, "search_path cannot be set"),
+        ("work_mem", 2, "not a setting"),
+        ("no_such=1", 6, 'unrecognized configuration parameter "no_such"'),
+        ("role=copypipe_none", 6, 'role "copypipe_none" does not exist'),
+    ],
+)
+def test_settings_that_cannot_be(doctor: Doctor, given: str, code: int, message: str) -> None:
+    told = doctor("--source-set", given)
+
+    assert told.code == code
+    if code == 2:
+        assert message in told.run.err
+    else:
+        ((where, text),) = told.problems()
+        assert where == "source"
+        assert message in text
+
+
 def test_the_zone_of_the_source(doctor: Doctor, reader: Role) -> None:
     doctor.source.execute(f"ALTER ROLE {reader.name} SET TimeZone = 'Asia/Tokyo'")
 

@@ -1,6 +1,7 @@
 """With what `copypipe grants` prints a copy works; without any part of it the copy says so."""
 
 import json
+import re
 import secrets
 import shlex
 from collections.abc import Iterator
@@ -115,8 +116,7 @@ class Pair:
     @contextmanager
     def without(self, side: str, grant: str) -> Iterator[None]:
         """Take one grant back for the block."""
-        name = f'"{self.role(side).name}"'
-        taken = grant.replace("GRANT ", "REVOKE ", 1).replace(f" TO {name}", f" FROM {name}")
+        taken = re.sub(r'^GRANT (.*) TO ("[^"]+")$', r"REVOKE \1 FROM \2", grant)
         self[side].execute(taken)
         yield
         self[side].execute(grant)
@@ -139,9 +139,11 @@ def needed(told: list[dict[str, Any]]) -> set[str]:
 
 def names(text: str, each: dict[str, Any]) -> bool:
     """Return whether a message says which right is missing, and on what."""
+    if each["on"] == "role":
+        return f"the role is not a member of its owner {each['privilege']}" in text
+    if (each["on"], each["privilege"]) == ("schema", "CREATE"):
+        return f"its owner {each['to']} lacks CREATE on schema {each['object'][0]}" in text
     what = each["object"][-1]
-    if each["on"] == "sequence":  # the server says it, when a row needs a number
-        return f"permission denied for sequence {what}" in text
     if each["on"] == "database":
         what = "the database" if each["privilege"] == "CREATE" else "DATABASE"
     right = each["privilege"]
@@ -204,6 +206,198 @@ def test_what_is_printed_is_enough_and_none_of_it_too_much(
     assert pair.dest.scalar("SELECT count(*) FROM shop.users") == (5 if "day" in pair.copies else 7)
 
 
+# --- swaps ----------------------------------------------------------------------------------------
+
+
+def of_another(pair: Pair) -> Role:
+    """Have the dest's table owned by a role that may do nothing else."""
+    owner = pair.dest.role("owner")
+    pair.dest.execute(f"ALTER TABLE shop.users OWNER TO {owner.name}")
+    return owner
+
+
+def without_each(pair: Pair, grants: list[dict[str, Any]]) -> dict[str, str]:
+    """Return what is said without each of the dest's grants."""
+    said = {}
+    for each in grants:
+        with pair.without("dest", each["sql"]):
+            run = pair.copy("--dry-run")
+            assert run.code == 6, (each["sql"], run.err)
+            said[each["sql"]] = run.err
+    return said
+
+
+@pytest.mark.parametrize("ledger", ["", "--no-ledger"])
+def test_a_swap(pair: Pair, ledger: str) -> None:
+    owner = of_another(pair)
+    pair.options, pair.copies = f"--all --swap {ledger}", f"--all --yes --swap {ledger}"
+
+    needs = pair.told()["dest"]
+    pair.grant()
+
+    expected = {"CONNECT database", "USAGE schema", "CREATE schema", f"{owner.name} role"}
+    assert needed(needs) == expected | (set() if ledger else {"CREATE database"})
+    assert not any(each["held"] for each in needs)
+    assert all(each["held"] for each in pair.told()["dest"])
+    for each in needs:
+        if (each["privilege"], each["on"]) == ("CREATE", "database"):  # of the ledger
+            continue
+        said = without_each(pair, [each])[each["sql"]]
+        assert names(said, each), (each["sql"], said)
+    assert pair.copy().code == 0
+    assert pair.dest.scalar("SELECT count(*) FROM shop.users") == 7
+    assert pair.copy().code == 0  # the new table is the owner's too
+
+
+def test_a_swap_by_the_owner_itself(pair: Pair) -> None:
+    pair.dest.execute(f"ALTER TABLE shop.users OWNER TO {pair.loader.name}")
+    pair.options, pair.copies = "--all --swap --no-ledger", "--all --yes --swap --no-ledger"
+
+    needs = pair.told()["dest"]
+    assert needed(needs) == ALWAYS | {"CREATE schema"}
+    pair.grant()
+
+    # An owner may draw by UPDATE too.
+    without_each(pair, [each for each in needs if each["on"] != "sequence"])
+    assert pair.copy().code == 0
+
+
+def test_what_the_owner_has_is_not_granted_twice(pair: Pair) -> None:
+    owner = of_another(pair)
+    pair.dest.execute(f"GRANT USAGE, CREATE ON SCHEMA shop TO {owner.name}")
+    pair.options, pair.copies = "--all --swap --no-ledger", "--all --yes --swap --no-ledger"
+
+    lines = [x for x in pair.grants("--side", "dest").out.splitlines() if x.startswith("GRANT")]
+    pair.grant()
+
+    assert lines == [
+        f'GRANT CONNECT ON DATABASE "{pair.dest.name}" TO "{pair.loader.name}";',
+        f'GRANT "{owner.name}" TO "{pair.loader.name}";',
+        f'GRANT CREATE ON SCHEMA "shop" TO "{owner.name}"; -- held',
+    ]
+    assert pair.copy().code == 0
+
+
+def test_a_superuser_as_the_owner_of_what_is_swapped(pair: Pair) -> None:
+    pair.options = "--all --swap --no-ledger"
+    said = notes(pair.grants("--side", "dest"))
+    assert any(note.startswith("the owner postgres is a superuser") for note in said)
+
+
+def test_a_member_that_does_not_inherit_may_not_swap(pair: Pair) -> None:
+    of_another(pair)
+    pair.options, pair.copies = "--all --swap --no-ledger", "--all --yes --swap --no-ledger"
+    pair.dest.execute(f"ALTER ROLE {pair.loader.name} NOINHERIT")
+    pair.grant()
+
+    said = pair.copy("--dry-run")
+
+    assert said.code == 6
+    assert "dest: shop.users cannot be swapped" in said.err
+    assert "that inherits its rights" in said.err
+
+
+def test_a_swap_of_a_partition_whose_keys_point_elsewhere(pair: Pair) -> None:
+    pair.dest.execute(
+        """
+        CREATE SCHEMA other;
+        CREATE TABLE other.names (name text PRIMARY KEY);
+        INSERT INTO other.names SELECT 'n' || n FROM generate_series(1, 9) AS n;
+        DROP TABLE shop.users;
+        CREATE TABLE shop.users (
+            id bigint, name text REFERENCES other.names, "E-Mail" text, created_at timestamptz)
+            PARTITION BY RANGE (created_at);
+        CREATE TABLE shop.d29 PARTITION OF shop.users
+            FOR VALUES FROM ('2018-04-29Z') TO ('2018-04-30Z')
+        """
+    )
+    owner, above = of_another(pair), pair.dest.role("above")
+    pair.dest.execute(
+        f"ALTER TABLE shop.d29 OWNER TO {owner.name}; ALTER TABLE shop.users OWNER TO {above.name}"
+    )
+    pair.options, pair.copies = "--swap --no-ledger", f"{DAY} --swap --no-ledger"
+
+    needs = pair.told()["dest"]
+    pair.grant()
+
+    assert needed(needs) == {
+        *(f"{name} role" for name in (owner.name, above.name)),
+        *("CONNECT database", "USAGE schema", "CREATE schema", "REFERENCES table"),
+    }
+    said = without_each(pair, needs)
+    parts = {each["privilege"]: said[each["sql"]] for each in needs}
+    assert f"not a member of its owner {owner.name}" in parts[owner.name]
+    assert f"not a member of {above.name}, the owner of shop.users" in parts[above.name]
+    assert "lacks REFERENCES on other.names" in parts["REFERENCES"]
+    assert pair.copy().code == 0
+    assert pair.dest.scalar("SELECT count(*) FROM shop.d29") == 5
+
+
+# --- what SQL of the user reads -------------------------------------------------------------------
+
+
+def test_columns_that_expressions_use(pair: Pair) -> None:
+    columns = "--column name=upper(name)||id --column '\"E-Mail\"=md5(created_at::text)'"
+    pair.options, pair.copies = f"{columns} --no-ledger", f"{columns} {DAY} --no-ledger"
+
+    needs = pair.told()["source"]
+    pair.grant()
+
+    assert {each["privilege"]: each["columns"] for each in needs} == {
+        "CONNECT": None,
+        "USAGE": None,
+        "SELECT": ["id", "name", "created_at"],
+    }
+    assert not [note for note in notes(pair.grants()) if "not known" in note]
+    for column in ("id", "name", "created_at"):
+        right = f'GRANT SELECT ("{column}") ON shop.users TO "{pair.reader.name}"'
+        with pair.without("source", right):
+            assert pair.copy().code == 6
+    assert pair.copy().code == 0
+
+
+def test_the_whole_row_in_an_expression(pair: Pair) -> None:
+    columns = "--column name=users::text --exclude E-Mail"
+    pair.options, pair.copies = f"{columns} --no-ledger", f"{columns} {DAY} --no-ledger"
+    pair.grant()
+    assert pair.copy().code == 0
+
+
+def test_what_an_expression_looks_up(pair: Pair) -> None:
+    pair.source.execute("CREATE TABLE shop.names (name text)")
+    columns = "--column 'name=(SELECT max(n.name) FROM shop.names n)'"
+    pair.options, pair.copies = f"{columns} --no-ledger", f"{columns} {DAY} --no-ledger"
+
+    told = notes(pair.grants("--side", "source"))
+    pair.grant()
+
+    assert any(n.startswith("what the expression of name reads is not known here") for n in told)
+    said = pair.copy()
+    assert (said.code, "permission denied for table names" in said.err) == (6, True)
+    pair.source.execute(f"GRANT SELECT ON shop.names TO {pair.reader.name}")
+    assert pair.copy().code == 0
+
+
+def test_what_a_query_reads(pair: Pair) -> None:
+    query = "--query 'SELECT * FROM shop.users WHERE id < 9'"
+    pair.options, pair.copies = f"{query} --no-ledger", f"{query} {DAY} --no-ledger"
+
+    needs = pair.told()
+    pair.grant()
+
+    assert needed(needs["source"]) == {"CONNECT database"}
+    assert needed(needs["dest"]) == DEST_NEEDS["replace"] | ALWAYS
+    told = notes(pair.grants("--side", "source"))
+    assert any(note.startswith("what the query reads is not known here") for note in told)
+    said = pair.copy()
+    assert (said.code, "permission denied for schema shop" in said.err) == (6, True)
+    pair.source.execute(
+        f"GRANT USAGE ON SCHEMA shop TO {pair.reader.name};"
+        f"GRANT SELECT ON shop.users TO {pair.reader.name}"
+    )
+    assert pair.copy().code == 0
+
+
 # --- what is told besides -------------------------------------------------------------------------
 
 
@@ -227,6 +421,37 @@ def test_each_column_is_needed_by_itself(pair: Pair) -> None:
                 said = pair.copy()
             assert said.code == 6
             assert f"It lacks {right} ({column})." in said.err
+
+
+EXCLUDED = {
+    "serial": ("ALTER TABLE shop.users ALTER name SET DEFAULT 'n' || nextval('shop.names')", 6),
+    "an identity": ("ALTER TABLE shop.users ADD other int GENERATED ALWAYS AS IDENTITY", 0),
+    "another default": ("ALTER TABLE shop.users ALTER name SET DEFAULT 'none'", 0),
+}
+
+
+@pytest.mark.parametrize(("sql", "code"), EXCLUDED.values(), ids=EXCLUDED.keys())
+@pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+def test_a_sequence_of_a_column_that_is_excluded(
+    pair: Pair, sql: str, code: int, mode: str
+) -> None:
+    pair.dest.execute(f"CREATE SEQUENCE shop.names; {sql}; ALTER TABLE shop.users DROP number")
+    pair.dest.execute("DELETE FROM shop.users")
+    pair.options = f"--no-ledger --exclude name --mode {mode}"
+    pair.copies = f"{DAY} {pair.options}"
+    pair.grant()
+    pair.dest.execute(f"REVOKE ALL ON SEQUENCE shop.names FROM {pair.loader.name}")
+
+    said = pair.copy("--dry-run")
+
+    assert said.code == code
+    if code == 0:
+        assert pair.copy().code == 0
+        return
+    assert "dest: the role may not draw from shop.names" in said.err
+    assert "GRANT USAGE ON SEQUENCE shop.names TO the role." in said.err
+    pair.dest.execute(f"GRANT UPDATE ON SEQUENCE shop.names TO {pair.loader.name}")
+    assert pair.copy().code == 0
 
 
 def test_the_text(pair: Pair) -> None:

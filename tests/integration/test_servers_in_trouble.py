@@ -24,7 +24,6 @@ import pytest
 import copypipe
 from copypipe import (
     CommitUnknown,
-    ConnectionLost,
     CopyFailed,
     CopypipeError,
     Transferred,
@@ -32,7 +31,7 @@ from copypipe import (
     attempts,
     launcher,
 )
-from copypipe.events import Committing, Event, Retried
+from copypipe.events import Committing, Decided, Event, Retried, Settling
 from plugins import proxy as proxies
 from plugins.command import Command, Process, eventually, no_backends, pause, waits_in_pause
 from plugins.databases import Database, fresh
@@ -539,7 +538,8 @@ class Limited:
 
     def copy(self, **options: Any) -> Transferred:
         sides = {"source": self.reader.dsn, "dest": self.writer.dsn}
-        return copypipe.copy(self.table, **sides, day=DAY, retries=0, **options)
+        chosen = {**sides, "day": DAY, "retries": 0, **options}
+        return copypipe.copy(self.table, **chosen)
 
     def assert_copied(self) -> None:
         no_backends(self.source, self.dest)
@@ -594,7 +594,7 @@ def test_limits_of_roles_do_not_end_a_copy(limited: Callable[..., Limited]) -> N
     ("name", "kind", "code"),
     [
         ("statement_timeout", CopyFailed, "57014"),
-        ("transaction_timeout", ConnectionLost, "25P04"),
+        ("transaction_timeout", CopyFailed, "25P04"),
     ],
 )
 def test_how_long_a_role_may_take_is_respected_unless_that_is_overridden(
@@ -610,15 +610,42 @@ def test_how_long_a_role_may_take_is_respected_unless_that_is_overridden(
         pytest.skip(f"there since PostgreSQL {SINCE[name]}")
     database.execute(f"ALTER ROLE {role.name} SET {name} = '400ms'")
 
+    heard: list[Event] = []
     with pytest.raises(kind) as caught:
-        case.copy()
+        case.copy(retries=3, listener=heard.append)
 
+    assert not [event for event in heard if isinstance(event, Retried)]
     assert (caught.value.sqlstate, caught.value.side) == (code, side)
     assert f"--{side}-set {name}=0" in str(caught.value.hint)
     no_backends(case.source, case.dest)
     assert case.dest.scalar(f"SELECT count(*) FROM {case.table} WHERE body LIKE 'old%'") == 4
     case.copy(**{f"{side}_set": {name: "0"}})
     case.assert_copied()
+
+
+def test_a_transaction_that_takes_too_long_in_commit_is_settled_and_not_tried_again(
+    limited: Callable[..., Limited],
+) -> None:
+    case = limited("limited", {})
+    if case.dest.server.major < SINCE["transaction_timeout"]:
+        pytest.skip("there since PostgreSQL 17")
+    case.dest.execute(
+        f"CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {case.table} DEFERRABLE INITIALLY DEFERRED"
+        " FOR EACH ROW WHEN (NEW.id = 1) EXECUTE FUNCTION public.sleep(5)"
+    )
+    case.dest.execute(f"ALTER ROLE {case.writer.name} SET transaction_timeout = '1500ms'")
+    heard: list[Event] = []
+
+    with pytest.raises(CopyFailed) as caught:
+        case.copy(retries=3, accept=["triggers"], listener=heard.append)
+
+    assert (caught.value.sqlstate, caught.value.exit_code) == ("25P04", 1)
+    assert "--dest-set transaction_timeout=0" in str(caught.value.hint)
+    kinds = [type(event) for event in heard]
+    assert Retried not in kinds
+    assert kinds[kinds.index(Committing) :] == [Committing, Settling, Decided]
+    no_backends(case.source, case.dest)
+    assert case.dest.scalar(f"SELECT count(*) FROM {case.table} WHERE body LIKE 'old%'") == 4
 
 
 def test_a_source_that_is_idle_while_the_dest_is_cleared_is_not_lost(

@@ -1,12 +1,16 @@
 """--sequences: numbers go on behind what was copied, and never back."""
 
 import json
+from collections.abc import Callable
 
+import psycopg
 import pytest
 
-from copypipe import PlanRefused
-from plugins.command import Words
+from copypipe import CommitUnknown, PlanRefused
+from plugins import proxy as proxies
+from plugins.command import Words, no_backends
 from plugins.modes import DAY, Pair
+from plugins.proxy import Proxy
 
 OPTIONS = {"all": True, "yes": True}
 
@@ -71,6 +75,56 @@ def test_without_a_word_they_stay_and_the_plan_says_so(pair: Pair, words: Words)
     pair.copy(**OPTIONS)
 
     assert pair.dest.scalar("SELECT nextval('public.t_id_seq')") == 1
+
+
+DRAWN = "SELECT nextval('public.t_id_seq')"
+
+
+@pytest.mark.parametrize("called", [False, True], ids=["a string", "a callable"])
+@pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])
+def test_they_go_on_where_the_answer_to_commit_was_lost(
+    pair: Pair, proxy: Callable[..., Proxy], *, arrives: bool, called: bool
+) -> None:
+    tables(pair, "serial")
+    dsn = proxy(pair.dest.server, proxies.lose_commit(arrives=arrives)).dsn(pair.dest)
+
+    done = pair.copy(
+        **OPTIONS, sequences=True, retries=1, dest=(lambda: psycopg.connect(dsn)) if called else dsn
+    )
+
+    assert done.attempt.number == (1 if arrives else 2)
+    assert pair.dest.scalar(DRAWN) == 41
+
+
+def test_a_callable_that_has_one_connection_to_give(
+    pair: Pair, proxy: Callable[..., Proxy]
+) -> None:
+    """It is lost with the answer, and there is no other one: nobody can ask."""
+    tables(pair, "serial")
+    between = proxy(pair.dest.server, proxies.lose_commit(arrives=True))
+    connection = psycopg.connect(between.dsn(pair.dest))
+
+    with pytest.raises(CommitUnknown) as caught:
+        pair.copy(**OPTIONS, sequences=True, retries=1, dest=lambda: connection)
+
+    assert "did not return an open psycopg 3 connection" in str(caught.value.detail)
+    no_backends(pair.dest)
+    assert pair.dest.scalar("SELECT count(*) FROM public.t") == 40
+    assert pair.copy(**OPTIONS, sequences=True).rows == 40
+    assert pair.dest.scalar(DRAWN) == 41
+
+
+def test_without_a_ledger_they_go_on_too(pair: Pair, proxy: Callable[..., Proxy]) -> None:
+    """What is not known is done again."""
+    tables(pair, "serial")
+    dsn = proxy(pair.dest.server, proxies.lose_commit(arrives=True)).dsn(pair.dest)
+
+    done = pair.copy(
+        **OPTIONS, sequences=True, ledger=False, retries=1, dest=lambda: psycopg.connect(dsn)
+    )
+
+    assert done.attempt.number == 2
+    assert pair.dest.scalar(DRAWN) == 41
 
 
 def test_a_role_that_may_not_advance_them_is_refused(pair: Pair) -> None:
