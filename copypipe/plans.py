@@ -210,12 +210,14 @@ def make(request: Request, source: Session, dest: Session) -> Plan:
         found, slice_ = decided.found, decided.slice
         plan = _assembled(request, found, decided.matching, decided.columns, slice_)
         partitions = _partitions(request, dest, found.table, slice_)
-        if request.swap:
-            swaps.check(dest, swaps.Replaced(found.table, partitions))
         plan = replace(
             plan, reversed=decided.is_reversed, merge=decided.merge, partitions=partitions
         )
-        return replace(plan, notes=(*plan.notes, *_on_freezing(plan)))
+        notes = _on_freezing(plan)
+        if request.swap:
+            swaps.check(dest, plan.filling.replaced)
+            notes += swaps.remarks(dest, plan.filling.replaced)
+        return replace(plan, notes=(*plan.notes, *notes))
 
 
 def _on_freezing(plan: Plan) -> list[str]:
