@@ -96,7 +96,7 @@ def copy(
     `mode` is "replace", "append" (adds the rows; refused for what the ledger tells of, unless
     `again`) or "merge" (inserts what is new and updates what has changed, by the primary key or the
     columns of `key`; with `merge_deletes` rows of the slice that the source lacks are removed).
-    With `swap` a new table is filled beside the old one, or beside the partition that is the slice,
+    With `swap` a new table is filled beside the old one, or one beside each partition of the slice,
     and takes its place. `min_ratio` refuses to replace a slice by less than that part of its rows.
     `sequences` lets those of copied columns go on behind their maximum.
     `accept` names what would be refused and is meant: "references", "cascade", "triggers".

@@ -239,11 +239,13 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
     decided = decide(request, source, dest, refusals)
     found, slice_ = decided.found, decided.slice
     partitions: tuple[Partition, ...] = ()
+    notes: list[str] = []
     with refusals.gathering():
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
             # Before what is written, since who may swap a table may write it too.
             swaps.check(dest, swaps.Replaced(found.table, partitions))
+            notes += swaps.remarks(dest, swaps.Replaced(found.table, partitions))
     _check_rights(request, decided, refusals)
     plan = replace(
         _assembled(request, decided, refusals),
@@ -251,7 +253,7 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
         merge=decided.merge,
         partitions=partitions,
     )
-    return replace(plan, notes=(*plan.notes, *_on_freezing(plan)), refusals=refusals.all)
+    return replace(plan, notes=(*plan.notes, *_on_freezing(plan), *notes), refusals=refusals.all)
 
 
 def _on_freezing(plan: Plan) -> list[str]:

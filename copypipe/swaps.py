@@ -67,6 +67,23 @@ def check(session: Session, replaced: Replaced) -> None:
             )
 
 
+def remarks(session: Session, replaced: Replaced) -> list[str]:
+    """Tell what one should know of the exchange beforehand."""
+    told = []
+    if replaced.routed:
+        told.append(
+            "rows for several partitions are not frozen, so a REPEATABLE READ transaction that "
+            "is older finds none in them"
+        )
+    if replaced.partitions:
+        told += [
+            f"the exchange looks for rows of the slice in {name}, the default partition, unless a "
+            "CHECK of its excludes them"
+            for (name,) in session.fetch(swaps.default_partition(replaced.table.oid))
+        ]
+    return told
+
+
 def lock(session: Session, replaced: Replaced) -> None:
     """Keep writers out of the old tables, since what they write would be lost; readers go on.
 

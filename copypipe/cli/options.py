@@ -57,8 +57,8 @@ Swap = Annotated[
     bool,
     typer.Option(
         "--swap",
-        help="Fill a new table beside the old one (--all), or beside the partition that is the "
-        "slice, and exchange the two: readers wait for nothing.",
+        help="Fill a new table beside the old one (--all), or one beside each partition of the "
+        "slice, and exchange them: readers wait for the exchange alone, writers for the load.",
     ),
 ]
 SourceSet = Annotated[

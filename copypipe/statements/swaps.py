@@ -162,7 +162,8 @@ def hindrances(oid: int, major: int) -> Composed:
                                  WHERE s.oid = d.objid AND s.stxrelid = c.oid))
            AND NOT (d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'a'
                     AND EXISTS (SELECT 1 FROM pg_catalog.pg_class o
-                                 WHERE o.oid = d.objid AND o.relkind IN ('i', 'S')))
+                                 WHERE o.oid = d.objid
+                                   AND (o.relkind IN ('i', 'S') OR o.oid = c.oid)))
         """
     ).format(
         oid=Literal(oid),
@@ -170,6 +171,19 @@ def hindrances(oid: int, major: int) -> Composed:
         in_schemas=in_schemas if major >= _SCHEMA_PUBLICATIONS_SINCE else SQL(""),
         of_parent=Literal(major >= _IDENTITY_OF_PARENT_SINCE),
     )
+
+
+def default_partition(oid: int) -> Composed:
+    """Find the partition of a table that takes all other rows: its name, or no row."""
+    return SQL(
+        """
+        SELECT n.nspname || '.' || c.relname
+          FROM pg_catalog.pg_partitioned_table p
+          JOIN pg_catalog.pg_class c ON c.oid = p.partdefid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE p.partrelid = {oid}
+        """
+    ).format(oid=Literal(oid))
 
 
 def make(oid: int, schema: str, name: str) -> Composed:

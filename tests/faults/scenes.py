@@ -52,7 +52,7 @@ KINDS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     ),
 }
 
-# Kinds whose dest has a partition for the day.
+# Kinds whose dest has partitions for the day.
 PARTITIONED = ("truncate", "swap")
 
 # How long after a server has fallen silent it ends what it did for us, as its keepalive would; a
@@ -68,11 +68,13 @@ CREATE CONSTRAINT TRIGGER late AFTER INSERT ON {table} DEFERRABLE INITIALLY DEFE
 """
 
 
-# A partition for the day, and one for all the rest.
+# Two partitions for the day, and one for all the rest.
 _PARTITIONS = f"""
  PARTITION BY RANGE (created_at);
-CREATE TABLE {{table}}_day PARTITION OF {{table}}
-    FOR VALUES FROM ('{DAY} 00:00+00') TO ('{DAY} 24:00+00');
+CREATE TABLE {{table}}_early PARTITION OF {{table}}
+    FOR VALUES FROM ('{DAY} 00:00+00') TO ('{DAY} 12:00+00');
+CREATE TABLE {{table}}_late PARTITION OF {{table}}
+    FOR VALUES FROM ('{DAY} 12:00+00') TO ('{DAY} 24:00+00');
 CREATE TABLE {{table}}_rest PARTITION OF {{table}} DEFAULT
 """
 

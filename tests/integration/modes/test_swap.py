@@ -1,5 +1,6 @@
 """--swap: a table, or partitions, that are filled beside the old ones and take their place."""
 
+import json
 import threading
 import time
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 
 from copypipe import CopyFailed, NothingToCopy, PlanRefused, TransientError, UsageError, swaps
 from copypipe.events import Cleared, Event, Retried
-from plugins.command import eventually, no_backends
+from plugins.command import Words, eventually, no_backends
 from plugins.databases import Database
 from plugins.modes import Pair, waiting
 from plugins.ways import Begun
@@ -176,9 +177,15 @@ def test_all_that_can_be_said_of_a_table_holds_for_the_new_one(pair: Pair) -> No
     )
     before = described(pair.dest, "public.t")
 
-    for _ in range(2):
-        assert pair.copy(**WHOLE).rows == 40
-        assert described(pair.dest, "public.t") == before
+    try:
+        for _ in range(2):
+            assert pair.copy(**WHOLE).rows == 40
+            assert described(pair.dest, "public.t") == before
+    finally:
+        pair.dest.execute(
+            "ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM PUBLIC;"
+            "ALTER DEFAULT PRIVILEGES REVOKE ALL ON SEQUENCES FROM PUBLIC"
+        )
 
 
 @pytest.mark.parametrize("kind", ["UNLOGGED TABLE", "a type"])
@@ -262,6 +269,20 @@ def test_several_partitions_take_their_places_at_once(pair: Pair) -> None:
         [("new", 11)],
     ]
     assert pair.dest.scalar("SELECT count(*) FROM pg_class WHERE relname ~ 'copypipe'") == 0
+
+
+def test_the_plan_tells_what_an_exchange_of_partitions_brings(pair: Pair, words: Words) -> None:
+    parted(pair)
+    pair.dest.execute("CREATE TABLE public.rest PARTITION OF public.t DEFAULT")
+    said = ("finds none in them", "public.rest, the default partition")
+
+    def notes(*options: str) -> list[bool]:
+        plan = json.loads(words("copy", "t", *options, "--dry-run", "--json").out)
+        return [any(text in note for note in plan["notes"]) for text in said]
+
+    assert notes("--month", MONTH) == [False, False]
+    assert notes("--month", MONTH, "--swap") == [False, True]
+    assert notes("--from", "2018-04-01", "--to", "2018-06-01", "--swap") == [True, True]
 
 
 def test_partitions_of_their_own_schemas_and_kinds(pair: Pair) -> None:
