@@ -24,6 +24,19 @@ from plugins.databases import Database, encoded
 from plugins.edges import EDGES, Edge, array
 from plugins.servers import Broken, Server, launch_one
 
+
+@pytest.fixture
+def source(kept_source: Database) -> Database:
+    """Return the module's source: to empty a database is quicker than to make one."""
+    return kept_source
+
+
+@pytest.fixture
+def dest(kept_dest: Database) -> Database:
+    """Return the module's dest."""
+    return kept_dest
+
+
 # ------------------------------------------------------------------------- values of a type
 
 Text = st.SearchStrategy[str]
