@@ -35,7 +35,7 @@ from copypipe.tables import (
     Unique,
     Upkeep,
 )
-from copypipe.types import Field, Type, Value
+from copypipe.types import FIRST_GENBKI_OID, Field, Type, Value
 
 # A table up to this size is counted before a person is asked; that takes a fraction of a second.
 BYTES_WORTH_COUNTING = 80 * 1024 * 1024
@@ -310,7 +310,11 @@ def takes_null(session: Session, value: Value) -> bool:
 
 def _values(session: Session, wanted: Sequence[tuple[int, int, str]]) -> list[Value]:
     """Return types given as (OID, modifier, name), with all that they are made of."""
-    rows = {row[0]: row for row in session.fetch(queries.types(oid for oid, _, _ in wanted))}
+    rows = dict(session.built_in_types)
+    unknown = {oid for oid, _, _ in wanted} - rows.keys()
+    if unknown:
+        rows |= {row[0]: row for row in session.fetch(queries.types(unknown))}
+        session.built_in_types.update((oid, row) for oid, row in rows.items() if _is_fixed(row))
     types: dict[int, Type] = {}
 
     def type_of(oid: int) -> Type:
@@ -343,6 +347,12 @@ def _values(session: Session, wanted: Sequence[tuple[int, int, str]]) -> list[Va
         return Value(type_of(oid), typmod, name)
 
     return [valued(*each) for each in wanted]
+
+
+def _is_fixed(row: Sequence[Any]) -> bool:
+    """Return whether a type is built in, and so is all that it is made of."""
+    oid, *_, parts = row
+    return all(each < FIRST_GENBKI_OID for each in (oid, *(part[1] for part in parts or ())))
 
 
 @dataclass(frozen=True, slots=True)

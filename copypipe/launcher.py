@@ -168,15 +168,16 @@ def launch(
     password: str | None = None,
     settings: Mapping[str, str] | None = None,
     name: str = "server",
+    parent: str | None = None,
 ) -> Iterator[Server]:
     """Start a server of its own for the length of a `with` block; see `Server`.
 
     With a password every connection needs it (scram-sha-256), without one every connection is
-    trusted. `settings` go to postgresql.conf; `name` shows in the folder's name. Raises
-    LauncherError when no server comes up. Leaves no process and no folder, also when the block
-    raises and when this process is killed.
+    trusted. `settings` go to postgresql.conf; `name` shows in the name of its folder, which lies
+    in `parent`, else where temporary files do. Raises LauncherError when no server comes up.
+    Leaves no process and no folder, also when the block raises and when this process is killed.
     """
-    folder = _make_folder(name)
+    folder = _make_folder(name, parent or tempfile.gettempdir())
     with _reaping(folder) as announce:
         runner = _choose_runner(binaries, folder)
         postmaster = _Postmaster(runner, folder, announce)
@@ -325,12 +326,13 @@ def _copy_tree(binaries: Binaries, folder: Path) -> Binaries:
 # --- making, starting, stopping ------------------------------------------------------------------
 
 
-def _make_folder(name: str) -> Path:
+def _make_folder(name: str, parent: str) -> Path:
     # Short, because it holds the socket, and a socket's path has a low limit; pytest's and many a
     # TMPDIR's are longer.
     prefix = f"copypipe-{name}-"
-    longest = f"{tempfile.gettempdir()}/{prefix}12345678/.s.PGSQL.65535.lock"
-    parent = tempfile.gettempdir() if len(os.fsencode(longest)) <= _SOCKET_PATH_LIMIT else "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
+    longest = f"{parent}/{prefix}12345678/.s.PGSQL.65535.lock"
+    if len(os.fsencode(longest)) > _SOCKET_PATH_LIMIT:
+        parent = "/tmp"  # noqa: S108 - mkdtemp makes a private folder in it
     return Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
 
 

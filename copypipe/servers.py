@@ -100,6 +100,8 @@ class Session:
         self.idle: Idle = _unwatched
         """Told of silence while a statement runs, or bytes are relayed."""
         self.major = conn.info.server_version // 10000
+        self.built_in_types: dict[int, Sequence[Any]] = {}
+        """What was read of built-in types, which do not change, by their OIDs."""
         self.application_name = application_name
         self._notice: Notice | None = None
 

@@ -55,20 +55,9 @@ def test_the_readme_shows_what_the_demo_prints(folders: dict[str, str]) -> None:
     assert masked(done.stdout.strip()) == masked(shown[1])
 
 
-def test_the_demo_counts_at_the_servers(folders: dict[str, str]) -> None:
-    out = subprocess.run(
-        [COMMAND, "demo", "--rows", "3000"], capture_output=True, text=True, env=folders, check=True
-    ).stdout
-    counts = re.findall(r"^(source|dest): +(\d+) rows of that day, md5 (\w+)$", out, re.MULTILINE)
-
-    assert [side for side, *_ in counts] == ["source", "dest"] * 3
-    assert [count for _, count, _ in counts] == ["100", "100", "100", "100", "90", "90"]
-    digests = [digest for *_, digest in counts]
-    assert digests[0:4] == [digests[0]] * 4
-    assert digests[4] == digests[5] != digests[0]
-
-
-def test_on_a_terminal_the_bars_stay_on_the_screen(folders: dict[str, str]) -> None:
+def test_it_counts_at_the_servers_and_on_a_terminal_the_bars_stay_on_the_screen(
+    folders: dict[str, str],
+) -> None:
     terminal, end = pty.openpty()
     try:
         # A terminal without a size would get no bar.
@@ -86,6 +75,12 @@ def test_on_a_terminal_the_bars_stay_on_the_screen(folders: dict[str, str]) -> N
         os.close(end)
         os.close(terminal)
 
+    counts = re.findall(r"^(source|dest): +(\d+) rows of that day, md5 (\w+)$", out, re.MULTILINE)
+    assert [side for side, *_ in counts] == ["source", "dest"] * 3
+    assert [count for _, count, _ in counts] == ["100", "100", "100", "100", "90", "90"]
+    digests = [digest for *_, digest in counts]
+    assert digests[0:4] == [digests[0]] * 4
+    assert digests[4] == digests[5] != digests[0]
     assert out.count("copied 90") == 1
     last = [line.split("\r")[-1] for line in drawn.split("\r\n") if "%|" in line]
     assert [re.findall(r"100%\|.*\d+ rows", line) != [] for line in last] == [True] * 3

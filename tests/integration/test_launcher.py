@@ -215,7 +215,9 @@ def test_nothing_is_left_after_a_signal(
     assert_nothing_left(int(pid), Path(folder))
 
 
-@pytest.mark.parametrize("seconds", [0.2, 0.4, 0.6, 0.8, 1.0])
+@pytest.mark.parametrize(
+    "seconds", [0.2, 0.6, 1.0, *(pytest.param(n, marks=pytest.mark.slow) for n in (0.4, 0.8))]
+)
 def test_nothing_is_left_when_killed_early(
     binaries: launcher.Binaries, short_folder: Path, seconds: float
 ) -> None:

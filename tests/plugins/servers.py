@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.sql import SQL, Identifier, Literal
 
 from copypipe import launcher
 from plugins.canary import CANARY, redacted
@@ -223,19 +224,56 @@ def _launch(
 
 def launch_one(stack: contextlib.ExitStack, side: str, binaries: launcher.Binaries) -> Server:
     """Start a server of our own, until the stack ends. Raises Broken."""
-    settings = {"max_connections": "200", "max_prepared_transactions": "5"}
+    settings = {
+        "max_connections": "200",
+        "max_prepared_transactions": "5",
+        "max_wal_size": "256MB",  # it may lie in memory
+        # A password is hashed 4096 times for each connection, which is half of what one costs.
+        **({"scram_iterations": "1"} if binaries.major >= 16 else {}),
+    }
     try:
         launched = stack.enter_context(
-            launcher.launch(binaries, password=CANARY, settings=settings, name=side)
+            launcher.launch(
+                binaries, password=CANARY, settings=settings, name=side, parent=_in_memory()
+            )
         )
     except launcher.LauncherError as error:
         raise Broken(str(error)) from error
-    return Server(
+    server = Server(
         side,
         conninfo_to_dict(launched.dsn()),
         launched=launched,
         read_log=launched.log_path.read_bytes,
     )
+    if binaries.major >= 16:
+        with server.connect() as connection:
+            _hash_anew(connection, launched.user)
+    return server
+
+
+# Every table is a file or several, and there are ten thousands of them: those of a disk cost a
+# seventh of the whole suite.
+MEMORY = Path("/dev/shm")  # noqa: S108 - the launcher makes private folders in it
+ROOM = 8 * 1024**3
+
+
+@functools.cache
+def _in_memory() -> str | None:
+    """Return a folder whose files are in memory, where there is one with room for our servers."""
+    try:
+        facts = os.statvfs(MEMORY)
+    except OSError:
+        return None
+    closed = facts.f_flag & os.ST_NOEXEC or not os.access(MEMORY, os.W_OK | os.X_OK)
+    return None if closed or facts.f_bavail * facts.f_frsize < ROOM else str(MEMORY)
+
+
+def _hash_anew(connection: psycopg.Connection, role: str) -> None:
+    """Keep the password of a role as the server's settings want it hashed."""
+    verifier = connection.pgconn.encrypt_password(
+        CANARY.encode(), role.encode(), b"scram-sha-256"
+    ).decode()
+    connection.execute(SQL("ALTER ROLE {} PASSWORD {}").format(Identifier(role), Literal(verifier)))
 
 
 WAYS = {"dsn": _given, "docker": _in_containers, "embedded": _embedded, "local": _local}
