@@ -310,7 +310,7 @@ def check_sequences(sequences: Iterable[OwnedSequence]) -> None:
     if lacking:
         raise PlanRefused(
             f"dest: the role may not advance {', '.join(lacking)}",
-            hint=f"GRANT UPDATE ON SEQUENCE {', '.join(lacking)} TO the role.",
+            hint=f"GRANT SELECT, UPDATE ON SEQUENCE {', '.join(lacking)} TO the role.",
             side="dest",
         )
 

@@ -7,6 +7,7 @@ within the dest's transaction of the slice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -119,8 +120,10 @@ class Replace(_Writes):
         """Delete the slice, or truncate a table that is empty anyway."""
         table = filling.table
         if filling.clear == "truncate":
+            # Whoever was writing has ended then, and what was written is looked at.
+            session.execute(copies.lock_alone(*_truncated(filling)))
             had_rows = catalog.has_rows(session, table, filling.slice)
-            session.execute(_truncate(filling))
+            session.execute(copies.truncate(*_truncated(filling)))
             return Cleared(had_rows, None if had_rows else 0, freeze=table.kind == "r")
         if freezes(filling) and _emptied(session, table):
             return Cleared(had_rows=False, rows=0, freeze=True)
@@ -147,10 +150,13 @@ class Replace(_Writes):
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return how the slice is removed and copied."""
         table = filling.table
-        clear = copies.delete(table, filling.slice)
         if filling.clear == "truncate":
-            clear = _truncate(filling)
-        return {"clear": clear, "copy_in": _copy_in(filling)}
+            return {
+                "lock": copies.lock_alone(*_truncated(filling)),
+                "clear": copies.truncate(*_truncated(filling)),
+                "copy_in": _copy_in(filling, freeze=table.kind == "r"),
+            }
+        return {"clear": copies.delete(table, filling.slice), "copy_in": _copy_in(filling)}
 
 
 class Append(_Writes):
@@ -314,13 +320,13 @@ def _emptied(session: Session, table: Table) -> bool:
     return False
 
 
-def _truncate(filling: Filling) -> Statement:
-    """Empty the table or, for a part of it, the partitions that are this part."""
+def _truncated(filling: Filling) -> Sequence[Table | Partition]:
+    """Return the table or, for a part of it, the partitions that are this part."""
     if isinstance(filling.slice, Whole):
-        return copies.truncate(filling.table)
+        return (filling.table,)
     if not filling.partitions:
         raise AssertionError("a part of a table is truncated by its partitions alone")
-    return copies.truncate(*filling.partitions)
+    return filling.partitions
 
 
 def _copy_in(filling: Filling, *, freeze: bool = False) -> Statement:

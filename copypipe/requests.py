@@ -179,7 +179,11 @@ def _check_mode(request: Request) -> None:
     for given, option, of in (
         (request.clear == "truncate", "--clear truncate", ("replace",)),
         (request.swap, "--swap", ("replace",)),
-        (request.min_ratio is not None, "--min-ratio", ("replace",)),
+        (
+            request.min_ratio is not None and not request.merge_deletes,
+            "--min-ratio",
+            ("replace",),
+        ),
         (bool(request.key), "--key", ("merge",)),
         (request.merge_deletes, "--merge-deletes", ("merge",)),
         (request.again, "--again", ("append",)),

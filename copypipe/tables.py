@@ -96,7 +96,7 @@ class OwnedSequence:
     name: str
     ascends: bool
     may_advance: bool
-    """The role has UPDATE on it."""
+    """The role has SELECT and UPDATE on it, and SELECT on the column."""
 
     @property
     def full_name(self) -> str:

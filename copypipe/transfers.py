@@ -129,6 +129,8 @@ def transfer(
     plans.check_types(plan, source, dest)
     _refuse_empty(plan, relayed.rows, cleared)
     filled = strategy.finish(dest, filling, relayed.rows) or modes.Filled()
+    if request.merge_deletes:
+        _refuse_empty(plan, relayed.rows, _merged_over(relayed.rows, filled))
     strategy.check(dest, filling, relayed.rows)
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
@@ -486,6 +488,12 @@ def _refuse_unasked(plan: Plan, *, had_rows: bool) -> None:
             hint="Give --yes (in Python yes=True) if all rows shall be replaced.",
             side="dest",
         )
+
+
+def _merged_over(rows: int, filled: modes.Filled) -> modes.Cleared:
+    """Return what a merge found in the slice: what it deleted, updated and left alone."""
+    deleted = filled.deleted or 0
+    return modes.Cleared(had_rows=deleted > 0, rows=deleted + rows - (filled.inserted or 0))
 
 
 def _refuse_empty(plan: Plan, rows: int, cleared: modes.Cleared) -> None:

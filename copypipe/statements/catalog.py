@@ -311,7 +311,9 @@ def sequences(oid: int) -> Composed:
     return SQL(
         """
         SELECT a.attname, n.nspname, c.relname, q.seqincrement > 0 AS ascends,
-               pg_catalog.has_sequence_privilege(c.oid, 'UPDATE') AS may_advance
+               pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
+                   AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                   AND pg_catalog.has_column_privilege({oid}, a.attname, 'SELECT') AS may_advance
           FROM pg_catalog.pg_depend d
           JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S'
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

@@ -110,6 +110,7 @@ def advance(table: Table, sequence: OwnedSequence) -> Composed:
         SELECT pg_catalog.setval({literal}::pg_catalog.regclass, held.number)
           FROM (SELECT {extreme}({column}) AS number FROM {table}) AS held, {sequence} AS drawn
          WHERE held.number {behind} drawn.last_value
+            OR held.number = drawn.last_value AND NOT drawn.is_called
         """
     ).format(
         literal=Literal(Identifier(sequence.schema, sequence.name).as_string(None)),
@@ -160,6 +161,11 @@ def lock_for_writing(table: Table, *, alone: bool = False) -> Composed:
 def lock_alone_now(table: Table) -> Composed:
     """Lock everybody out of the table, or fail at once: waiting here could deadlock."""
     return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE NOWAIT").format(_table(table))
+
+
+def lock_alone(*tables: Table | Partition) -> Composed:
+    """Lock everybody out of tables and all below them, so that nothing comes before TRUNCATE."""
+    return SQL("LOCK TABLE {} IN ACCESS EXCLUSIVE MODE").format(SQL(", ").join(map(_table, tables)))
 
 
 def savepoint() -> Composed:

@@ -74,8 +74,14 @@ def count_fixed(merge: Merge) -> Composed:
 def delete_others(merge: Merge, slice_: Slice) -> Composed:
     """Delete the rows of the slice whose key was not staged."""
     return SQL(
-        "DELETE FROM {} AS held WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS staged WHERE {})"
-    ).format(_table(merge.table), predicate(slice_), STAGED, _same_key(merge.key))
+        "DELETE FROM {} WHERE {} AND NOT EXISTS (SELECT 1 FROM {} AS staged WHERE {})"
+    ).format(
+        # Under its own name, which a condition may use.
+        _table(merge.table),
+        predicate(slice_),
+        STAGED,
+        _same_key(merge.key, _table(merge.table)),
+    )
 
 
 def merge(merge: Merge) -> Composed:
@@ -172,9 +178,12 @@ def _compared(columns: Sequence[str], operator: str) -> Composed:
     )
 
 
-def _same_key(key: Unique) -> Composed:
+_HELD = Identifier("held")
+
+
+def _same_key(key: Unique, held: Composable = _HELD) -> Composed:
     return SQL(" AND ").join(
-        SQL("held.{0} {1} staged.{0}").format(Identifier(name), SQL(equals))
+        SQL("{0}.{1} {2} staged.{1}").format(held, Identifier(name), SQL(equals))
         for name, equals in zip(key.columns, key.equals, strict=True)
     )
 

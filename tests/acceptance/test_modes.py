@@ -209,6 +209,14 @@ BAD = {
         f"{DAY} --min-ratio 0.5",
         source="DELETE FROM public.users WHERE id > 1000001",
     ),
+    "too few rows to delete the others": Bad(
+        6,
+        "the source has 2 rows in \\[2018-04-29, 2018-04-30\\) UTC, and the dest has 5\n"
+        "DETAIL:  That is less than --min-ratio 0\\.5 of them\\.",
+        f"{MERGE} --merge-deletes --min-ratio 0.5",
+        source="DELETE FROM public.users WHERE id > 1000001;"
+        "UPDATE public.users SET id = id + 5000000",
+    ),
     "no row, and a ratio": Bad(
         6,
         "the source has no row in .* and the dest has some",
@@ -530,11 +538,16 @@ PLANS: dict[str, tuple[str, list[str]]] = {
     ),
     "truncate": (
         "users --all --yes --clear truncate",
-        ["dest TRUNCATE TABLE", "dest COPY", "source COPY"],
+        ["dest LOCK TABLE", "dest TRUNCATE TABLE", "dest COPY", "source COPY"],
     ),
     "truncate partitions": (
         "parted --day 2018-04-29 --clear truncate",
-        ['dest TRUNCATE TABLE "public"."p29"', "dest COPY", "source COPY"],
+        [
+            'dest LOCK TABLE "public"."p29"',
+            'dest TRUNCATE TABLE "public"."p29"',
+            "dest COPY",
+            "source COPY",
+        ],
     ),
 }
 PARTED = (
@@ -560,7 +573,8 @@ def test_a_dry_run_prints_every_statement_and_changes_nothing(
     out = copied(words, f"{command} --dry-run")
 
     begins = re.compile(
-        r"^  (source|dest) +((?:DELETE FROM|COPY|CREATE TEMPORARY|TRUNCATE|WITH|SELECT|INSERT).*)$",
+        r"^  (source|dest) +"
+        r"((?:LOCK|DELETE FROM|COPY|CREATE TEMPORARY|TRUNCATE|WITH|SELECT|INSERT).*)$",
         re.MULTILINE,
     )
     found = [f"{side} {statement}" for side, statement in begins.findall(out)]

@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from copypipe import CopyFailed, NothingToCopy, PlanRefused, UsageError
-from copypipe.events import Retried
+from copypipe.events import Cleared, Event, Retried
 from plugins.canary import CANARY
 from plugins.command import eventually, waits_in_pause
 from plugins.modes import DAY, NEXT_DAY, Pair, rows, waiting
@@ -168,6 +168,32 @@ def test_an_empty_source_deletes_nothing_without_a_word(pair: Pair) -> None:
 
     assert pair.copy(**MERGE, merge_deletes=True, allow_empty=True).deleted == 3
     assert list(notes(pair)) == [8]
+
+
+def test_an_empty_source_deletes_nothing_that_came_meanwhile(pair: Pair) -> None:
+    """Nobody was there when the copy began."""
+    three(pair)
+    pair.source.execute("TRUNCATE public.t")
+    pair.dest.execute(f"DELETE FROM public.t WHERE created_at < '{NEXT_DAY}'")
+    came: list[int] = []
+
+    def hear(event: Event) -> None:
+        if isinstance(event, Cleared):
+            came.append(pair.dest.execute(f"INSERT INTO public.t VALUES (70, 'new', '{DAY}')"))
+
+    with pytest.raises(PlanRefused, match="and the dest has some"):
+        pair.copy(**MERGE, merge_deletes=True, listener=hear)
+
+    assert came == [1]
+    assert 70 in notes(pair)
+
+
+def test_a_condition_may_name_the_table(pair: Pair) -> None:
+    three(pair)
+    options = {"mode": "merge", "where": "t.id < 5", "merge_deletes": True}
+    assert pair.copy(**options).rows == pair.source.scalar(
+        "SELECT count(*) FROM public.t WHERE id < 5"
+    )
 
 
 def test_all_rows_are_not_deleted_without_a_yes(pair: Pair) -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from copypipe import CopyFailed, PlanRefused, UsageError
+from copypipe import CopyFailed, CopypipeError, PlanRefused, UsageError
 from copypipe.events import Event, Planned
 from plugins.command import eventually
-from plugins.modes import DAY, NEXT_DAY, Pair
+from plugins.modes import DAY, NEXT_DAY, Pair, waiting
 from plugins.ways import Begun
 
 COLUMNS = "(id int, note text, created_at {})"
@@ -194,6 +194,27 @@ def test_a_failure_brings_the_rows_back(pair: Pair) -> None:
     dest_of(pair)
     pair.dest.execute("ALTER TABLE public.t ADD CHECK (id <> 2)")
     pair.refuses(CopyFailed, "violates check constraint", day=DAY, clear="truncate")
+
+
+@pytest.mark.parametrize("options", [{"day": DAY}, {"all": True}], ids=["partition", "table"])
+def test_rows_that_are_being_written_are_waited_for_and_not_lost(
+    pair: Pair, options: dict[str, Any]
+) -> None:
+    """They are committed while TRUNCATE waits: then the slice is no longer empty."""
+    source_of(pair)
+    dest_of(pair)
+    pair.source.execute("TRUNCATE public.t")
+    pair.dest.execute("TRUNCATE public.t")
+    writer = pair.connect()
+    writer.execute(f"INSERT INTO public.t VALUES (99, 'new', '{DAY}')")
+    copying = pair.start(**options, clear="truncate")
+    eventually(waiting(pair.dest), what="the copy waits for the writer")
+
+    writer.commit()
+
+    with pytest.raises(CopypipeError, match=r"the dest has some|now it has"):
+        copying.result()
+    assert ids(pair) == [99]
 
 
 # --- what is refused ------------------------------------------------------------------------------

@@ -49,6 +49,16 @@ def test_one_that_counts_down_goes_on_below_the_minimum(pair: Pair) -> None:
     assert pair.dest.scalar("SELECT nextval('public.t_id_seq')") == -41
 
 
+def test_a_fresh_one_goes_on_behind_its_first_number(pair: Pair) -> None:
+    """Its last value is 1 before it is drawn too."""
+    tables(pair, "serial")
+    pair.source.execute("DELETE FROM public.t WHERE id > 1")
+
+    pair.copy(**OPTIONS, sequences=True)
+
+    assert pair.dest.scalar("SELECT nextval('public.t_id_seq')") == 2
+
+
 def test_they_never_go_back(pair: Pair) -> None:
     tables(pair, "serial")
     pair.dest.execute("SELECT setval('public.t_id_seq', 1000)")
@@ -139,4 +149,4 @@ def test_a_role_that_may_not_advance_them_is_refused(pair: Pair) -> None:
         dest=role.dsn,
         ledger=False,
     )
-    assert "GRANT UPDATE ON SEQUENCE public.t_id_seq" in str(error.hint)
+    assert "GRANT SELECT, UPDATE ON SEQUENCE public.t_id_seq" in str(error.hint)
