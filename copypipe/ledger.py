@@ -366,7 +366,9 @@ def check_new(session: Session, table: Table, slice_: Slice) -> None:
     """Raise PlanRefused where rows of the slice may have been copied before."""
     around = range_of(slice_)
     column = around.column if around else None
-    found = session.fetch(statements.recorded(table.root_oid, column, slices.instants(slice_)))
+    found = session.fetch(
+        statements.recorded(table.root_oid, table.full_name, column, slices.instants(slice_))
+    )
     if not found:
         return
     ((number, by, instants, at),) = found

@@ -260,7 +260,10 @@ def _on_freezing(plan: Plan) -> list[str]:
     """Tell where an empty table is truncated unasked."""
     if plan.strategy is not modes.STRATEGIES["replace"] or not modes.freezes(plan.filling):
         return []
-    return ["where the dest has no row it is truncated and filled with frozen rows"]
+    return [
+        "where the dest has no row it is truncated and filled with frozen rows: who reads it waits "
+        "for the end of the copy"
+    ]
 
 
 @contextmanager
@@ -427,6 +430,7 @@ def _assembled(request: Request, decided: Decided, refusals: Refusals) -> Plan:
     dest_access = remarks.dest_access(dest, table, slice_, serving_dest, clears=removes)
     warnings += remarks.of_scan("source", relation, access)
     warnings += remarks.of_scan("dest", table, dest_access) if removes else []
+    warnings += remarks.of_key(decided.merge, around)
     warnings += remarks.of_accepted(request, table, clears=removes)
     more_notes, more_warnings = remarks.of_upkeep(table, catalog.upkeep(dest, table))
     notes += more_notes

@@ -79,6 +79,8 @@ def at_dest(
     if by is not None:
         found.append(_on(table, by))
     found += [Privilege("TRUNCATE", "table", (part.schema, part.name)) for part in partitions]
+    if request.mode == "append" and table.has_triggers:
+        found.append(_on(table, "SELECT"))  # to count what they let through
     if request.where is not None and request.mode == "replace":
         found.append(
             _on(

@@ -10,6 +10,7 @@ from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.statements import copies
+from copypipe.statements.merges import Merge
 from copypipe.tables import Index, Matching, OwnedSequence, Query, Relation, Table, Upkeep
 
 PAGE_BYTES = 8192
@@ -89,8 +90,15 @@ def notes_and_warnings(
             "session_replication_role is replica at the dest: triggers and foreign keys are skipped"
         )
     elif dest.has_triggers:
+        removed = ", except for those for DELETE" if request.clear == "truncate" else ""
         warnings.append(
-            f"triggers of {dest.full_name} will run, and may change other tables or what is copied"
+            f"triggers of {dest.full_name} will run{removed}, and may change other tables or what "
+            "is copied"
+        )
+    if dest_is.encoding not in ("UTF8", "SQL_ASCII", server.encoding):
+        warnings.append(
+            f"a character that {dest_is.encoding}, the dest's encoding, lacks fails the copy (the "
+            f"source's is {server.encoding})"
         )
     if isinstance(slice_, slices.Where):
         warnings.append(
@@ -179,6 +187,16 @@ def of_accepted(request: Request, dest: Table, *, clears: bool) -> list[str]:
             f"the copy fails at the first row that others point at: {hazards.foreign_keys(firm)}"
         )
     return warnings
+
+
+def of_key(merge: Merge | None, around: slices.Range | None) -> list[str]:
+    """Warn of rows that get another key when they move to another slice."""
+    if merge is None or around is None or around.column not in merge.key.columns:
+        return []
+    return [
+        f"{around.column} is part of the key: a row whose {around.column} has changed is inserted "
+        "beside the old one"
+    ]
 
 
 def of_scan(side: str, of: Relation, access: str) -> list[str]:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from copypipe.checkups import Checkup
     from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
-    from copypipe.requests import Request
+    from copypipe.requests import Endpoint, Request
     from copypipe.statements import Statement
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
@@ -298,6 +298,7 @@ def plan_text(plan: Plan) -> str:
         f"copy {plan.source.table.full_name} into {plan.dest.table.full_name}",
         f"  slice    {plan.slice}",
         *(f"           {note}" for note in plan.notes),
+        f"  mode     {_mode(plan)}",
         *_side("source", plan.source),
         *_side("dest", plan.dest),
         f"  columns  {len(plan.columns)}, {_format(plan)}",
@@ -324,6 +325,45 @@ def plan_text(plan: Plan) -> str:
         lines += [f"           {line}" for line in others]
     lines.append("nothing was changed")
     return "\n".join(one_line(line) for line in lines)
+
+
+def _mode(plan: Plan) -> str:
+    """Say how the slice is filled, and what of that was chosen."""
+    chosen: list[str] = [plan.request.mode]
+    for name, value in _options(plan).items():
+        if isinstance(value, dict):
+            chosen += [f"{name} {key}={of}" for key, of in value.items()]
+        elif isinstance(value, list):
+            chosen += [f"{name} {', '.join(map(str, value))}"] if value else []
+        elif value is True:
+            chosen.append(name)
+        elif value not in (None, False):
+            chosen.append(f"{name} {value}")
+    return "; ".join(word.replace("_", " ", 1) for word in chosen)
+
+
+def _options(plan: Plan) -> dict[str, Any]:
+    """Return what a plan does otherwise than the default of its mode, or by choice."""
+    request = plan.request
+    return {
+        "clear": request.clear if request.mode == "replace" and not request.swap else None,
+        "swap": request.swap,
+        "partitions": [partition.full_name for partition in plan.partitions],
+        "key": list(plan.merge.key.columns) if plan.merge is not None else None,
+        "merge_deletes": request.merge_deletes,
+        "again": request.again,
+        "accept": list(request.accept),
+        "min_ratio": request.min_ratio,
+        "allow_empty": request.allow_empty,
+        "sequences": request.sequences,
+        "source_set": _settings(request.source),
+        "dest_set": _settings(request.dest),
+    }
+
+
+def _settings(of: Endpoint) -> dict[str, str]:
+    """Return what was set for a side; only the owner of a parameter knows what it may tell."""
+    return {name: "..." if "." in name else value for name, value in of.settings}
 
 
 def _statements(plan: Plan) -> Iterator[tuple[str, Statement]]:
@@ -385,6 +425,7 @@ def plan_json(plan: Plan) -> str:
             "dest": _side_json(plan.dest),
             "slice": _slice(plan.slice),
             "mode": plan.request.mode,
+            "options": _options(plan),
             "format": plan.format,
             "columns": [
                 {

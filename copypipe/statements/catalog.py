@@ -444,6 +444,8 @@ def references(oid: int) -> Composed:
                           'a', 'no action', 'c', 'cascade', 'd', 'set default',
                           'n', 'set null', 'r', 'restrict')) AS action (of)
          WHERE k.contype = 'f' AND k.conparentid = 0
+           -- since 18
+           AND coalesce((pg_catalog.to_jsonb(k) ->> 'conenforced')::bool, true)
            AND (k.confrelid IN (SELECT a.relid::oid
                                   FROM pg_catalog.pg_partition_ancestors({oid}) a)
                 OR k.confrelid IN ({tree}))

@@ -268,21 +268,30 @@ def sliced_by(root_oid: int) -> Composed:
 
 
 def recorded(
-    root_oid: int, column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None
+    root_oid: int,
+    table: str,
+    column: str | None,
+    wanted: Sequence[tuple[datetime, datetime]] | None,
 ) -> Composed:
     """Find a slice with rows that may have rows in common with these instants.
 
-    Whatever its condition was; by another column nobody can tell.
+    Whatever its condition was; by another column nobody can tell. Of a table that bore this name
+    too: one that was put in its place has another OID, and often its rows.
     """
     return SQL(
         """
         SELECT s.id, s.by_column, s.instants::text, s.recorded_at
           FROM copypipe.slice s
-         WHERE s.root_oid = {root_oid} AND s.rows_copied > 0
+         WHERE (s.root_oid = {root_oid} OR s.dest_table = {table}) AND s.rows_copied > 0
            AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
          ORDER BY s.id DESC LIMIT 1
         """
-    ).format(root_oid=Literal(root_oid), column=Literal(column), instants=instants(wanted))
+    ).format(
+        root_oid=Literal(root_oid),
+        table=Literal(table),
+        column=Literal(column),
+        instants=instants(wanted),
+    )
 
 
 def record(values: dict[str, Any]) -> Composed:

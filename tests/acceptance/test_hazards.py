@@ -142,7 +142,8 @@ class Sides:
             database.execute(
                 f"{sql.replace('{role}', role)};"
                 f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role};"
-                f"GRANT ALL ON DATABASE {database.name} TO {role}"
+                f"GRANT ALL ON DATABASE {database.name} TO {role};"
+                f"GRANT ALL ON SCHEMA public TO {role}"
             )
             if owned and database is self.dest:
                 database.execute(f"ALTER TABLE public.users OWNER TO {role}")
@@ -283,6 +284,19 @@ WARNED = {
         dest=ONE_DAY,
         command=FEW,
     ),
+    "triggers that TRUNCATE passes over": Warned(
+        "triggers of public.users will run, except for those for DELETE",
+        dest="CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RETURN NEW; END $$; CREATE TRIGGER t BEFORE INSERT OR DELETE ON public.users"
+        " FOR EACH ROW EXECUTE FUNCTION public.f()",
+        command="users --all --yes --clear truncate",
+    ),
+    "a key that the slice's column is part of": Warned(
+        "created_at is part of the key: a row whose created_at has changed is inserted beside the",
+        dest="ALTER TABLE public.users DROP CONSTRAINT users_pkey,"
+        " ADD PRIMARY KEY (id, created_at)",
+        command=f"{DAY} --mode merge",
+    ),
     "a cascade that is accepted": Warned(
         "clearing public\\.users changes other tables:"
         " child_u_fkey of public\\.child \\(ON DELETE cascade\\)",
@@ -329,6 +343,49 @@ def test_warned_of(sides: Sides, case: Warned) -> None:
         sides.dest.execute(f"DROP OWNED BY {sides.roles['dest'].name}")  # the role goes afterwards
     assert len(re.findall(f"^warning: {case.message}", run.err, re.MULTILINE)) == 1
     assert run.code == (1 if "no partition" in case.message else 0), run.err
+
+
+PLANNED = {
+    "replace": (DAY, "replace; clear delete", {"clear": "delete"}),
+    "truncate": (
+        "users --all --yes --clear truncate --accept triggers --sequences",
+        "replace; clear truncate; accept triggers; sequences",
+        {"clear": "truncate", "accept": ["triggers"], "sequences": True},
+    ),
+    "swap": ("users --all --yes --swap", "replace; swap", {"clear": None, "swap": True}),
+    "append": (f"{DAY} --mode append --again", "append; again", {"again": True}),
+    "merge": (
+        f"{DAY} --mode merge --merge-deletes --min-ratio 0.5 --allow-empty"
+        " --source-set work_mem=64MB --dest-set my.word=secret",
+        "merge; key id; merge deletes; min ratio 0.5; allow empty; source set work_mem=64MB;"
+        " dest set my.word=...",
+        {
+            "key": ["id"],
+            "merge_deletes": True,
+            "min_ratio": 0.5,
+            "allow_empty": True,
+            "source_set": {"work_mem": "64MB"},
+            "dest_set": {"my.word": "..."},
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize(("command", "line", "options"), PLANNED.values(), ids=PLANNED.keys())
+def test_a_dry_run_tells_what_was_chosen(
+    sides: Sides, command: str, line: str, options: dict[str, Any]
+) -> None:
+    """What a plan with none of that says is left out of the JSON here."""
+    sides.change(owned=True)
+    nothing = (None, False, [], {})
+
+    code, plan = sides.plan(command)
+
+    assert code == 0, plan["refusals"]
+    assert {k: v for k, v in plan["options"].items() if v not in nothing} == {
+        k: v for k, v in options.items() if v not in nothing
+    }
+    assert f"  mode     {line}\n" in sides(f"{command} --dry-run").out
 
 
 # --- told -----------------------------------------------------------------------------------------
@@ -407,6 +464,7 @@ def test_a_character_that_the_dest_cannot_hold_fails_the_copy(
         )
 
         assert run.code == code, run.err
+        assert ("warning: a character that " in run.err) is (code == 1)
         if code:
             assert "ERROR:  dest: untranslatable character\nDETAIL:  SQLSTATE 22P05" in run.err
             assert contents(dest) == before

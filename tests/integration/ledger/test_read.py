@@ -27,10 +27,13 @@ def test_swapped_sides_are_refused(sides: Sides, words: Words) -> None:
     env = {"COPYPIPE_SOURCE": sides.dest.dsn, "COPYPIPE_DEST": sides.source.dsn}
 
     with unchanged(sides.source, sides.dest):
-        for options in (("--day", DAY), ("--day", NEXT_DAY), ("--all", "--yes"), ("--all", "-n")):
+        for options in (("--day", DAY), ("--day", NEXT_DAY), ("--all", "--yes")):
             refused = words("copy", "t", *options, "--no-ledger", env=env)
             assert_refused(refused, 6, "the sides are swapped: public.t .*filled from public.t")
             assert "--allow-reverse" in refused.err
+        planned = words("copy", "t", "--all", "-n", "--no-ledger", env=env)
+        assert planned.code == 6
+        assert "  refused  the sides are swapped: public.t" in planned.out
 
     assert not Sides(sides.dest, sides.source, sides.pool).has_ledger()
     done = words("copy", "t", "--day", DAY, "--allow-reverse", env=env)

@@ -216,6 +216,17 @@ def test_another_table_has_a_history_of_its_own(pair: Pair) -> None:
     assert pair.copy(**APPEND, into="other").rows == 2
 
 
+def test_a_table_in_the_place_of_another_has_its_history(pair: Pair) -> None:
+    """Whoever put it there may have brought the rows."""
+    pair.copy(day=DAY, mode="append")
+    pair.dest.execute(
+        "CREATE TABLE public.t2 (LIKE public.t INCLUDING ALL);"
+        "INSERT INTO public.t2 TABLE public.t;"
+        "ALTER TABLE public.t RENAME TO t1; ALTER TABLE public.t2 RENAME TO t"
+    )
+    pair.refuses(PlanRefused, "were copied into public.t before", day=DAY, mode="append")
+
+
 def test_a_partition_has_its_tables_history(pair: Pair) -> None:
     pair.dest.execute(
         "ALTER TABLE public.t RENAME TO part;"
