@@ -164,8 +164,8 @@ def table(session: Session, oid: int) -> Table:
         has_truncate_triggers=truncate_triggers,
         row_security=security,
         references=tuple(
-            Reference(constraint, of, on_delete, on_update, deferrable, tuple(named))
-            for constraint, of, on_delete, on_update, deferrable, named in session.fetch(
+            Reference(constraint, of, on_delete, on_update, deferrable, tuple(named), is_own)
+            for constraint, of, on_delete, on_update, deferrable, named, is_own in session.fetch(
                 queries.references(oid)
             )
         ),

@@ -202,7 +202,7 @@ def _look_at_table(request: Request, reached: Mapping[Side, _Reached], found: _F
                     hazards.check_dest(server, seen.table)
             if side == "dest":
                 with found.telling(side, "references"):
-                    hazards.check_references(seen.table, (), merging=False)
+                    hazards.check_references(seen.table, (), merging=False, whole=False)
     if len(tables) < 2:
         return
     with found.telling("both", "plan"):

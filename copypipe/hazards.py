@@ -101,14 +101,17 @@ def check_dest(server: Server, table: Table) -> None:
     refusals.check()
 
 
-def check_references(table: Table, accepted: Container[Hazard], *, merging: bool) -> None:
+def check_references(
+    table: Table, accepted: Container[Hazard], *, merging: bool, whole: bool
+) -> None:
     """Refuse to remove rows that others point at.
 
+    Where the `whole` table is replaced its own rows may point at each other: all of them go.
     A merge removes only rows that the source has lost; what points at them is the servers' matter,
     unless it would be changed.
     """
     refusals = Refusals()
-    acting = acting_on_delete(table)
+    acting = [r for r in acting_on_delete(table) if not (whole and r.is_own)]
     if acting and "cascade" not in accepted:
         refusals.add(
             PlanRefused(
@@ -118,7 +121,11 @@ def check_references(table: Table, accepted: Container[Hazard], *, merging: bool
                 side="dest",
             )
         )
-    firm = [r for r in table.references if r not in acting and not r.is_deferrable]
+    firm = [
+        r
+        for r in table.references
+        if r not in acting and not r.is_deferrable and not (whole and r.is_own)
+    ]
     if firm and not merging and "references" not in accepted:
         refusals.add(
             PlanRefused(
@@ -376,10 +383,14 @@ def check_gaps(dest: Table, slice_: Range, gaps: Sequence[Gap]) -> None:
     )
 
 
-def check_truncate(dest: Table) -> None:
-    """Refuse --clear truncate where a foreign key points at the table."""
-    if dest.references:
-        listed = ", ".join(f"{r.constraint} of {r.table}" for r in dest.references)
+def check_truncate(dest: Table, *, whole: bool) -> None:
+    """Refuse to truncate or swap where a foreign key of another table points at this one.
+
+    One of its own does not hinder TRUNCATE of the `whole` table.
+    """
+    found = [r for r in dest.references if not (whole and r.is_own)]
+    if found:
+        listed = ", ".join(f"{r.constraint} of {r.table}" for r in found)
         raise PlanRefused(
             f"dest: {dest.full_name} cannot be truncated or swapped, foreign keys point at it",
             detail=f"Foreign keys: {listed}.",

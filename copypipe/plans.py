@@ -657,15 +657,19 @@ def milliseconds(seconds: float) -> str:
 
 def _check_tables(request: Request, source: Relation, dest: Table, dest_is: catalog.Server) -> None:
     refusals = Refusals()
+    whole = isinstance(request.wanted, slices.Everything) and request.where is None
     with refusals.gathering():
         hazards.check_dest(dest_is, dest)
     with refusals.gathering():
         hazards.check_row_security(source, dest)
     with refusals.gathering():
         if request.clear == "truncate" or request.swap:
-            hazards.check_truncate(dest)
+            hazards.check_truncate(dest, whole=whole and not request.swap)
         elif request.mode == "replace" or request.merge_deletes:
-            hazards.check_references(dest, request.accept, merging=request.mode == "merge")
+            merging = request.mode == "merge"
+            hazards.check_references(
+                dest, request.accept, merging=merging, whole=whole and not merging
+            )
     refusals.check()
 
 

@@ -172,6 +172,8 @@ class Reference:
     """Rows that point at nothing may be there until COMMIT, if the transaction says so."""
     columns: tuple[str, ...]
     """Those of the dest table at which it points."""
+    is_own: bool
+    """The table points at itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -435,7 +435,8 @@ def references(oid: int) -> Composed:
                action.of ->> k.confdeltype::text, action.of ->> k.confupdtype::text,
                k.condeferrable AND k.confdeltype = 'a' AS is_deferrable,
                ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
-                      WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)) AS columns
+                      WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)) AS columns,
+               k.conrelid = k.confrelid AS is_own
           FROM pg_catalog.pg_constraint k
           JOIN pg_catalog.pg_class c ON c.oid = k.conrelid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace

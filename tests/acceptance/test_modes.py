@@ -165,6 +165,12 @@ BAD = {
         DAY,
         dest=f"{CHILD}); {FILLED}",
     ),
+    "a foreign key of the table's own": Bad(
+        6,
+        "dest: rows of public.users cannot be removed while others point at them",
+        DAY,
+        dest="ALTER TABLE public.users ADD boss bigint REFERENCES public.users",
+    ),
     "a foreign key that restricts": Bad(
         6,
         "\\(ON DELETE restrict\\)",
@@ -355,6 +361,18 @@ GOOD: dict[str, tuple[str, str, str]] = {
         DROPPING,
         f"{DAY} --accept triggers",
         "deleted 5, copied 24, 12 dropped by triggers",
+    ),
+    "a key that points at the table's own rows": (
+        "ALTER TABLE public.users ADD boss bigint REFERENCES public.users;"
+        "UPDATE public.users SET boss = 1000000",
+        "users --all --yes",
+        "deleted 5, copied 72",
+    ),
+    "such a key, truncated": (
+        "ALTER TABLE public.users ADD boss bigint REFERENCES public.users ON DELETE CASCADE;"
+        "UPDATE public.users SET boss = 1000000",
+        "users --all --yes --clear truncate",
+        "truncated, copied 72",
     ),
     "all that can be accepted": (
         f"{CHILD} ON DELETE CASCADE); CREATE TABLE public.other (u bigint REFERENCES users)",
