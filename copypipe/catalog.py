@@ -214,6 +214,11 @@ def gaps(session: Session, of: Table, within: slices.Range) -> tuple[Gap, ...]:
     )
 
 
+def sends_truncate(session: Session, of: Table) -> bool:
+    """Return whether a TRUNCATE of the table goes to subscribers."""
+    return bool(session.fetch_one(queries.sends_truncate(of.oid))[0])
+
+
 def upkeep(session: Session, of: Table) -> Upkeep:
     """Return what becomes of the table's rows besides being read and written."""
     return Upkeep(*session.fetch_one(queries.upkeep(of.oid)))

@@ -75,6 +75,8 @@ class Filled:
     inserted: int | None = None
     updated: int | None = None
     deleted: int | None = None
+    dropped: int = 0
+    """Rows that triggers kept out."""
     table: Table | None = None
     """The dest's table, if it is another one now."""
 
@@ -215,12 +217,14 @@ class MergeByKey(_Writes):
             # First, since what goes may hold a value that what comes must have alone.
             deleted = session.count(merges.delete_others(merge, filling.slice))
         try:
-            inserted, updated = session.fetch_one(merges.merge(merge))
+            inserted, updated, unwritten = session.fetch_one(merges.merge(merge))
         except CopyFailed as error:
             if error.sqlstate == "23505":  # unique_violation, by another index than the key's
                 error.hint = _HANDED_ON
             raise
-        return Filled(inserted, updated, deleted)
+        table = filling.table
+        dropped = unwritten if table.has_triggers or table.has_update_triggers else 0
+        return Filled(inserted, updated, deleted, dropped=dropped)
 
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Look for each row where triggers may have changed or dropped some."""
@@ -304,7 +308,8 @@ def _emptied(session: Session, table: Table) -> bool:
     Nobody is made to wait: where the table is in use, or has rows after all, nothing happens.
     Waiting for the exclusive lock on top of the one we hold could deadlock with another run.
     """
-    if catalog.has_rows(session, table):
+    if catalog.has_rows(session, table) or catalog.sends_truncate(session, table):
+        # A subscriber may have rows, and TRUNCATE was not asked for.
         return False
     session.execute(copies.savepoint())
     try:

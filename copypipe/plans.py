@@ -261,8 +261,8 @@ def _on_freezing(plan: Plan) -> list[str]:
     if plan.strategy is not modes.STRATEGIES["replace"] or not modes.freezes(plan.filling):
         return []
     return [
-        "where the dest has no row it is truncated and filled with frozen rows: who reads it waits "
-        "for the end of the copy"
+        "where the dest has no row, and no publication sends that on, it is truncated and filled "
+        "with frozen rows: who reads it waits for the end of the copy"
     ]
 
 

@@ -141,7 +141,7 @@ def transfer(
         slice=plan.slice,
         mode=request.mode,
         rows=relayed.rows,
-        dropped=relayed.rows - relayed.taken,
+        dropped=relayed.rows - relayed.taken + filled.dropped,
         bytes=relayed.bytes,
         inserted=filled.inserted,
         updated=filled.updated,

@@ -307,22 +307,35 @@ def uniques(oid: int) -> Composed:
 
 
 def sequences(oid: int) -> Composed:
-    """Find the sequences that number columns of a table, or of the root of its partitions."""
+    """Find the sequences that number columns of a table, or of the root of its partitions.
+
+    Those of identities, those owned by a column, and those that a default does nothing but draw
+    from.
+    """
     return SQL(
         """
         SELECT a.attname, n.nspname, c.relname, q.seqincrement > 0 AS ascends,
                pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
                    AND pg_catalog.has_column_privilege({oid}, a.attname, 'SELECT') AS may_advance
-          FROM pg_catalog.pg_depend d
-          JOIN pg_catalog.pg_class c ON c.oid = d.objid AND c.relkind = 'S'
+          FROM (SELECT d.objid, d.refobjid, d.refobjsubid
+                  FROM pg_catalog.pg_depend d
+                 WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
+                   AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                 UNION
+                SELECT d.refobjid, f.adrelid, f.adnum
+                  FROM pg_catalog.pg_attrdef f
+                  JOIN pg_catalog.pg_depend d
+                    ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
+                   AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n'
+                 WHERE pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ '^nextval[(].*::regclass[)]$'
+               ) AS of (sequence, relation, number)
+          JOIN pg_catalog.pg_class c ON c.oid = of.sequence AND c.relkind = 'S'
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
           JOIN pg_catalog.pg_attribute a
-            ON a.attrelid = d.refobjid AND a.attnum = d.refobjsubid
-         WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
-           AND d.refclassid = 'pg_catalog.pg_class'::regclass
-           AND d.refobjid IN (SELECT {oid}::oid UNION
+            ON a.attrelid = of.relation AND a.attnum = of.number
+         WHERE of.relation IN (SELECT {oid}::oid UNION
                               SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a)
          ORDER BY a.attnum
         """
@@ -410,6 +423,18 @@ def partition_ranges(oid: int, within: Range, type_name: str) -> Composed:
         stop=Literal(within.stop),
         quote=Literal("'"),
     )
+
+
+def sends_truncate(oid: int) -> Composed:
+    """Ask whether a TRUNCATE of the table goes to subscribers."""
+    return SQL(
+        """
+        SELECT EXISTS (SELECT 1
+                         FROM pg_catalog.pg_publication p
+                        CROSS JOIN LATERAL pg_catalog.pg_get_publication_tables(p.pubname) AS t
+                        WHERE p.pubtruncate AND t.relid = {})
+        """
+    ).format(Literal(oid))
 
 
 def upkeep(oid: int) -> Composed:

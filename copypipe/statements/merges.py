@@ -87,6 +87,8 @@ def delete_others(merge: Merge, slice_: Slice) -> Composed:
 def merge(merge: Merge) -> Composed:
     """Insert the rows that are new, update those that changed; return how many of each.
 
+    And how many of them were not written: triggers dropped them, or others were quicker.
+
     Rows are compared by their bytes (record_image_ne), which tells apart whatever COPY brings, for
     types without an operator too. Rows that did not change are left out before INSERT .. ON
     CONFLICT, which would lock them, and so write each.
@@ -117,8 +119,11 @@ def merge(merge: Merge) -> Composed:
         merged AS (
             INSERT INTO {table} AS held ({columns}){overriding}
             SELECT {columns} FROM changed ORDER BY {key_columns}
-                ON CONFLICT ({key}) DO {action})
-        SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}) FROM changed
+                ON CONFLICT ({key}) DO {action}
+            RETURNING 1)
+        SELECT count(*) FILTER (WHERE {is_new}), count(*) FILTER (WHERE NOT {is_new}),
+               count(*) - (SELECT count(*) FROM merged)
+          FROM changed
         """
     ).format(
         is_held=is_held,

@@ -479,6 +479,31 @@ def test_an_emptied_table_gets_frozen_rows(
     assert _digests(kept_dest) == _digests(kept_source)
 
 
+@pytest.mark.parametrize(
+    ("publication", "frozen"),
+    [
+        ("TABLE public.users", False),
+        ("ALL TABLES", False),
+        ("TABLE public.users WITH (publish = 'insert, delete')", True),
+        ("TABLE public.other", True),
+    ],
+)
+def test_an_empty_table_is_not_truncated_at_subscribers(
+    words: Words, kept_source: Database, kept_dest: Database, publication: str, *, frozen: bool
+) -> None:
+    users(kept_source, 1)
+    users(kept_dest, 0)
+    kept_dest.execute(
+        f"CREATE TABLE public.other (id int); CREATE PUBLICATION all_of_it FOR {publication}"
+    )
+    try:
+        assert words("copy", "users", "--all").code == 0
+    finally:
+        kept_dest.execute("DROP PUBLICATION all_of_it")
+
+    assert (_heap_fetches(kept_dest) == 0) is frozen
+
+
 def test_truncate_says_so_and_needs_all_or_partitions(
     words: Words, kept_source: Database, kept_dest: Database
 ) -> None:

@@ -374,6 +374,11 @@ GOOD: dict[str, tuple[str, str, str]] = {
         "users --all --yes --clear truncate",
         "truncated, copied 72",
     ),
+    "merged, and dropped by triggers": (
+        DROPPING,
+        f"{MERGE} --accept triggers",
+        "inserted 19, updated 5, left 0 unchanged, 12 dropped by triggers",
+    ),
     "all that can be accepted": (
         f"{CHILD} ON DELETE CASCADE); CREATE TABLE public.other (u bigint REFERENCES users)",
         f"{DAY} --accept triggers --accept cascade --accept references",

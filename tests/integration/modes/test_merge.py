@@ -696,7 +696,9 @@ def test_a_trigger_that_changes_what_is_merged_fails_it(pair: Pair, when: str, b
 
     assert error.hint == "Give --accept triggers if that is meant."
     done = pair.copy(**MERGE, accept=["triggers"])
-    assert (done.rows, done.dropped) == (3, 0)
+    # BEFORE INSERT runs for a row that is updated in the end, too.
+    dropped = {"BEFORE INSERT": 2, "BEFORE UPDATE": 1}[when] if body == "RETURN NULL;" else 0
+    assert (done.rows, done.dropped) == (3, dropped)
 
 
 def test_a_deferred_trigger_that_changes_what_is_merged_fails_it(pair: Pair) -> None:
