@@ -310,7 +310,8 @@ def sequences(oid: int) -> Composed:
     """Find the sequences that number columns of a table, or of the root of its partitions.
 
     Those of identities, those owned by a column, and those that a default does nothing but draw
-    from.
+    from. Expressions are printed for no table, since that would wait for whoever has locked it; the
+    columns in that of a generated column cannot be printed so.
     """
     return SQL(
         """
@@ -328,7 +329,11 @@ def sequences(oid: int) -> Composed:
                   JOIN pg_catalog.pg_depend d
                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n'
-                 WHERE pg_catalog.pg_get_expr(f.adbin, f.adrelid) ~ '^nextval[(].*::regclass[)]$'
+                  JOIN pg_catalog.pg_attribute g
+                    ON g.attrelid = f.adrelid AND g.attnum = f.adnum
+                 WHERE CASE WHEN g.attgenerated = ''
+                            THEN pg_catalog.pg_get_expr(f.adbin, 0::oid)
+                                 ~ '^nextval[(].*::regclass[)]$' END
                ) AS of (sequence, relation, number)
           JOIN pg_catalog.pg_class c ON c.oid = of.sequence AND c.relkind = 'S'
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
