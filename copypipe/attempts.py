@@ -261,7 +261,7 @@ class _Run:
             raise unknown.interrupt
         if committed:
             return done
-        raise unknown.said or _not_committed()
+        raise _lost(unknown)
 
     def _committed(self, plan: Plan, attempt: Attempt, unknown: CommitUnknown) -> bool:
         """Ask the dest whether it committed; raises `unknown` where it cannot tell.
@@ -275,8 +275,7 @@ class _Run:
         pause, longest = _LOOK_AGAIN_SECONDS
         while True:
             try:
-                lost = unknown.said or _not_committed()
-                committed = self._asked(plan, attempt, patience, lost)
+                committed = self._asked(plan, attempt, patience, _lost(unknown))
             except SliceBusy as error:
                 unknown.detail = f"The dest was asked: {error.message}. {error.detail}"
                 raise unknown from None
@@ -313,8 +312,9 @@ class _Run:
             return committed
 
 
-def _not_committed() -> ConnectionLost:
-    return ConnectionLost(
+def _lost(unknown: CommitUnknown) -> CopypipeError:
+    """Return what a COMMIT ended with that did not happen."""
+    return unknown.said or ConnectionLost(
         "dest: the connection was lost before it committed",
         detail="The dest was asked: nothing was changed.",
         side="dest",

@@ -188,8 +188,11 @@ def sequences(session: Session, of: Table) -> tuple[OwnedSequence, ...]:
 
 def drawn(session: Session, of: Table, columns: Iterable[Column]) -> tuple[DrawnSequence, ...]:
     """Return the sequences that the defaults of these columns draw from."""
-    asked = privileges.sequences(of.oid, [column.name for column in columns])
-    return tuple(DrawnSequence(*row) for row in session.fetch(asked))
+    names = [column.name for column in columns]
+    if not names:
+        return ()
+    rows = session.fetch(privileges.sequences(of.oid, names))
+    return tuple(DrawnSequence(*row) for row in rows)
 
 
 def partitions(session: Session, of: Table, within: slices.Range) -> tuple[Partition, ...]:

@@ -23,8 +23,7 @@ The three parts of an error follow PostgreSQL's error style guide (message, deta
 from __future__ import annotations
 
 import signal
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 Side = Literal["source", "dest"]
 
@@ -34,7 +33,11 @@ MESSAGE_CHARACTERS = 500
 
 
 class CopypipeError(Exception):
-    """What failed, in three parts, on which side, and the server's SQLSTATE where it has one."""
+    """What failed, in three parts, on which side, and the server's SQLSTATE where it has one.
+
+    Crosses processes with all its attributes (workers, Airflow tasks): nothing but the message has
+    to be given.
+    """
 
     exit_code = 1
     retryable = False
@@ -55,18 +58,6 @@ class CopypipeError(Exception):
         self.side = side
         self.sqlstate = sqlstate
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle with the keyword arguments: errors cross processes (workers, Airflow tasks)."""
-        return _rebuild, (type(self), self.message, self._parts())
-
-    def _parts(self) -> dict[str, Any]:
-        return {
-            "detail": self.detail,
-            "hint": self.hint,
-            "side": self.side,
-            "sqlstate": self.sqlstate,
-        }
-
     def __str__(self) -> str:
         """Return the three parts on lines of their own, as psql prints them."""
         lines = [f"ERROR:  {self.message}"]
@@ -75,10 +66,6 @@ class CopypipeError(Exception):
         if self.hint:
             lines.append(f"HINT:  {self.hint}")
         return "\n".join(lines)
-
-
-def _rebuild(cls: type[CopypipeError], message: str, parts: dict[str, Any]) -> CopypipeError:
-    return cls(message, **parts)
 
 
 class UsageError(CopypipeError):
@@ -115,22 +102,8 @@ class PlanRefused(CopypipeError):
 
     exit_code = 6
 
-    def __init__(
-        self,
-        message: str,
-        *,
-        detail: str | None = None,
-        hint: str | None = None,
-        side: Side | None = None,
-        sqlstate: str | None = None,
-        others: Sequence[PlanRefused] = (),
-    ) -> None:
-        super().__init__(message, detail=detail, hint=hint, side=side, sqlstate=sqlstate)
-        self.others = tuple(others)
-        """What else stands in the way, found by the same plan."""
-
-    def _parts(self) -> dict[str, Any]:
-        return {**super()._parts(), "others": self.others}
+    others: tuple[PlanRefused, ...] = ()
+    """What else stands in the way, found by the same plan."""
 
     def __str__(self) -> str:
         """Return what stands in the way, each in its three parts."""

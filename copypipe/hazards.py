@@ -111,7 +111,7 @@ def check_references(
     unless it would be changed.
     """
     refusals = Refusals()
-    acting = [r for r in acting_on_delete(table) if not (whole and r.is_own)]
+    acting = acting_on_delete(table, whole=whole)
     if acting and "cascade" not in accepted:
         refusals.add(
             PlanRefused(
@@ -121,11 +121,7 @@ def check_references(
                 side="dest",
             )
         )
-    firm = [
-        r
-        for r in table.references
-        if r not in acting and not r.is_deferrable and not (whole and r.is_own)
-    ]
+    firm = firm_on_delete(table, whole=whole)
     if firm and not merging and "references" not in accepted:
         refusals.add(
             PlanRefused(
@@ -139,9 +135,23 @@ def check_references(
     refusals.check()
 
 
-def acting_on_delete(table: Table) -> list[Reference]:
+def acting_on_delete(table: Table, *, whole: bool) -> list[Reference]:
     """Return the foreign keys by which a DELETE changes other tables."""
-    return [r for r in table.references if r.on_delete not in ("no action", "restrict")]
+    return [r for r in _pointing(table, whole=whole) if r.on_delete not in _FIRM]
+
+
+def firm_on_delete(table: Table, *, whole: bool) -> list[Reference]:
+    """Return the foreign keys that refuse a DELETE at once, whatever comes after it."""
+    found = _pointing(table, whole=whole)
+    return [r for r in found if r.on_delete in _FIRM and not r.is_deferrable]
+
+
+def _pointing(table: Table, *, whole: bool) -> list[Reference]:
+    """Return the foreign keys that count: where the `whole` table goes, its own do not."""
+    return [r for r in table.references if not (whole and r.is_own)]
+
+
+_FIRM = ("no action", "restrict")
 
 
 def check_updates(table: Table, updates: Container[str], accepted: Container[Hazard]) -> None:
@@ -149,7 +159,7 @@ def check_updates(table: Table, updates: Container[str], accepted: Container[Haz
     acting = [
         r
         for r in table.references
-        if r.on_update not in ("no action", "restrict") and any(c in updates for c in r.columns)
+        if r.on_update not in _FIRM and any(c in updates for c in r.columns)
     ]
     if acting and "cascade" not in accepted:
         listed = ", ".join(f"{r.constraint} of {r.table} (ON UPDATE {r.on_update})" for r in acting)
@@ -373,7 +383,7 @@ def check_gaps(dest: Table, slice_: Range, gaps: Sequence[Gap]) -> None:
     """Refuse to send rows that no partition of the dest takes."""
     if not gaps:
         return
-    listed = ", ".join(f"from {gap.start} to {gap.stop}" for gap in gaps)
+    listed = ", ".join(map(str, gaps))
     raise PlanRefused(
         f"dest: {dest.full_name} has no partition for rows of {slice_}",
         detail=f"The source has rows whose {slice_.column} is {listed}.",
@@ -388,7 +398,7 @@ def check_truncate(dest: Table, *, whole: bool) -> None:
 
     One of its own does not hinder TRUNCATE of the `whole` table.
     """
-    found = [r for r in dest.references if not (whole and r.is_own)]
+    found = _pointing(dest, whole=whole)
     if found:
         listed = ", ".join(f"{r.constraint} of {r.table}" for r in found)
         raise PlanRefused(

@@ -244,15 +244,11 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
         partitions = _partitions(request, dest, found.table, slice_)
         if request.swap:
             # Before what is written, since who may swap a table may write it too.
-            swaps.check(dest, swaps.Replaced(found.table, partitions))
-            notes += swaps.remarks(dest, swaps.Replaced(found.table, partitions))
+            replaced = swaps.Replaced(found.table, partitions)
+            swaps.check(dest, replaced)
+            notes += swaps.remarks(dest, replaced)
     _check_rights(request, decided, refusals)
-    plan = replace(
-        _assembled(request, decided, refusals),
-        reversed=decided.is_reversed,
-        merge=decided.merge,
-        partitions=partitions,
-    )
+    plan = _assembled(request, decided, partitions, refusals)
     return replace(plan, notes=(*plan.notes, *_on_freezing(plan), *notes), refusals=refusals.all)
 
 
@@ -380,7 +376,12 @@ def read(columns: Sequence[Copied]) -> list[str]:
     ]
 
 
-def _assembled(request: Request, decided: Decided, refusals: Refusals) -> Plan:
+def _assembled(
+    request: Request,
+    decided: Decided,
+    partitions: tuple[Partition, ...],
+    refusals: Refusals,
+) -> Plan:
     """Ask what the copy will cost and what is worth knowing, and put the plan together."""
     found, matching, columns = decided.found, decided.matching, decided.columns
     slice_ = decided.slice
@@ -466,11 +467,12 @@ def _assembled(request: Request, decided: Decided, refusals: Refusals) -> Plan:
         needs_yes=asks and catalog.has_rows(dest, table),
         transport=relay.carrier(source, dest, request.transport),
         may_truncate=may_truncate,
-        partitions=(),
+        partitions=partitions,
         sequences=numbering,
-        merge=None,
+        merge=decided.merge,
         ledger=kept,
         sliced_by=sliced_by,
+        reversed=decided.is_reversed,
     )
 
 
@@ -498,7 +500,7 @@ def _gaps(
         with refusals.gathering():
             hazards.check_gaps(found.table, around, between)
         return []
-    listed = ", ".join(f"from {gap.start} to {gap.stop}" for gap in gaps)
+    listed = ", ".join(map(str, gaps))
     return [
         f"{found.table.full_name} has no partition for {around.column} {listed}: a row there would "
         "fail the copy"
@@ -657,7 +659,7 @@ def milliseconds(seconds: float) -> str:
 
 def _check_tables(request: Request, source: Relation, dest: Table, dest_is: catalog.Server) -> None:
     refusals = Refusals()
-    whole = isinstance(request.wanted, slices.Everything) and request.where is None
+    whole = request.replaces_whole
     with refusals.gathering():
         hazards.check_dest(dest_is, dest)
     with refusals.gathering():
@@ -667,9 +669,7 @@ def _check_tables(request: Request, source: Relation, dest: Table, dest_is: cata
             hazards.check_truncate(dest, whole=whole and not request.swap)
         elif request.mode == "replace" or request.merge_deletes:
             merging = request.mode == "merge"
-            hazards.check_references(
-                dest, request.accept, merging=merging, whole=whole and not merging
-            )
+            hazards.check_references(dest, request.accept, merging=merging, whole=whole)
     refusals.check()
 
 

@@ -176,12 +176,13 @@ def of_upkeep(dest: Table, upkeep: Upkeep) -> tuple[list[str], list[str]]:
 def of_accepted(request: Request, dest: Table, *, clears: bool) -> list[str]:
     """Tell of what was accepted and is there."""
     warnings = []
-    acting = hazards.acting_on_delete(dest)
+    whole = request.replaces_whole
+    acting = hazards.acting_on_delete(dest, whole=whole)
     if clears and acting and "cascade" in request.accept:
         warnings.append(
             f"clearing {dest.full_name} changes other tables: {hazards.foreign_keys(acting)}"
         )
-    firm = [r for r in dest.references if r not in acting and not r.is_deferrable]
+    firm = hazards.firm_on_delete(dest, whole=whole)
     if request.mode == "replace" and firm and "references" in request.accept:
         warnings.append(
             f"the copy fails at the first row that others point at: {hazards.foreign_keys(firm)}"

@@ -130,6 +130,12 @@ class Request:
     notices: bool = False
     """Pass on what the servers say below WARNING; a user's RAISE NOTICE may quote rows."""
 
+    @property
+    def replaces_whole(self) -> bool:
+        """Return whether all rows of the dest's table go."""
+        everything = isinstance(self.wanted, slices.Everything) and self.where is None
+        return everything and self.mode == "replace"
+
 
 def check(request: Request) -> None:
     """Raise UsageError for what the words alone show to be wrong."""

@@ -144,6 +144,9 @@ class Gap:
     start: date
     stop: date
 
+    def __str__(self) -> str:
+        return f"from {self.start} to {self.stop}"
+
 
 @dataclass(frozen=True, slots=True)
 class Upkeep:

@@ -315,17 +315,22 @@ def sequences(oid: int) -> Composed:
     """
     return SQL(
         """
+        WITH tree AS (SELECT {oid}::oid AS oid
+                       UNION
+                      SELECT p.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) p)
         SELECT a.attname, n.nspname, c.relname, q.seqincrement > 0 AS ascends,
                pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
                    AND pg_catalog.has_column_privilege({oid}, a.attname, 'SELECT') AS may_advance
           FROM (SELECT d.objid, d.refobjid, d.refobjsubid
-                  FROM pg_catalog.pg_depend d
+                  FROM tree
+                  JOIN pg_catalog.pg_depend d
+                    ON d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = tree.oid
                  WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.deptype IN ('a', 'i')
-                   AND d.refclassid = 'pg_catalog.pg_class'::regclass
                  UNION
                 SELECT d.refobjid, f.adrelid, f.adnum
-                  FROM pg_catalog.pg_attrdef f
+                  FROM tree
+                  JOIN pg_catalog.pg_attrdef f ON f.adrelid = tree.oid
                   JOIN pg_catalog.pg_depend d
                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = f.oid
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n'
@@ -340,8 +345,6 @@ def sequences(oid: int) -> Composed:
           JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
           JOIN pg_catalog.pg_attribute a
             ON a.attrelid = of.relation AND a.attnum = of.number
-         WHERE of.relation IN (SELECT {oid}::oid UNION
-                              SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) a)
          ORDER BY a.attnum
         """
     ).format(oid=Literal(oid))
