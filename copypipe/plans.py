@@ -238,15 +238,15 @@ def draft(request: Request, source: Session, dest: Session) -> Plan:
 def _drafted(request: Request, source: Session, dest: Session, refusals: Refusals) -> Plan:
     decided = decide(request, source, dest, refusals)
     found, slice_ = decided.found, decided.slice
-    partitions: tuple[Partition, ...] = ()
+    # Without them there is nothing that could be said to happen: this refusal ends the plan.
+    partitions = _partitions(request, dest, found.table, slice_)
     notes: list[str] = []
-    with refusals.gathering():
-        partitions = _partitions(request, dest, found.table, slice_)
-        if request.swap:
+    if request.swap:
+        replaced = swaps.Replaced(found.table, partitions)
+        with refusals.gathering():
             # Before what is written, since who may swap a table may write it too.
-            replaced = swaps.Replaced(found.table, partitions)
             swaps.check(dest, replaced)
-            notes += swaps.remarks(dest, replaced)
+        notes += swaps.remarks(dest, replaced)
     _check_rights(request, decided, refusals)
     plan = _assembled(request, decided, partitions, refusals)
     return replace(plan, notes=(*plan.notes, *_on_freezing(plan), *notes), refusals=refusals.all)

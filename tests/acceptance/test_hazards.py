@@ -187,6 +187,18 @@ def test_a_dry_run_refuses_as_the_run_does(sides: Sides) -> None:
     assert run.err.startswith("ERROR:  dest: public.users has rules\nDETAIL:  DELETE obeys rules")
 
 
+@pytest.mark.parametrize("options", ["--clear truncate", "--swap"])
+def test_a_slice_without_partitions_has_no_plan(sides: Sides, options: str) -> None:
+    """No statement could be printed; what else stands in the way is told all the same."""
+    sides.change(owned=True, dest="CREATE RULE r AS ON INSERT TO public.users DO INSTEAD NOTHING")
+
+    run = sides(f"{DAY} {options} --dry-run")
+
+    assert (run.code, run.out) == (6, "")
+    assert "ERROR:  dest: public.users has rules" in run.err
+    assert "is not made of whole partitions of public.users" in run.err
+
+
 def test_all_that_stands_in_the_way_is_told_at_once(sides: Sides) -> None:
     sides.change(
         source="ALTER TABLE public.users ENABLE ROW LEVEL SECURITY",
