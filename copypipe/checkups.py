@@ -38,6 +38,7 @@ from copypipe.ledger import Ledger
 from copypipe.relay import scans
 from copypipe.requests import Endpoint, Request, check, check_settings
 from copypipe.servers import Session
+from copypipe.slices import Between
 from copypipe.statements import checkups as statements
 from copypipe.statements.sessions import FIXED
 from copypipe.symptoms import Examined, Facts, Finding, Link, Replica, Seen, Setting, Standby, Where
@@ -119,9 +120,11 @@ class _Found:
         except CopypipeError as error:
             if isinstance(error, UsageError) and not isinstance(error, LoginRefused):
                 raise
-            told = symptoms.problem(error.side or where, what, error)
-            if (told.where, told.text) not in {(f.where, f.text) for f in self._findings}:
-                self.add([told])
+            others = error.others if isinstance(error, PlanRefused) else ()
+            for each in (error, *others):
+                told = symptoms.problem(each.side or where, what, each)
+                if (told.where, told.text) not in {(f.where, f.text) for f in self._findings}:
+                    self.add([told])
             self._codes.add(error.exit_code)
 
     def checkup(self) -> Checkup:
@@ -193,36 +196,53 @@ def _look_at_table(request: Request, reached: Mapping[Side, _Reached], found: _F
     for side, (session, examined) in reached.items():
         name = request.table if side == "source" else request.into or request.table
         with found.telling(side, "table"):
-            seen, server = _seen(session, name, request.by)
+            by = request.by if isinstance(request.wanted, Between) else None
+            seen, server = _seen(session, name, by)
             tables[side] = seen.table
             in_recovery = examined.facts.in_recovery
             found.add(symptoms.of_table(side, seen, in_recovery=in_recovery))
             if side == "dest" and not in_recovery:  # which is told already
                 with found.telling(side, "table"):
                     hazards.check_dest(server, seen.table)
-            if side == "dest":
+            if side == "dest" and _deletes(request):
                 with found.telling(side, "references"):
-                    hazards.check_references(seen.table, (), merging=False, whole=False)
+                    hazards.check_references(
+                        seen.table, (), merging=False, whole=request.replaces_whole
+                    )
     if len(tables) < 2:
         return
     with found.telling("both", "plan"):
         plan = plans.make(request, reached["source"].session, reached["dest"].session)
         text = (
-            f"slices by {request.by} can be planned: {len(plan.columns)} columns in {plan.format} "
+            f"{_copies(request)} can be planned: {len(plan.columns)} columns in {plan.format} "
             f"format, carried by {plan.transport}"
         )
         found.add([Finding("both", "plan", "ok", text, "copypipe copy --dry-run shows it.")])
 
 
-def _seen(session: Session, name: str, by: str) -> tuple[Seen, Server]:
+def _deletes(request: Request) -> bool:
+    return request.mode == "replace" and request.clear == "delete" and not request.swap
+
+
+def _copies(request: Request) -> str:
+    """Return what kind of copies the request is about, in words."""
+    how = "" if request.mode == "replace" else f" by {request.mode}"
+    how += " by --swap" if request.swap else ""
+    how += " by TRUNCATE" if request.clear == "truncate" else ""
+    if isinstance(request.wanted, Between):
+        return f"slices by {request.by}{how}"
+    return f"{'all rows' if request.where is None else 'the rows of a condition'}{how}"
+
+
+def _seen(session: Session, name: str, by: str | None) -> tuple[Seen, Server]:
     with session.reading(own_search_path=True, lock_timeout=PATIENCE):
         table = catalog.table(session, catalog.resolve(session, name))
-        column = folded(by)
+        column = folded(by) if by is not None else None
         unlogged, partitions, size = session.fetch_one(statements.relation(table.oid))
         seen = Seen(
             table=table,
             by=column,
-            indexes=catalog.indexes(session, table, column),
+            indexes=catalog.indexes(session, table, column) if column is not None else (),
             unlogged=unlogged,
             partitions=partitions,
             bytes=size,

@@ -18,7 +18,7 @@ from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole
 from copypipe.statements import Statement, copies, merges
 from copypipe.statements.merges import Merge
-from copypipe.swaps import Replaced
+from copypipe.swaps import Replaced, Script
 from copypipe.tables import Partition, Table
 
 
@@ -38,6 +38,8 @@ class Filling:
     """Those that the slice consists of, where they are to be truncated or swapped."""
     merge: Merge | None
     """By which key and how, in that mode."""
+    script: Script | None
+    """What a plan spells of a swap beforehand."""
     deletes: bool
     """A merge removes what the source does not have in the slice."""
     may_differ: bool
@@ -244,6 +246,9 @@ class MergeByKey(_Writes):
         return {
             "stage": merges.stage(filling.table, filling.columns),
             "copy_in": merges.copy_in(filling.columns, filling.format),
+            "analyze": merges.analyze(),
+            "check_keys": merges.keyless(merge.key),
+            **({"check_identities": merges.count_fixed(merge)} if merge.fixed else {}),
             **({"delete": merges.delete_others(merge, filling.slice)} if filling.deletes else {}),
             "merge": merges.merge(merge),
         }
@@ -279,8 +284,16 @@ class Swap:
         """Do nothing: no trigger and no condition has come between."""
 
     def statements(self, filling: Filling) -> dict[str, Statement]:
-        """Return how the new tables are filled; the server spells the rest."""
-        return {"copy_in": self.copy_in(filling, freeze=True)}
+        """Return how the new tables are made, filled and exchanged with the old ones."""
+        copy_in = self.copy_in(filling, freeze=True)
+        if filling.script is None:
+            return {"copy_in": copy_in}
+        return {
+            "lock": swaps.locks(filling.replaced),
+            "make": filling.script.make,
+            "copy_in": copy_in,
+            "exchange": filling.script.exchange,
+        }
 
 
 def freezes(filling: Filling) -> bool:

@@ -117,6 +117,8 @@ class Plan:
     """Those that number columns that are copied."""
     merge: Merge | None
     """By which key rows are merged, and how, in that mode."""
+    script: swaps.Script | None
+    """What a swap runs around its COPY, as far as it can be told beforehand."""
     needs_yes: bool
     """The rows of a whole table would be replaced, and nobody has agreed to that yet."""
     transport: str
@@ -184,6 +186,7 @@ class Plan:
             may_truncate=self.may_truncate,
             partitions=self.partitions,
             merge=self.merge,
+            script=self.script,
             deletes=self.request.merge_deletes,
             may_differ="triggers" in self.request.accept,
             patience=self.request.wait_lock,
@@ -241,15 +244,18 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
     # Without them there is nothing that could be said to happen: this refusal ends the plan.
     partitions = _partitions(request, dest, found.table, slice_)
     notes: list[str] = []
+    script = None
     if request.swap:
         replaced = swaps.Replaced(found.table, partitions)
         with refusals.gathering():
             # Before what is written, since who may swap a table may write it too.
             swaps.check(dest, replaced)
+            script = swaps.script(dest, replaced)
         notes += swaps.remarks(dest, replaced)
     _check_rights(request, decided, refusals)
     plan = _assembled(request, decided, partitions, refusals)
-    return replace(plan, notes=(*plan.notes, *_on_freezing(plan), *notes), refusals=refusals.all)
+    notes = [*plan.notes, *_on_freezing(plan), *notes]
+    return replace(plan, notes=tuple(notes), script=script, refusals=refusals.all)
 
 
 def _on_freezing(plan: Plan) -> list[str]:
@@ -470,6 +476,7 @@ def _assembled(
         partitions=partitions,
         sequences=numbering,
         merge=decided.merge,
+        script=None,
         ledger=kept,
         sliced_by=sliced_by,
         reversed=decided.is_reversed,

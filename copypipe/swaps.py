@@ -69,7 +69,10 @@ def check(session: Session, replaced: Replaced) -> None:
 
 def remarks(session: Session, replaced: Replaced) -> list[str]:
     """Tell what one should know of the exchange beforehand."""
-    told = []
+    told = [
+        "the new table also gets the rights that the old one has then, and the names of its "
+        "indexes, statistics and identities"
+    ]
     if replaced.routed:
         told.append(
             "rows for several partitions are not frozen, so a REPEATABLE READ transaction that "
@@ -84,6 +87,39 @@ def remarks(session: Session, replaced: Replaced) -> list[str]:
     return told
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a swap runs around its COPY."""
+
+    make: Statement
+    exchange: Statement
+
+
+def script(session: Session, replaced: Replaced) -> Script:
+    """Spell what will run; but for rights and names that only the new tables can tell."""
+    table = replaced.table
+    make: list[str | Statement] = []
+    for old in replaced.old:
+        for spelling in (
+            swaps.make(old.oid, old.schema, _new_name(old)),
+            swaps.dress(old.oid, _new(old)),
+        ):
+            make += [text for (text,) in session.fetch(spelling)]
+    exchange: list[str | Statement] = []
+    if replaced.routed:
+        parts = [(part.oid, _new(part)) for part in replaced.partitions]
+        gathered = swaps.gather(table.oid, table.schema, _new_name(table), parts)
+        make += [text for (text,) in session.fetch(gathered)]
+        exchange += [*_detached(replaced), swaps.drop(table.schema, _new_name(table))]
+    exchange += [swaps.analyze(old.schema, _new_name(old)) for old in replaced.old]
+    for old in replaced.old:
+        exchange += [text for (text,) in session.fetch(swaps.foreign_keys(old.oid, _new(old)))]
+    exchange += [swaps.lock_out(schema, name) for schema, name in _locked(replaced)]
+    for old in replaced.old:
+        exchange += [text for (text,) in session.fetch(swaps.replace(old.oid, _new(old)))]
+    return Script(swaps.script(make), swaps.script(exchange))
+
+
 def lock(session: Session, replaced: Replaced) -> None:
     """Keep writers out of the old tables, since what they write would be lost; readers go on.
 
@@ -93,6 +129,11 @@ def lock(session: Session, replaced: Replaced) -> None:
     """
     for schema, name in _locked(replaced):
         session.execute(swaps.lock_writers(schema, name))
+
+
+def locks(replaced: Replaced) -> Statement:
+    """Return what `lock` runs."""
+    return swaps.script([swaps.lock_writers(schema, name) for schema, name in _locked(replaced)])
 
 
 def make(session: Session, replaced: Replaced) -> None:
@@ -125,10 +166,8 @@ def exchange(session: Session, replaced: Replaced, patience: float) -> None:
     session.execute(copies.run_deferred_triggers())
     table = replaced.table
     if replaced.routed:
-        for part in replaced.partitions:
-            session.execute(
-                swaps.detach(table.schema, _new_name(table), part.schema, _new_name(part))
-            )
+        for statement in _detached(replaced):
+            session.execute(statement)
         session.execute(swaps.drop(table.schema, _new_name(table)))
     for part in replaced.partitions:
         _run(session, swaps.defaults(part.oid, _new(part)))
@@ -162,6 +201,7 @@ def _exchanged(session: Session, replaced: Replaced) -> bool:
         for schema, name in _locked(replaced):
             session.execute(swaps.lock_out(schema, name))
         for old in replaced.old:
+            _run(session, swaps.rights(old.oid, _new(old)))
             _run(session, swaps.replace(old.oid, _new(old)))
     except CopypipeError as error:
         if error.sqlstate not in ("55P03", "40P01"):  # lock_not_available, deadlock_detected
@@ -172,6 +212,15 @@ def _exchanged(session: Session, replaced: Replaced) -> bool:
         return True
     session.execute(copies.back_to_savepoint())
     return False
+
+
+def _detached(replaced: Replaced) -> list[Statement]:
+    """Return how the new tables become tables of their own again."""
+    table = replaced.table
+    return [
+        swaps.detach(table.schema, _new_name(table), part.schema, _new_name(part))
+        for part in replaced.partitions
+    ]
 
 
 def _locked(replaced: Replaced) -> list[tuple[str, str]]:

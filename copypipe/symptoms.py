@@ -562,7 +562,7 @@ class Seen:
     """A table as one side tells of it."""
 
     table: Table
-    by: str
+    by: str | None
     indexes: tuple[Index, ...]
     unlogged: bool
     partitions: int

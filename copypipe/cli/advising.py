@@ -24,14 +24,26 @@ from copypipe.cli.options import (
     Table,
 )
 from copypipe.cli.output import outcome, say
-from copypipe.errors import Side
+from copypipe.errors import Side, UsageError
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="Print one JSON object, errors as JSON as well.")
 ]
 
+Everything = Annotated[
+    bool, typer.Option("--all", help="For copies of all rows instead of slices.")
+]
+Condition = Annotated[
+    str | None,
+    typer.Option(help="For copies of the rows for which this SQL holds.", metavar="SQL"),
+]
+OfMode = Annotated[Mode, typer.Option(help="The mode of these copies.")]
+Clearing = Annotated[Clear, typer.Option(help="How their slices are removed.")]
+Deletes = Annotated[bool, typer.Option("--merge-deletes", help="Merge: with rows removed, too.")]
+
 # Any range does: what a role needs does not depend on its bounds.
 _ALL_DAYS = slices.Between(slices.FIRST_DAY, slices.LAST_DAY)
+_YESTERDAY = slices.day(slices.parse_day("yesterday"))
 
 
 class ForSide(StrEnum):
@@ -55,13 +67,8 @@ def grants(
             metavar="COLUMN",
         ),
     ] = None,
-    everything: Annotated[
-        bool, typer.Option("--all", help="For copies of all rows instead of slices.")
-    ] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(help="For copies of the rows for which this SQL holds.", metavar="SQL"),
-    ] = None,
+    everything: Everything = False,
+    where: Condition = None,
     query: Query = None,
     columns: Columns = None,
     exclude: Annotated[
@@ -72,13 +79,11 @@ def grants(
             show_default=False,
         ),
     ] = None,
-    mode: Annotated[Mode, typer.Option(help="The mode of these copies.")] = Mode.REPLACE,
-    clear: Annotated[Clear, typer.Option(help="How their slices are removed.")] = Clear.DELETE,
+    mode: OfMode = Mode.REPLACE,
+    clear: Clearing = Clear.DELETE,
     swap: Swap = False,
     key: Key = None,
-    merge_deletes: Annotated[
-        bool, typer.Option("--merge-deletes", help="Merge: with rows removed, too.")
-    ] = False,
+    merge_deletes: Deletes = False,
     no_ledger: Annotated[
         bool, typer.Option("--no-ledger", help="For copies that are not recorded at the dest.")
     ] = False,
@@ -158,11 +163,20 @@ def doctor(
     by: Annotated[
         str, typer.Option(help="Column by which the table is sliced.", metavar="COLUMN")
     ] = "created_at",
+    everything: Everything = False,
+    where: Condition = None,
+    mode: OfMode = Mode.REPLACE,
+    clear: Clearing = Clear.DELETE,
+    swap: Swap = False,
+    key: Key = None,
+    merge_deletes: Deletes = False,
     source_set: SourceSet = None,
     dest_set: DestSet = None,
     as_json: AsJson = False,
 ) -> None:
     """Look at both servers, and at a table if one is named, for what would stand in the way.
+
+    Of a table, of a copy of its last day unless the options tell of other copies.
 
     Tells of each thing that was looked at: ok; a note that explains what a copy will do; a warning
     of what may fail or is a risk; a problem that makes copies fail. Changes nothing. Exits with 0
@@ -170,14 +184,33 @@ def doctor(
     one that does not let the role in.
     """
     with outcome(as_json=as_json):
+        if (swap or clear is Clear.TRUNCATE) and not everything:
+            raise UsageError(
+                "which partitions would be looked at?",
+                hint="Give --all, or see copypipe copy --dry-run for a slice of partitions.",
+            )
         request = requests.Request(
             source=endpoint("source", source, source_set),
             dest=endpoint("dest", dest, dest_set),
             # Without a table none is asked for.
             table=table if table is not None else "none",
             into=into,
-            wanted=slices.day(slices.parse_day("yesterday")),
+            wanted=requests.wanted(
+                day=None if everything or where is not None else _YESTERDAY,
+                month=None,
+                start=None,
+                stop=None,
+                everything=everything,
+                where=where,
+            ),
             by=by,
+            where=where,
+            mode=mode.value,
+            clear=clear.value,
+            swap=swap,
+            key=tuple(key or ()),
+            merge_deletes=merge_deletes,
+            yes=True,
         )
         from copypipe import checkups  # psycopg, which --help need not pay for
 

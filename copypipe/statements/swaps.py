@@ -218,16 +218,82 @@ def make(oid: int, schema: str, name: str) -> Composed:
 
 
 def dress(oid: int, new: str) -> Composed:
-    """Spell what else a table has: owner, bounds, rights, comment, how it is analysed, in order.
+    """Spell what else a table has: owner, bounds, comment, how it is analysed, in order.
 
-    The owner first, or a right of the role that makes it would become one of the owner's. The
-    bounds of a partition as a CHECK, so that to attach it needs no look at its rows. Indexes and
-    statistics were made in the order of the old one's.
+    The bounds of a partition as a CHECK, so that to attach it needs no look at its rows. Indexes
+    and statistics were made in the order of the old one's.
     """
     return SQL(
         """
         WITH made AS (SELECT c.* FROM pg_catalog.pg_class c
-                       WHERE c.oid = {new}::pg_catalog.regclass),
+                       WHERE c.oid = pg_catalog.to_regclass({new})),
+             held AS (SELECT c.* FROM pg_catalog.pg_class c WHERE c.oid = {oid}),
+             indexes AS ({indexes}),
+             statistics AS ({statistics})
+        SELECT d.text FROM (
+            SELECT 1 AS place, 0::int8 AS number, 0 AS attnum,
+                   pg_catalog.format('ALTER TABLE %s OWNER TO %I', {new},
+                                     pg_catalog.pg_get_userbyid(held.relowner)) AS text
+              FROM held, made WHERE held.relowner <> made.relowner
+             UNION ALL
+            SELECT 2, 0, 0, pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT copypipe_bounds'
+                                              ' CHECK (%s)', {new},
+                                     pg_catalog.pg_get_partition_constraintdef(held.oid))
+              FROM held WHERE held.relispartition
+             UNION ALL
+            SELECT 3, 0, 0, pg_catalog.format('ALTER TABLE %s OF %s', {new},
+                                     pg_catalog.format_type(held.reloftype, NULL))
+              FROM held WHERE held.reloftype <> 0
+             UNION ALL
+            SELECT 4, 0, 0, pg_catalog.format('COMMENT ON TABLE %s IS %L', {new},
+                                     pg_catalog.obj_description(held.oid, 'pg_class'))
+              FROM held WHERE pg_catalog.obj_description(held.oid, 'pg_class') IS NOT NULL
+             UNION ALL
+            SELECT 5, 0, 0, pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY %s', {new},
+                                     CASE held.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)
+              FROM held WHERE held.relreplident IN ('f', 'n')
+             UNION ALL
+            SELECT 6, 0, 0, pg_catalog.format('ALTER TABLE %s ALTER %I SET STATISTICS %s', {new},
+                                     a.attname, a.attstattarget)
+              FROM pg_catalog.pg_attribute a
+             WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
+               AND a.attstattarget >= 0
+             UNION ALL
+            SELECT 7, 0, 0, pg_catalog.format('ALTER TABLE %s ALTER %I SET (%I = %L)', {new},
+                                     a.attname, o.option_name, o.option_value)
+              FROM pg_catalog.pg_attribute a,
+                   pg_catalog.pg_options_to_table(a.attoptions) AS o
+             WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
+             UNION ALL
+            SELECT 8, 0, 0, pg_catalog.format('ALTER INDEX %s ALTER %s SET STATISTICS %s',
+                                     i.made, a.attnum, a.attstattarget)
+              FROM indexes i
+              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.held
+             WHERE a.attstattarget >= 0
+             UNION ALL
+            SELECT 9, 0, 0, pg_catalog.format('ALTER STATISTICS %s SET STATISTICS %s', s.made,
+                                     s.stxstattarget)
+              FROM statistics s WHERE s.stxstattarget >= 0) AS d
+         ORDER BY d.place, d.attnum, d.number
+        """
+    ).format(
+        oid=Literal(oid),
+        new=Literal(new),
+        indexes=_indexes(oid, new),
+        statistics=_statistics(oid, new),
+    )
+
+
+def rights(oid: int, new: str) -> Composed:
+    """Spell how a table and its identities get the rights that another one's have now.
+
+    By then it has its owner, or a right of the role that made it would become one of the owner's.
+    GRANT waits for no lock of a table, so this is asked when the exchange begins.
+    """
+    return SQL(
+        """
+        WITH made AS (SELECT c.* FROM pg_catalog.pg_class c
+                       WHERE c.oid = pg_catalog.to_regclass({new})),
              held AS (SELECT c.* FROM pg_catalog.pg_class c WHERE c.oid = {oid}),
              owned AS (SELECT 'TABLE' AS kind, {new} AS name, held.relowner AS owner,
                               held.relacl AS held, made.relacl AS made, made.relowner AS maker
@@ -257,64 +323,19 @@ def dress(oid: int, new: str) -> Composed:
                          FROM owned o, pg_catalog.aclexplode(o.made) AS x
                         WHERE x.grantee NOT IN (o.maker, o.owner)
                         UNION
-                       SELECT o.kind, o.name, o.owner FROM owned o WHERE o.held IS NOT NULL),
-             indexes AS ({indexes}),
-             statistics AS ({statistics})
+                       SELECT o.kind, o.name, o.owner FROM owned o WHERE o.held IS NOT NULL)
         SELECT d.text FROM (
             SELECT 1 AS place, 0::int8 AS number, 0 AS attnum,
-                   pg_catalog.format('ALTER TABLE %s OWNER TO %I', {new},
-                                     pg_catalog.pg_get_userbyid(held.relowner)) AS text
-              FROM held, made WHERE held.relowner <> made.relowner
-             UNION ALL
-            SELECT 2, 0, 0, pg_catalog.format('ALTER TABLE %s ADD CONSTRAINT copypipe_bounds'
-                                              ' CHECK (%s)', {new},
-                                     pg_catalog.pg_get_partition_constraintdef(held.oid))
-              FROM held WHERE held.relispartition
-             UNION ALL
-            SELECT 3, 0, 0, pg_catalog.format('ALTER TABLE %s OF %s', {new},
-                                     pg_catalog.format_type(held.reloftype, NULL))
-              FROM held WHERE held.reloftype <> 0
-             UNION ALL
-            SELECT 4, 0, 0, pg_catalog.format('REVOKE ALL ON %s %s FROM %s', t.kind, t.name,
-                                     {grantee_taken})
+                   pg_catalog.format('REVOKE ALL ON %s %s FROM %s', t.kind, t.name,
+                                     {grantee_taken}) AS text
               FROM taken t
              UNION ALL
-            SELECT 5, g.number, g.attnum,
+            SELECT 2, g.number, g.attnum,
                    pg_catalog.format('GRANT %s%s ON %s %s TO %s%s', g.privilege,
                                      ' (' || pg_catalog.quote_ident(g.attname) || ')', g.kind,
                                      g.name, {grantee_given},
                                      CASE WHEN g.grantable THEN ' WITH GRANT OPTION' ELSE '' END)
-              FROM given g
-             UNION ALL
-            SELECT 6, 0, 0, pg_catalog.format('COMMENT ON TABLE %s IS %L', {new},
-                                     pg_catalog.obj_description(held.oid, 'pg_class'))
-              FROM held WHERE pg_catalog.obj_description(held.oid, 'pg_class') IS NOT NULL
-             UNION ALL
-            SELECT 7, 0, 0, pg_catalog.format('ALTER TABLE %s REPLICA IDENTITY %s', {new},
-                                     CASE held.relreplident WHEN 'f' THEN 'FULL' ELSE 'NOTHING' END)
-              FROM held WHERE held.relreplident IN ('f', 'n')
-             UNION ALL
-            SELECT 8, 0, 0, pg_catalog.format('ALTER TABLE %s ALTER %I SET STATISTICS %s', {new},
-                                     a.attname, a.attstattarget)
-              FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
-               AND a.attstattarget >= 0
-             UNION ALL
-            SELECT 9, 0, 0, pg_catalog.format('ALTER TABLE %s ALTER %I SET (%I = %L)', {new},
-                                     a.attname, o.option_name, o.option_value)
-              FROM pg_catalog.pg_attribute a,
-                   pg_catalog.pg_options_to_table(a.attoptions) AS o
-             WHERE a.attrelid = {oid} AND a.attnum > 0 AND NOT a.attisdropped
-             UNION ALL
-            SELECT 10, 0, 0, pg_catalog.format('ALTER INDEX %s ALTER %s SET STATISTICS %s',
-                                     i.made, a.attnum, a.attstattarget)
-              FROM indexes i
-              JOIN pg_catalog.pg_attribute a ON a.attrelid = i.held
-             WHERE a.attstattarget >= 0
-             UNION ALL
-            SELECT 11, 0, 0, pg_catalog.format('ALTER STATISTICS %s SET STATISTICS %s', s.made,
-                                     s.stxstattarget)
-              FROM statistics s WHERE s.stxstattarget >= 0) AS d
+              FROM given g) AS d
          ORDER BY d.place, d.attnum, d.number
         """
     ).format(
@@ -322,8 +343,6 @@ def dress(oid: int, new: str) -> Composed:
         new=Literal(new),
         grantee_taken=_grantee("t"),
         grantee_given=_grantee("g"),
-        indexes=_indexes(oid, new),
-        statistics=_statistics(oid, new),
     )
 
 
@@ -348,7 +367,7 @@ def _indexes(oid: int, new: str) -> Composed:
                   FROM pg_catalog.pg_index i WHERE i.indrelid = {oid} AND i.indislive) AS held
           JOIN (SELECT i.*, row_number() OVER (ORDER BY i.indexrelid) AS number
                   FROM pg_catalog.pg_index i
-                 WHERE i.indrelid = {new}::pg_catalog.regclass) AS made USING (number)
+                 WHERE i.indrelid = pg_catalog.to_regclass({new})) AS made USING (number)
           JOIN pg_catalog.pg_class x ON x.oid = held.indexrelid"""
     ).format(oid=Literal(oid), new=Literal(new))
 
@@ -364,7 +383,7 @@ def _statistics(oid: int, new: str) -> Composed:
                   FROM pg_catalog.pg_statistic_ext s WHERE s.stxrelid = {oid}) AS held
           JOIN (SELECT s.*, row_number() OVER (ORDER BY s.oid) AS number
                   FROM pg_catalog.pg_statistic_ext s
-                 WHERE s.stxrelid = {new}::pg_catalog.regclass) AS made USING (number)
+                 WHERE s.stxrelid = pg_catalog.to_regclass({new})) AS made USING (number)
           JOIN pg_catalog.pg_namespace n ON n.oid = held.stxnamespace
           JOIN pg_catalog.pg_namespace m ON m.oid = made.stxnamespace"""
     ).format(oid=Literal(oid), new=Literal(new))
@@ -423,7 +442,7 @@ def defaults(oid: int, new: str) -> Composed:
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_attribute a ON a.attrelid = c.oid
           JOIN pg_catalog.pg_attribute b
-            ON b.attrelid = {new}::pg_catalog.regclass AND b.attname = a.attname
+            ON b.attrelid = pg_catalog.to_regclass({new}) AND b.attname = a.attname
           LEFT JOIN pg_catalog.pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
           LEFT JOIN pg_catalog.pg_attrdef e ON e.adrelid = b.attrelid AND e.adnum = b.attnum
          CROSS JOIN LATERAL (
@@ -461,7 +480,8 @@ def replace(oid: int, new: str) -> Composed:
     """Spell how the new table comes into the place of the old one, which is locked by then.
 
     Indexes and statistics were made in the order of the old one's, and take over their names. All
-    belong to the table's owner, statistics of others too.
+    belong to the table's owner, statistics of others too. Before the new table is there, as for a
+    plan, what needs to know names that the server gives is left out.
     """
     return SQL(
         """
@@ -474,7 +494,9 @@ def replace(oid: int, new: str) -> Composed:
                        WHERE c.oid = {oid}),
              identities AS (SELECT s.objid AS oid, q.relname, held.nspname,
                                    s.objid::pg_catalog.regclass::text AS held,
-                                   pg_catalog.pg_get_serial_sequence({new}, a.attname) AS made,
+                                   CASE WHEN pg_catalog.to_regclass({new}) IS NOT NULL
+                                        THEN pg_catalog.pg_get_serial_sequence({new}, a.attname)
+                                    END AS made,
                                    pg_catalog.obj_description(q.oid, 'pg_class') AS comment
                               FROM held
                               JOIN pg_catalog.pg_depend s
@@ -503,6 +525,7 @@ def replace(oid: int, new: str) -> Composed:
                                         CASE WHEN q.seqincrement > 0 THEN 'greatest'
                                              ELSE 'least' END, i.made, i.held)
               FROM identities i JOIN pg_catalog.pg_sequence q ON q.seqrelid = i.oid
+             WHERE i.made IS NOT NULL
              UNION ALL
             SELECT 3, pg_catalog.format('ALTER TABLE %s DETACH PARTITION %I.%I',
                                         held.parent, held.nspname, held.relname)
@@ -517,7 +540,7 @@ def replace(oid: int, new: str) -> Composed:
               FROM indexes i
              UNION ALL
             SELECT 6, pg_catalog.format('ALTER SEQUENCE %s RENAME TO %I', i.made, i.relname)
-              FROM identities i
+              FROM identities i WHERE i.made IS NOT NULL
              UNION ALL
             SELECT 7, pg_catalog.format('COMMENT ON SEQUENCE %I.%I IS %L', i.nspname, i.relname,
                                         i.comment)
@@ -578,6 +601,11 @@ def lock_writers(schema: str, name: str) -> Composed:
 def quoted(schema: str, name: str) -> str:
     """Return a name as SQL spells it."""
     return Identifier(schema, name).as_string(None)
+
+
+def script(spelled: Sequence[str | Composed]) -> Composed:
+    """Join statements that run one after the other."""
+    return SQL(";\n").join(SQL(each) if isinstance(each, str) else each for each in spelled)
 
 
 def copy_in(

@@ -1,6 +1,7 @@
 """`copypipe doctor`: what it finds on real servers, and the exit code that follows."""
 
 import json
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from plugins.canary import CANARY
 from plugins.command import Command, Run, Words, users
 from plugins.databases import Database, Role, encoded
 from plugins.proxy import Proxy
+from plugins.rows import assert_refused
 from plugins.servers import Servers
 
 Env = dict[str, str]
@@ -525,6 +527,40 @@ def test_what_stands_in_the_way(doctor: Doctor, case: str) -> None:
     assert text.startswith(problem)
     copied = doctor.words("copy", "users", "--day", "yesterday", "--allow-empty", env=doctor.env)
     assert copied.code == 6
+
+
+KINDS = {
+    "merge": ("--mode merge", "slices by created_at by merge can be planned"),
+    "merge by no key": ("--mode merge --key name", "no unique index of public.users is on name"),
+    "all rows": ("--all", "all rows can be planned"),
+    "all rows by TRUNCATE": ("--all --clear truncate", "cannot be truncated"),
+    "all rows by --swap": (
+        "--all --swap",
+        "orders_user_id_fkey on table public.orders depends on it",
+    ),
+    "a condition": ("--where 'id > 3'", "the rows of a condition can be planned"),
+}
+
+
+@pytest.mark.parametrize(("options", "expected"), KINDS.values(), ids=KINDS.keys())
+def test_copies_of_other_kinds(doctor: Doctor, options: str, expected: str) -> None:
+    """What one kind refuses need not stand in the way of another."""
+    doctor.dest.execute(
+        "CREATE TABLE public.orders (user_id int REFERENCES public.users DEFERRABLE)"
+    )
+
+    told = doctor("users", *shlex.split(options), COPYPIPE_DEST=doctor.dest.dsn)
+
+    planned = expected.endswith("planned")
+    found = [text for _, text in told.of("both", "plan")] if planned else told.problems()
+    assert told.code == (0 if planned else 6), told.problems()
+    assert any(expected in str(each) for each in found), found
+
+
+def test_partitions_of_no_slice(doctor: Doctor) -> None:
+    told = doctor.words("doctor", "users", "--swap", env=doctor.env)
+
+    assert_refused(told, 2, "which partitions would be looked at\\?")
 
 
 def test_a_slice_column_that_is_not_there(doctor: Doctor) -> None:

@@ -547,7 +547,14 @@ PLANS: dict[str, tuple[str, list[str]]] = {
     "append": (APPEND, ["dest COPY", "source COPY"]),
     "merge": (
         MERGE,
-        ["dest CREATE TEMPORARY TABLE", "dest COPY", "source COPY", "dest WITH changed"],
+        [
+            "dest CREATE TEMPORARY TABLE",
+            "dest COPY",
+            "source COPY",
+            "dest ANALYZE",
+            "dest SELECT (SELECT count(*)",
+            "dest WITH changed",
+        ],
     ),
     "merge with deletes": (
         f"{MERGE} --merge-deletes",
@@ -555,6 +562,8 @@ PLANS: dict[str, tuple[str, list[str]]] = {
             "dest CREATE TEMPORARY TABLE",
             "dest COPY",
             "source COPY",
+            "dest ANALYZE",
+            "dest SELECT (SELECT count(*)",
             "dest DELETE FROM",
             "dest WITH changed",
         ],
@@ -597,7 +606,7 @@ def test_a_dry_run_prints_every_statement_and_changes_nothing(
 
     begins = re.compile(
         r"^  (source|dest) +"
-        r"((?:LOCK|DELETE FROM|COPY|CREATE TEMPORARY|TRUNCATE|WITH|SELECT|INSERT).*)$",
+        r"((?:LOCK|DELETE FROM|COPY|CREATE TEMPORARY|ANALYZE|TRUNCATE|WITH|SELECT|INSERT).*)$",
         re.MULTILINE,
     )
     found = [f"{side} {statement}" for side, statement in begins.findall(out)]

@@ -10,6 +10,8 @@ import pytest
 
 from copypipe import CopyFailed, NothingToCopy, PlanRefused, TransientError, UsageError, swaps
 from copypipe.events import Cleared, Event, Retried
+from copypipe.servers import Session
+from copypipe.statements import Statement
 from plugins.command import Words, eventually, no_backends
 from plugins.databases import Database
 from plugins.modes import Pair, waiting
@@ -216,6 +218,68 @@ def test_one_who_owns_the_table_by_membership_keeps_the_owner_and_all_rights(pai
 
     assert pair.copy(**WHOLE, dest=loader.dsn, ledger=False).rows == 40
     assert described(pair.dest, "public.t") == before
+
+
+def test_rights_that_are_given_and_taken_during_the_load_count(pair: Pair) -> None:
+    """GRANT waits for no lock of the table."""
+    whole(pair)
+    early, late = (pair.dest.role(name, "USAGE ON SCHEMA public") for name in ("early", "late"))
+    pair.dest.execute(f"GRANT SELECT ON public.t TO {early.name}")
+
+    def in_between(event: Event) -> None:
+        if isinstance(event, Cleared):
+            pair.dest.execute(
+                f"REVOKE SELECT ON public.t FROM {early.name};"
+                f"GRANT SELECT (id), UPDATE ON public.t TO {late.name};"
+                f"GRANT USAGE ON public.t_number_seq TO {late.name}"
+            )
+
+    pair.copy(**WHOLE, listener=in_between)
+
+    held = "SELECT has_table_privilege('{0}', 'public.t', 'UPDATE'), {1} FROM (SELECT 1) AS one"
+    read = "has_column_privilege('{0}', 'public.t', 'id', 'SELECT')"
+    drawn = "has_sequence_privilege('{0}', 'public.t_number_seq', 'USAGE')"
+    for role, holds in ((early, False), (late, True)):
+        asked = held.format(role.name, f"{read}, {drawn}".format(role.name))
+        assert pair.dest.fetch(asked) == [(holds, holds, holds)]
+
+
+PLANS = {
+    "whole": (WHOLE, "--all --yes"),
+    "part": (PART, f"--month {MONTH}"),
+    "parts": (PARTS, "--from 2018-04-01 --to 2018-06-01"),
+}
+
+
+@pytest.mark.parametrize(("options", "command"), PLANS.values(), ids=PLANS.keys())
+def test_a_plan_holds_the_statements_that_will_run(
+    pair: Pair,
+    words: Words,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    command: str,
+) -> None:
+    """But for names that the server gives to what is new."""
+    (whole if options is WHOLE else parted)(pair)
+    pair.copy(**options)  # which makes the ledger
+    told = words("copy", "t", *command.split(), "--swap", "--dry-run", "--json").out
+    planned = json.loads(told)["statements"]
+    run: list[str] = []
+    execute = Session.execute
+
+    def spy(self: Session, statement: Statement) -> str:
+        if self.side == "dest":
+            run.append(statement.as_string(None))
+        return execute(self, statement)
+
+    monkeypatch.setattr(Session, "execute", spy)
+    pair.copy(**options)
+
+    assert list(planned) == ["lock", "make", "copy_in", "exchange", "copy_out"]
+    lines = [line for step in ("lock", "make", "exchange") for line in planned[step].split(";\n")]
+    assert [line for line in run if line in lines] == lines
+    others = {line for line in run if line.startswith(("CREATE", "DROP", "LOCK", "ANALYZE"))}
+    assert others <= {*lines}
 
 
 def test_numbers_go_on_behind_what_was_drawn(pair: Pair) -> None:
