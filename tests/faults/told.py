@@ -62,10 +62,10 @@ _PAGE = """\
 Made by `scripts/faults.py --doc` from what `make faults` found: {total:,} faults on two PostgreSQL
 servers, in eleven kinds of copy (a day, all rows into an empty table, a condition, with triggers,
 without a ledger, through libpq, append, merge, two partitions by TRUNCATE and by `--swap`, with
-retries), all but the last with `--retries 0`. After each one the dest was compared with what it held
-before and with what the source has, and the ledger with the dest; then one more run had to make the
-dest what it should be (`append` where the ledger told that the rows were not there yet). It was never
-neither old nor new.
+retries), all but the last with `--retries 0`. After each one the dest was compared with what it
+held before and with what the source has, and the ledger with the dest; then one more run had to
+make the dest what it should be (`append` where the ledger told that the rows were not there yet).
+It was never neither old nor new.
 
 ## What to do
 
