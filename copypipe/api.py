@@ -23,6 +23,7 @@ from copypipe.requests import (
     Mode,
     Request,
     Transport,
+    Verify,
 )
 from copypipe.slices import Bound, DaysAgo
 from copypipe.transfers import Transferred
@@ -59,6 +60,7 @@ def copy(
     allow_empty: bool = False,
     fail_on_empty: bool = False,
     rate_limit: int | None = None,
+    verify: Verify = "count",
     transport: Transport = "auto",
     stall_timeout: float | None = None,
     wait_lock: float = DEFAULT_WAIT_SECONDS,
@@ -108,6 +110,9 @@ def copy(
     the transactions of the source cannot be seen. `allow_reverse` copies from a table that is
     filled from this dest.
 
+    `verify` "checksum" has both servers compute a digest of the rows, which must be equal before
+    the dest commits, or `Differs` is raised.
+
     `source_set` and `dest_set` set parameters of the servers within our transactions there.
 
     Returns what was done: rows, bytes, seconds, deleted, slice. Raises a CopypipeError, and then
@@ -135,6 +140,7 @@ def copy(
         cast=_names("cast", cast),
         allow_lossy=_names("allow_lossy", allow_lossy),
         rate_limit=rate_limit,
+        verify=verify,
         transport=transport,
         stall_timeout=stall_timeout,
         by=by,

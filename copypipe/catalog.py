@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from copypipe import slices
 from copypipe.crossings import Surroundings
@@ -468,6 +468,20 @@ def writers(session: Session) -> Writers:
 def instance(session: Session) -> Instance:
     """Read which server answers, which behind a pooler may be another one each time."""
     return Instance(*session.fetch_one(sessions.instance()))
+
+
+class Position(NamedTuple):
+    """Where in the history of a server a transaction reads."""
+
+    snapshot: str
+    """As pg_current_snapshot() prints it."""
+    lsn: str
+    """Of the write-ahead log, at about that moment."""
+
+
+def position(session: Session) -> Position:
+    """Return what the session's open transaction reads."""
+    return Position(*session.fetch_one(sessions.position()))
 
 
 def check_zone(session: Session, zone: str) -> None:

@@ -9,6 +9,7 @@ The tree (each class has an exit code and says whether the same call may succeed
     |-- CopyFailed             1    a server refused the data or a statement
     |-- TransientError         5    retryable: deadlock, timeout, too many connections
     |   `-- ConnectionLost     5    retryable: unreachable, dropped
+    |-- Differs                4    the two sides hold different rows
     |-- PlanRefused            6    the two sides do not fit
     |-- NothingToCopy          9    no row in the slice, and --fail-on-empty
     |-- SliceBusy             11    retryable: another run holds an overlapping slice
@@ -97,6 +98,12 @@ class ConnectionLost(TransientError):
     """A server could not be reached, or the connection ended before its work did."""
 
 
+class Differs(CopypipeError):
+    """A verification found other rows at the dest than at the source; nothing was changed."""
+
+    exit_code = 4
+
+
 class PlanRefused(CopypipeError):
     """The two sides do not fit, or the plan would lose something; nothing was changed."""
 
@@ -151,6 +158,7 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (0, "done, also with 0 rows", "no"),
     (1, "the copy failed: SQL or data error; nothing changed", "no"),
     (2, "usage: options, connection string, password, database, day", "no"),
+    (4, "a verification found a difference; nothing changed", "look first"),
     (5, "connection or transient error after all retries; nothing changed", "yes"),
     (6, "the plan refuses: the sides do not fit, an empty source; nothing changed", "no"),
     (9, "no row in the slice, with --fail-on-empty; nothing changed", "-"),

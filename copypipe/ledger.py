@@ -6,10 +6,11 @@ together or not at all. That is what settles a COMMIT whose answer was lost.
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -430,7 +431,15 @@ def failed(session: Session, run_id: str, error: CopypipeError) -> bool:
     return False
 
 
-def record(session: Session, attempt: Attempt, table: Table, slice_: Slice, **done: Any) -> None:
+def record(
+    session: Session,
+    attempt: Attempt,
+    table: Table,
+    slice_: Slice,
+    *,
+    manifest: Mapping[str, Any],
+    **done: Any,
+) -> None:
     """Tell of a slice in the transaction that copied it, which must still commit."""
     session.execute(
         statements.record(
@@ -439,6 +448,7 @@ def record(session: Session, attempt: Attempt, table: Table, slice_: Slice, **do
                 "run_id": attempt.run_id,
                 **_what(table, slice_),
                 **done,
+                "manifest": json.dumps(manifest),
                 "tool_version": __version__,
             }
         )

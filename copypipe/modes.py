@@ -16,7 +16,7 @@ from copypipe.errors import CopyFailed, TransientError
 from copypipe.requests import Clear, Mode
 from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole
-from copypipe.statements import Statement, copies, merges
+from copypipe.statements import Statement, copies, digests, merges
 from copypipe.statements.merges import Merge
 from copypipe.swaps import Replaced, Script
 from copypipe.tables import Partition, Table
@@ -101,12 +101,21 @@ class Strategy(Protocol):
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Raise CopyFailed where the table does not hold what was copied, as it must."""
 
+    def held(self, filling: Filling) -> Statement:
+        """Return what reads the rows that must be those of the source."""
+
+    @property
+    def exchanges(self) -> bool:
+        """Return whether these rows lie beside the table, until `finish`."""
+
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return what will run at the dest, by name and in order."""
 
 
 class _Writes:
     """What strategies have in common that write into the table itself."""
+
+    exchanges = False
 
     def lock(self, session: Session, filling: Filling) -> None:
         """Lock the table as who writes does."""
@@ -151,6 +160,10 @@ class Replace(_Writes):
         elif not filling.table.has_triggers:
             _count_own(session, filling, rows)
 
+    def held(self, filling: Filling) -> Statement:
+        """Read the slice: nothing else may be in it."""
+        return digests.held(filling.table, filling.columns, filling.slice)
+
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return how the slice is removed and copied."""
         table = filling.table
@@ -180,6 +193,10 @@ class Append(_Writes):
             session.execute(copies.run_deferred_triggers())
         if filling.counts or not filling.table.has_triggers:
             _count_own(session, filling, rows, always=filling.counts)
+
+    def held(self, filling: Filling) -> Statement:
+        """Read what this transaction has added."""
+        return digests.held_own(filling.table, filling.columns, filling.slice)
 
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return how the rows are copied."""
@@ -240,6 +257,10 @@ class MergeByKey(_Writes):
                 f"dest: {table.full_name} holds {found} of the {rows} rows that were merged", table
             )
 
+    def held(self, filling: Filling) -> Statement:
+        """Read the rows whose keys were staged."""
+        return merges.merged(_merge_of(filling))
+
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return how the rows are staged and merged."""
         merge = _merge_of(filling)
@@ -256,6 +277,8 @@ class MergeByKey(_Writes):
 
 class Swap:
     """Fill a table beside the old one, or beside the slice's partitions, and exchange them."""
+
+    exchanges = True
 
     def lock(self, session: Session, filling: Filling) -> None:
         """Keep writers out; the exchange asks for more, and who held more could not get it."""
@@ -282,6 +305,10 @@ class Swap:
 
     def check(self, session: Session, filling: Filling, rows: int) -> None:
         """Do nothing: no trigger and no condition has come between."""
+
+    def held(self, filling: Filling) -> Statement:
+        """Read the new tables."""
+        return swaps.held(filling.replaced, filling.columns)
 
     def statements(self, filling: Filling) -> dict[str, Statement]:
         """Return how the new tables are made, filled and exchanged with the old ones."""

@@ -17,6 +17,7 @@ from typing import Generic, TypeVar
 from copypipe import (
     catalog,
     crossings,
+    digests,
     hazards,
     keys,
     ledger,
@@ -31,6 +32,7 @@ from copypipe import (
 )
 from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
+from copypipe.digests import Forms
 from copypipe.errors import CopyFailed, PlanRefused, TransientError
 from copypipe.hazards import Refusals
 from copypipe.ledger import Ledger
@@ -117,6 +119,8 @@ class Plan:
     """Those that number columns that are copied."""
     merge: Merge | None
     """By which key rows are merged, and how, in that mode."""
+    forms: Forms | None
+    """How the rows of both sides are hashed, where that is asked for."""
     script: swaps.Script | None
     """What a swap runs around its COPY, as far as it can be told beforehand."""
     needs_yes: bool
@@ -253,9 +257,13 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
             script = swaps.script(dest, replaced)
         notes += swaps.remarks(dest, replaced)
     _check_rights(request, decided, refusals)
+    forms = None
+    if request.verify == "checksum":
+        with refusals.gathering():
+            forms = digests.forms([(c.source, c.dest, c.crossing) for c in decided.columns])
     plan = _assembled(request, decided, partitions, refusals)
     notes = [*plan.notes, *_on_freezing(plan), *notes]
-    return replace(plan, notes=tuple(notes), script=script, refusals=refusals.all)
+    return replace(plan, notes=tuple(notes), forms=forms, script=script, refusals=refusals.all)
 
 
 def _on_freezing(plan: Plan) -> list[str]:
@@ -476,6 +484,7 @@ def _assembled(
         partitions=partitions,
         sequences=numbering,
         merge=decided.merge,
+        forms=None,
         script=None,
         ledger=kept,
         sliced_by=sliced_by,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Mode = Literal["replace", "append", "merge"]
 Clear = Literal["delete", "truncate"]
 Hazard = Literal["references", "cascade", "triggers"]
+Verify = Literal["count", "checksum"]
 Transport = Literal["auto", "socket", "tls", "libpq"]
 Connect = Callable[[], "psycopg.Connection[Any]"]
 
@@ -107,6 +108,8 @@ class Request:
     """Columns that the source casts to the dest's type; a value that this changes is an error."""
     allow_lossy: tuple[str, ...] = ()
     """Columns that the source casts to the dest's type, whatever that cuts or rounds."""
+    verify: Verify = "count"
+    """What must be equal on both sides before it commits: the counts, or digests of the rows too."""
     transport: Transport = "auto"
     """What carries the bytes; a transport that cannot carry them is refused."""
     rate_limit: int | None = None
@@ -164,6 +167,11 @@ def check(request: Request) -> None:
     if request.rate_limit is not None and request.rate_limit < SLOWEST:
         raise UsageError(
             f"cannot copy at {request.rate_limit} bytes a second", hint="At least 1kB."
+        )
+    if request.verify not in get_args(Verify):
+        raise UsageError(
+            f"no such verification: {request.verify!r}",
+            hint=f"Choose {' or '.join(get_args(Verify))}.",
         )
     if request.transport not in get_args(Transport):
         raise UsageError(

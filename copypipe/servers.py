@@ -175,7 +175,14 @@ class Session:
 
     def fetch(self, statement: Statement) -> list[TupleRow]:
         """Run a query and return its rows; raises the server's error as ours."""
-        result = self._perform(statement)
+        return self._rows(self._perform(statement))
+
+    def ask(self, statement: Statement) -> Callable[[], list[TupleRow]]:
+        """Send a query and return what waits for its rows: other servers may work meanwhile."""
+        self.send(statement)
+        return lambda: self._rows(self.result(Answer(self.conn.pgconn, self._pause())))
+
+    def _rows(self, result: pq.abc.PGresult) -> list[TupleRow]:
         rows = Transformer(self.conn)
         rows.set_pgresult(result)
         return rows.load_rows(0, result.ntuples, tuple)

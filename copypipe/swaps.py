@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from copypipe.errors import CopypipeError, PlanRefused, TransientError
 from copypipe.servers import Session
-from copypipe.statements import Statement, copies, sessions, swaps
+from copypipe.statements import Statement, copies, digests, sessions, swaps
 from copypipe.tables import Partition, Table
 
 # How long the exchange waits for each lock, since all who come after it wait behind it; and for how
@@ -155,6 +155,12 @@ def copy_in(replaced: Replaced, columns: Sequence[str], form: copies.Format) -> 
     """Return the statement that fills the new tables."""
     into = replaced.target
     return swaps.copy_in(into.schema, _new_name(into), columns, form, freeze=not replaced.routed)
+
+
+def held(replaced: Replaced, columns: Sequence[str]) -> Statement:
+    """Return what reads the new tables."""
+    into = replaced.target
+    return digests.held_in(into.schema, _new_name(into), columns)
 
 
 def exchange(session: Session, replaced: Replaced, patience: float) -> None:

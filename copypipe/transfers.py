@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from copypipe import catalog, ledger, modes, plans
-from copypipe.catalog import Server
+from copypipe import catalog, digests, ledger, modes, plans
+from copypipe.catalog import Position, Server
+from copypipe.digests import Digest, Forms
 from copypipe.errors import (
     CommitUnknown,
     ConnectionLost,
     CopyFailed,
     CopypipeError,
+    Differs,
     NothingToCopy,
     PlanRefused,
     SliceBusy,
@@ -38,6 +40,7 @@ from copypipe.servers import Session
 from copypipe.slices import Lock, Slice, Whole, locks, range_of
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
+from copypipe.statements.sessions import Isolation
 from copypipe.tables import Table
 
 # When the dest gives up an answer of its own that nobody has acknowledged, as where the worker's
@@ -81,6 +84,8 @@ class Transferred:
     """Where the time of the relay went."""
     open_because: str | None
     """Why rows may still come into the slice at the source; None for a sealed slice."""
+    digest: Digest | None
+    """What both servers computed of the rows, where that was asked for."""
     recorded: bool
     """The ledger of the dest tells of it."""
     attempt: Attempt
@@ -123,15 +128,26 @@ def transfer(
     writers = _writers(plan, source)
     _begin_reading(plan, source)
     seen = _horizon(plan, writers, source)
+    position = catalog.position(source) if plan.ledger.records else None
     copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
     relayed = _relayed(plan, source, dest, listen, copy_in)
-    source.rollback()
-    plans.check_types(plan, source, dest)
+    proof = _Proof.begun(plan, source, dest)
+    if proof is None:
+        source.rollback()
+        plans.check_types(plan, source, dest)
     _refuse_empty(plan, relayed.rows, cleared)
+    if proof is not None and strategy.exchanges:
+        # Nobody waits for it then.
+        proof.check(strategy.held(filling))
     filled = strategy.finish(dest, filling, relayed.rows) or modes.Filled()
     if request.merge_deletes:
         _refuse_empty(plan, relayed.rows, _merged_over(relayed.rows, filled))
     strategy.check(dest, filling, relayed.rows)
+    if proof is not None:
+        if not strategy.exchanges:
+            proof.check(strategy.held(filling))
+        source.rollback()
+        plans.check_types(plan, source, dest)
     if not request.notices:
         # "The transaction has already committed locally, but might not have been replicated."
         dest.execute(sessions.set_local("client_min_messages", "warning"))
@@ -151,12 +167,52 @@ def transfer(
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
         open_because=open_because(plan.slice, seen),
+        digest=proof.found if proof is not None else None,
         recorded=plan.ledger.records,
         attempt=attempt,
     )
-    if plan.ledger.records:
-        _record(plan, dest, filled.table or plan.dest.table, done, seen, moment)
+    if position is not None:
+        _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment)
     return done
+
+
+class _Proof:
+    """The digest of what the source sent, and that of what the dest holds, compared.
+
+    The source's is of the snapshot of the copy, and is computed while the dest goes on.
+    """
+
+    def __init__(self, plan: Plan, forms: Forms, source: Session, dest: Session) -> None:
+        self._plan = plan
+        self._forms = forms
+        self._dest = dest
+        self._sent = digests.ask(source, forms.sent(plan.select), forms.seed)
+        self.found: Digest | None = None
+
+    @classmethod
+    def begun(cls, plan: Plan, source: Session, dest: Session) -> _Proof | None:
+        """Begin it where the plan asks for it."""
+        return cls(plan, plan.forms, source, dest) if plan.forms is not None else None
+
+    def check(self, held: Statement) -> None:
+        """Raise Differs where the dest holds other rows than the source sent."""
+        there = digests.ask(self._dest, self._forms.held(held), self._forms.seed)()
+        self.found = self._sent()
+        if there == self.found:
+            return
+        raise Differs(
+            f"the rows of {self._plan.slice} at the dest are not those of the source",
+            detail=f"source: {self.found.rows} rows, digest {self.found}; dest: {there.rows} rows, "
+            f"digest {there}. Nothing was changed.",
+            hint=_WHAT_DIFFERS,
+        )
+
+
+# What else than a defect can make the two sides differ.
+_WHAT_DIFFERS = (
+    "Somebody else writes into the slice at the dest, a trigger there changes rows, or what is "
+    "computed at the source is not the same twice (random(), clock_timestamp())."
+)
 
 
 def _locks(plan: Plan, attempt: Attempt, sliced_by: str | None) -> Sequence[Lock]:
@@ -201,7 +257,13 @@ def _horizon(plan: Plan, writers: Writers, source: Session) -> Horizon:
 
 
 def _record(
-    plan: Plan, dest: Session, table: Table, done: Transferred, seen: Horizon, began: datetime
+    plan: Plan,
+    dest: Session,
+    table: Table,
+    done: Transferred,
+    seen: Horizon,
+    position: Position,
+    began: datetime,
 ) -> None:
     """Write the row of the ledger that is there if, and only if, the rows are."""
     around = range_of(plan.slice)
@@ -217,6 +279,7 @@ def _record(
         rows_copied=done.rows,
         bytes=done.bytes,
         format=plan.format,
+        checksum=str(done.digest) if done.digest is not None else None,
         signature=plan.signature,
         reversed=plan.reversed,
         state="sealed" if done.sealed else "open",
@@ -224,6 +287,24 @@ def _record(
         complete_until=seen.until,
         source_clock=seen.clock,
         began_at=began,
+        manifest={
+            "statements": {
+                name: statement.as_string(None)
+                for name, statement in {**plan.at_dest, "copy_out": plan.copy_out}.items()
+            },
+            "source": {
+                "version": plan.source.server.version,
+                "snapshot": position.snapshot,
+                "lsn": position.lsn,
+            },
+            "dest": {"version": plan.dest.server.version},
+            "rows_inserted": done.inserted,
+            "rows_updated": done.updated,
+            "rows_dropped": done.dropped,
+            "accepted": list(plan.request.accept),
+            "transport": done.transport,
+            "seconds": round(done.seconds, 3),
+        },
     )
 
 
@@ -449,7 +530,8 @@ def _begin_reading(plan: Plan, source: Session) -> None:
 
     LOCK TABLE comes before the snapshot where the role and the kind of relation allow it. Where
     they do not, or SQL of the user reads other tables, READ COMMITTED gives the COPY a snapshot
-    of its own, taken after a query for no row has taken the locks.
+    of its own, taken after a query for no row has taken the locks. A digest has to be of the same
+    snapshot: it is taken before these locks then, by the query for no row.
     """
     table = plan.source.table
     local = {"lock_timeout": plans.OTHER_LOCKS, **_common(plan, plan.source.server)}
@@ -467,7 +549,8 @@ def _begin_reading(plan: Plan, source: Session) -> None:
         source.begin("REPEATABLE READ", read_only=True, local=local)
         source.execute(copies.lock_for_reading(lockable))
     else:
-        source.begin("READ COMMITTED", read_only=True, local=local)
+        isolation: Isolation = "READ COMMITTED" if plan.forms is None else "REPEATABLE READ"
+        source.begin(isolation, read_only=True, local=local)
         source.fetch(copies.nothing(plan.select))
     plans.reread(plan, source)
 

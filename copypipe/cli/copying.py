@@ -73,6 +73,13 @@ class Transport(StrEnum):
     LIBPQ = "libpq"
 
 
+class Verify(StrEnum):
+    """Choices of --verify."""
+
+    COUNT = "count"
+    CHECKSUM = "checksum"
+
+
 class Progress(StrEnum):
     """Choices of --progress."""
 
@@ -211,6 +218,13 @@ def copy(
         str | None,
         typer.Option(help="Bytes a second at most: 500kB, 50MB, 1GB.", metavar="SIZE"),
     ] = None,
+    verify: Annotated[
+        Verify,
+        typer.Option(
+            help="What must be equal on both sides before it commits. checksum: digests of all "
+            "rows too, which both servers compute."
+        ),
+    ] = Verify.COUNT,
     transport: Annotated[
         Transport,
         typer.Option(
@@ -325,6 +339,7 @@ def copy(
             min_ratio=min_ratio,
             allow_empty=allow_empty,
             fail_on_empty=fail_on_empty,
+            verify=verify.value,
             transport=transport.value,
             stall_timeout=requests.duration(stall_timeout) if stall_timeout is not None else None,
             wait_lock=requests.duration(wait_lock),

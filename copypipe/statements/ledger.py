@@ -64,6 +64,7 @@ _TABLES = (
         complete_until timestamptz,
         source_clock timestamptz NOT NULL,
         began_at timestamptz NOT NULL,
+        manifest jsonb NOT NULL,
         recorded_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
         xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
         tool_version text NOT NULL)
@@ -105,6 +106,10 @@ _TABLES = (
     " 'Times without a zone are written as UTC; all rows: {(,)}'",
     "COMMENT ON COLUMN copypipe.slice.complete_until IS"
     " 'What was stamped before is there; NULL where nothing could be said'",
+    "COMMENT ON COLUMN copypipe.slice.checksum IS"
+    " 'Digest that both servers computed before COMMIT: of which columns, rows, two sums'",
+    "COMMENT ON COLUMN copypipe.slice.manifest IS"
+    " 'Statements, versions, snapshot and position of the source, what became of the rows'",
     "COMMENT ON TABLE copypipe.attempt IS"
     " 'What was tried; running, with no session of its run_id, means that it died'",
     "COMMENT ON TABLE copypipe.sliced_by IS"

@@ -174,6 +174,13 @@ def count_merged(merge: Merge) -> Composed:
     )
 
 
+def merged(merge: Merge) -> Composed:
+    """Read the rows of the table whose keys were staged."""
+    return SQL("SELECT {} FROM {} AS staged JOIN {} AS held ON {}").format(
+        _list(merge.columns, of="held"), STAGED, _table(merge.table), _same_key(merge.key)
+    )
+
+
 def _compared(columns: Sequence[str], operator: str) -> Composed:
     """Compare a staged row with one that is held. Without the casts the columns would be compared
     one by one, by an operator of that name for each type.

@@ -166,6 +166,17 @@ def instance() -> Composed:
     ).format()
 
 
+def position() -> Composed:
+    """Ask for the snapshot of the transaction, and how far the log is, replayed on a standby."""
+    return SQL(
+        """
+        SELECT pg_catalog.pg_current_snapshot()::text,
+               CASE WHEN pg_catalog.pg_is_in_recovery() THEN pg_catalog.pg_last_wal_replay_lsn()
+                    ELSE pg_catalog.pg_current_wal_lsn() END::text
+        """
+    ).format()
+
+
 def prepared() -> Composed:
     """Count the prepared transactions of this database."""
     return SQL(

@@ -1,0 +1,264 @@
+"""Digests of rows, computed by the servers: alike on both of them, whatever the order of the rows.
+
+A row becomes the bytes of `record_send`: for each column the OID of its type, the length of its
+bytes or -1 for NULL, and the bytes. Every column is of a built-in type by then, whose OIDs and
+bytes are the same on every server. sha256 of it, unlike md5, is there on servers that allow approved
+algorithms alone (FIPS). What is compared are the sums of its first 64 bits and of the next 64: a
+sum, unlike XOR, tells two equal rows from none.
+
+OFFSET 0 keeps the planner from computing a hash again for each byte that is taken from it: 2.2
+instead of 4.1 us a row of eight columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from copypipe.slices import DATE, Slice
+from copypipe.statements.slices import predicate
+from copypipe.tables import Table
+
+Cast = str | None
+"""The type as which a column is hashed, as SQL spells it; None for its own."""
+
+# A bucket of keys is told by the first two bytes of the hash of the key.
+MOST_BUCKETS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Rows that are hashed: a query, and the form of each of its columns in turn."""
+
+    query: Composable
+    casts: tuple[Cast, ...]
+
+    def value(self, number: int) -> Composable:
+        """Return a column by its place, counted from 0."""
+        return Identifier(f"c{number}")
+
+    def form(self, number: int) -> Composable:
+        """Return what is hashed of a column."""
+        cast = self.casts[number]
+        value = self.value(number)
+        return value if cast is None else SQL("{}::{}").format(value, SQL(cast))
+
+    @property
+    def from_item(self) -> Composed:
+        """Return the query as FROM takes it."""
+        names = SQL(", ").join(self.value(number) for number in range(len(self.casts)))
+        return SQL("({}) AS rows ({})").format(self.query, names)
+
+    def hash_of(self, numbers: Sequence[int]) -> Composed:
+        """Return the hash of some columns of a row."""
+        return SQL("pg_catalog.sha256(pg_catalog.record_send(ROW({})))").format(
+            SQL(", ").join(self.form(number) for number in numbers)
+        )
+
+    @property
+    def hash(self) -> Composed:
+        """Return the hash of a row."""
+        return self.hash_of(range(len(self.casts)))
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """How rows are told apart into groups that a server makes in passing."""
+
+    column: int
+    """The place of the column by which that is."""
+    step: str
+    """An interval for times; a number for numbers; empty for dates, each of which is a group."""
+    type: str
+    """The column's type, as SQL spells it."""
+
+    def of(self, rows: Rows) -> Composed:
+        """Return the group of a row."""
+        value = rows.value(self.column)
+        if not self.step:
+            return Composed([value])
+        if self.step.isdigit():
+            return SQL("{} / {}").format(value, Literal(int(self.step)))
+        return SQL("pg_catalog.date_bin({}, {}, {}::{})").format(
+            SQL("{}::interval").format(Literal(self.step)),
+            value,
+            Literal("2000-01-01"),
+            SQL(self.type),
+        )
+
+
+def step_for(type_oid: int) -> str:
+    """Return the step of groups of times: hours, or the days of dates."""
+    return "" if type_oid == DATE else "1 hour"
+
+
+def _sums(hashed: str) -> Composed:
+    """Sum up 128 bits of hashes, as two numbers that do not overflow: sum(int8) is numeric."""
+    return SQL("count(*), coalesce(sum({}), 0)::text, coalesce(sum({}), 0)::text").format(
+        _number(hashed, 0), _number(hashed, 8)
+    )
+
+
+def _number(hashed: str, first: int) -> Composed:
+    """Return 8 bytes as an int8; quicker than by way of their hexadecimal form."""
+    parts = [
+        SQL("pg_catalog.get_byte({}, {})::int8 << {}").format(
+            Identifier(hashed), Literal(first + at), Literal(8 * (7 - at))
+        )
+        for at in range(8)
+    ]
+    return SQL("({})").format(SQL(" | ").join(SQL("({})").format(part) for part in parts))
+
+
+def digest(rows: Rows) -> Composed:
+    """Compute the digest of all rows: how many, and the two sums."""
+    return SQL("SELECT {} FROM (SELECT {} AS h FROM {} OFFSET 0) AS hashed").format(
+        _sums("h"), rows.hash, rows.from_item
+    )
+
+
+def grouped(rows: Rows, groups: Groups) -> Composed:
+    """Compute the digest of each group: its name, how many rows, the two sums."""
+    return SQL(
+        "SELECT coalesce(g::text, ''), {} FROM (SELECT {} AS g, {} AS h FROM {} OFFSET 0) AS hashed"
+        " GROUP BY g"
+    ).format(_sums("h"), groups.of(rows), rows.hash, rows.from_item)
+
+
+@dataclass(frozen=True, slots=True)
+class Within:
+    """Groups to which a question is narrowed down."""
+
+    groups: Groups
+    names: tuple[str, ...]
+
+    def condition(self, rows: Rows) -> Composed:
+        """Return the condition; an index can serve the ends of it."""
+        column = rows.value(self.groups.column)
+        named = [name for name in self.names if name]
+        group = self.groups.of(rows)
+        found = SQL("{}::text = ANY ({}::text[])").format(group, Literal(named))
+        if len(named) < len(self.names):
+            return SQL("({} IS NULL OR {})").format(column, found)
+        if self.groups.step.isdigit():
+            step = int(self.groups.step)
+            numbers = [int(name) for name in named]
+            # Division cuts towards zero: the group 0 holds numbers of both signs.
+            return SQL("{0} > {1} AND {0} < {2} AND {3}").format(
+                column,
+                Literal((min(numbers) - 1) * step),
+                Literal((max(numbers) + 1) * step),
+                found,
+            )
+        ends = [
+            SQL("(SELECT {}(name::{}) FROM unnest({}::text[]) AS names (name))").format(
+                SQL(end), SQL(self.groups.type), Literal(named)
+            )
+            for end in ("min", "max")
+        ]
+        after = SQL("1") if not self.groups.step else SQL("interval {}").format(
+            Literal(self.groups.step)
+        )
+        return SQL("{0} >= {1} AND {0} < {2} + {3} AND {4}").format(
+            column, ends[0], ends[1], after, found
+        )
+
+
+def _condition(rows: Rows, within: Within | None) -> Composable:
+    return SQL("true") if within is None else within.condition(rows)
+
+
+def _bucket(of: str, buckets: int) -> Composed:
+    return SQL("(pg_catalog.get_byte({0}, 0) * 256 + pg_catalog.get_byte({0}, 1)) % {1}").format(
+        Identifier(of), Literal(buckets)
+    )
+
+
+def bucketed(rows: Rows, key: Sequence[int], within: Within | None, buckets: int) -> Composed:
+    """Compute the digest of each bucket of keys; without a key, of each bucket of rows."""
+    key_hash = rows.hash_of(key) if key else SQL("NULL::bytea").format()
+    return SQL(
+        "SELECT {bucket}, {sums} FROM (SELECT {key} AS k, {row} AS h FROM {rows} WHERE {condition}"
+        " OFFSET 0) AS hashed GROUP BY 1"
+    ).format(
+        bucket=_bucket("k" if key else "h", buckets),
+        sums=_sums("h"),
+        key=key_hash,
+        row=rows.hash,
+        rows=rows.from_item,
+        condition=_condition(rows, within),
+    )
+
+
+def listed(
+    rows: Rows,
+    key: Sequence[int],
+    within: Within | None,
+    buckets: int,
+    wanted: Sequence[int],
+    *,
+    with_data: bool,
+) -> Composed:
+    """List the rows of some buckets: key, hash, and all columns `with_data`; as texts."""
+    hashed = "k" if key else "h"
+    shown = range(len(rows.casts)) if with_data else ()
+    return SQL(
+        """
+        SELECT {key_texts}, pg_catalog.encode(h, 'hex'), {data}
+          FROM (SELECT *, {row} AS h
+                  FROM (SELECT *, {key} AS k FROM {rows} WHERE {condition} OFFSET 0) AS keyed
+                 WHERE {early} OFFSET 0) AS hashed
+         WHERE {late}
+        """
+    ).format(
+        key_texts=_texts(rows, key),
+        data=_texts(rows, shown),
+        row=rows.hash,
+        key=rows.hash_of(key) if key else SQL("NULL::bytea").format(),
+        rows=rows.from_item,
+        condition=_condition(rows, within),
+        early=_among(hashed, buckets, wanted) if key else SQL("true"),
+        late=SQL("true") if key else _among(hashed, buckets, wanted),
+    )
+
+
+def _among(hashed: str, buckets: int, wanted: Sequence[int]) -> Composed:
+    return SQL("{} = ANY ({}::int4[])").format(_bucket(hashed, buckets), Literal(list(wanted)))
+
+
+def _texts(rows: Rows, numbers: Sequence[int]) -> Composed:
+    return SQL("ARRAY[{}]::text[]").format(
+        SQL(", ").join(SQL("{}::text").format(rows.value(number)) for number in numbers)
+    )
+
+
+def held(table: Table, columns: Sequence[str], slice_: Slice) -> Composed:
+    """Read the slice at the dest."""
+    return SQL("SELECT {} FROM {} WHERE {}").format(
+        SQL(", ").join(map(Identifier, columns)),
+        Identifier(table.schema, table.name),
+        predicate(slice_),
+    )
+
+
+def held_own(table: Table, columns: Sequence[str], slice_: Slice) -> Composed:
+    """Read the rows of the slice that this transaction wrote (see `copies.count_own`)."""
+    return SQL("{} AND xmin = pg_catalog.pg_current_xact_id()::xid").format(
+        held(table, columns, slice_)
+    )
+
+
+def held_in(schema: str, name: str, columns: Sequence[str]) -> Composed:
+    """Read all rows of a table."""
+    return SQL("SELECT {} FROM {}").format(
+        SQL(", ").join(map(Identifier, columns)), Identifier(schema, name)
+    )
+
+
+def bounds(table: Table, column: str) -> Composed:
+    """Ask for the smallest and the greatest number of a column."""
+    return SQL("SELECT min({0}), max({0}) FROM {1}").format(
+        Identifier(column), Identifier(table.schema, table.name)
+    )
