@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from tenacity import (
     RetryCallState,
@@ -79,12 +79,15 @@ _UNKNOWN = "copypipe: nobody knows whether the slice was committed"
 _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
 
+T = TypeVar("T")
+
+
 def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
 
     CommitUnknown is the exception to that, it says so.
     """
-    _begin(request, listen)
+    begin(request, listen)
     return _Run(request, listen, approve)()
 
 
@@ -93,9 +96,39 @@ def plan(request: Request, listen: Listener) -> Plan:
 
     Raises PlanRefused where too little fits to make a plan.
     """
-    _begin(request, listen)
-    with _both(request, listen, secrets.token_hex(8), set()) as (source, dest):
+    begin(request, listen)
+    with both(request, listen, secrets.token_hex(8), set()) as (source, dest):
         return _planned(request, source, dest, plans.draft)
+
+
+def persist(request: Request, listen: Listener, call: Callable[[], T]) -> T:
+    """Return what a call returns that only reads; after what passes it is called again.
+
+    Raises what it raised last.
+    """
+    retrying = _retrying(request, lambda state: _tell_retry(state, request, listen))
+    return retrying(call)
+
+
+def _retrying(request: Request, pause: Callable[[RetryCallState], None]) -> Retrying:
+    delay = request.retry_delay
+    return Retrying(
+        retry=retry_if_exception_type(TransientError),
+        stop=stop_after_attempt(request.retries + 1),
+        wait=wait_exponential(delay, max=max(delay, LONGEST_PAUSE_SECONDS)) + wait_random(0, delay),
+        before_sleep=pause,
+        reraise=True,
+    )
+
+
+def _tell_retry(
+    state: RetryCallState, request: Request, listen: Listener, *, undecided: bool = False
+) -> None:
+    error = state.outcome.exception() if state.outcome else None
+    seconds = state.next_action.sleep if state.next_action else 0.0
+    if isinstance(error, CopypipeError):
+        of = request.retries + 1
+        listen(Retried(state.attempt_number, of, error, undecided, seconds))
 
 
 class _Run:
@@ -117,17 +150,8 @@ class _Run:
 
     def __call__(self) -> Transferred:
         """Try until it is done, fails for good, or has failed too often."""
-        delay = self._request.retry_delay
-        retrying = Retrying(
-            retry=retry_if_exception_type(TransientError),
-            stop=stop_after_attempt(self._request.retries + 1),
-            wait=wait_exponential(delay, max=max(delay, LONGEST_PAUSE_SECONDS))
-            + wait_random(0, delay),
-            before_sleep=self._pause,
-            reraise=True,
-        )
         try:
-            for attempt in retrying:
+            for attempt in _retrying(self._request, self._pause):
                 with attempt:
                     return self._try(attempt.retry_state.attempt_number)
         except CopypipeError as error:
@@ -157,17 +181,12 @@ class _Run:
         raise error
 
     def _pause(self, state: RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        seconds = state.next_action.sleep if state.next_action else 0.0
-        if isinstance(error, CopypipeError):
-            of = self._request.retries + 1
-            undecided = self._unknown is not None
-            self._listen(Retried(state.attempt_number, of, error, undecided, seconds))
+        _tell_retry(state, self._request, self._listen, undecided=self._unknown is not None)
 
     def _try(self, number: int) -> Transferred:
         request, listen = self._request, self._listen
         attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
-        with _both(request, listen, self._run_id, self._reached) as (source, dest):
+        with both(request, listen, self._run_id, self._reached) as (source, dest):
             if not self._connected:
                 self._connected = True
                 listen(Connected(str(source.address), str(dest.address)))
@@ -327,7 +346,8 @@ def _is_away(error: CopypipeError) -> bool:
     return error.side == "dest" and isinstance(error, TransientError) and not answered
 
 
-def _begin(request: Request, listen: Listener) -> None:
+def begin(request: Request, listen: Listener) -> None:
+    """Check the words of a request, and warn of a password in them; raises UsageError."""
     check(request)
     for side, endpoint in _endpoints(request):
         check_settings(side, endpoint.settings, FIXED)
@@ -354,10 +374,13 @@ def _tell(plan: Plan, listen: Listener) -> None:
 
 
 @contextmanager
-def _both(
+def both(
     request: Request, listen: Listener, run_id: str, reached: set[Side]
 ) -> Iterator[tuple[Session, Session]]:
-    """Connect to both sides, each watched and heard."""
+    """Connect to both sides, each watched and heard.
+
+    `reached` are the sides that have let this run in before, and gets those that do.
+    """
     with (
         _connected("source", request.source, run_id, reached) as source,
         _connected("dest", request.dest, run_id, reached) as dest,

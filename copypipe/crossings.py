@@ -465,7 +465,7 @@ def _into_text(here: Value, there: Value, sides: Sides) -> Crossing | None:
 def _numbers_and_times(here: Value, there: Value) -> Crossing | None:
     """Decide where a cast of PostgreSQL loses nothing or raises an error."""
     reason = EXACT.get((here.type.oid, there.type.oid))
-    if here.type.oid == NUMERIC and there.type.oid in _INTEGERS:
+    if here.type.oid == NUMERIC and there.type.oid in INTEGERS:
         whole = here.typmod >= 0 and _scale(here) <= 0
         reason = "without digits behind the point; " + _CHECKED if whole else None
     if reason is None:
@@ -541,7 +541,7 @@ def _comparable(here: Value, there: Value) -> Value:
     As its own type; oid and int4 are one another's bytes, so that -1 would come back the same.
     """
     ours, theirs = (here.element or here).type.oid, (there.element or there).type.oid
-    if OID not in (ours, theirs) or not {ours, theirs} <= {OID, *_INTEGERS}:
+    if OID not in (ours, theirs) or not {ours, theirs} <= {OID, *INTEGERS}:
         return here
     whole = Value(Type(INT8, "bigint", "base", sends=True, receives=True), -1, "bigint")
     return whole if here.element is None else _array_of(whole)
@@ -613,16 +613,16 @@ WITHOUT_TEXT = frozenset({MONEY, CHAR}) | BY_NAME | WITHOUT_INPUT
 _WIDER = "every value fits"
 _SINGLES = "every value fits, as the number that it is: 0.1 is then 0.10000000149011612"
 _CHECKED = "a value that does not fit fails the copy"
-_INTEGERS = (INT2, INT4, INT8)  # the narrowest first
+INTEGERS = (INT2, INT4, INT8)  # the narrowest first
 
 # Casts between built-in types that lose nothing or raise an error, though the types differ. All of
 # them are what an assignment may do (pg_cast.castcontext i or a). Left out are those that round
 # (numeric or float into integers, float8 or numeric into float4), wrap around (int4 into oid), or
 # depend on the session's TimeZone (date and timestamp into timestamptz and back).
 EXACT: Mapping[tuple[int, int], str] = {
-    **dict.fromkeys(combinations(_INTEGERS, 2), _WIDER),
-    **dict.fromkeys(combinations(reversed(_INTEGERS), 2), _CHECKED),
-    **{(one, NUMERIC): f"{_WIDER}, or fails the copy by its precision" for one in _INTEGERS},
+    **dict.fromkeys(combinations(INTEGERS, 2), _WIDER),
+    **dict.fromkeys(combinations(reversed(INTEGERS), 2), _CHECKED),
+    **{(one, NUMERIC): f"{_WIDER}, or fails the copy by its precision" for one in INTEGERS},
     (INT2, FLOAT4): _WIDER,
     (INT2, FLOAT8): _WIDER,
     (INT4, FLOAT8): _WIDER,

@@ -46,6 +46,15 @@ class Digest:
     def __str__(self) -> str:
         return f"{self.seed}:{self.rows}:{self.high:016x}{self.low:016x}"
 
+    def __add__(self, other: Digest) -> Digest:
+        """Return the digest of the rows of both."""
+        return Digest(
+            self.rows + other.rows,
+            (self.high + other.high) % _SUM,
+            (self.low + other.low) % _SUM,
+            self.seed,
+        )
+
     def __sub__(self, other: Digest) -> Digest:
         """Return the digest of the rows that the other one lacks, of which it is a part."""
         return Digest(

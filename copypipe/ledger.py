@@ -455,6 +455,29 @@ def record(
     )
 
 
+class Told(NamedTuple):
+    """What the ledger tells of a slice that was copied."""
+
+    mode: str
+    checksum: str | None
+    rows: int
+    number: int
+
+
+def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
+    """Return what was recorded last of a slice; None where another one with the same rows was."""
+    around = range_of(slice_)
+    found = session.fetch(
+        statements.told_last(
+            table.root_oid,
+            around.column if around else None,
+            slices.instants(slice_),
+            slice_.condition if isinstance(slice_, Where) else None,
+        )
+    )
+    return Told(*found[0][1:]) if found and found[0][0] else None
+
+
 def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:
     """Return whether the attempt was committed; its transaction must have ended.
 

@@ -145,18 +145,7 @@ class Plan:
     @property
     def signature(self) -> str:
         """Return a hash of what goes over and how; slices of one signature are of one kind."""
-        columns = [
-            (
-                column.dest.name,
-                column.dest.type_name,
-                column.source.type_name,
-                column.source.expression,
-                column.crossing.decision,
-            )
-            for column in self.columns
-        ]
-        told = json.dumps([columns, self.request.query])
-        return hashlib.sha256(told.encode()).hexdigest()
+        return signature(self.columns, self.request)
 
     @property
     def has_money(self) -> bool:
@@ -205,6 +194,22 @@ class Plan:
     def at_dest(self) -> dict[str, Statement]:
         """Return the statements that will run at the dest, by name and in order."""
         return self.strategy.statements(self.filling)
+
+
+def signature(columns: Sequence[Copied], request: Request) -> str:
+    """Return a hash of what goes over and how; slices of one signature are of one kind."""
+    described = [
+        (
+            column.dest.name,
+            column.dest.type_name,
+            column.source.type_name,
+            column.source.expression,
+            column.crossing.decision,
+        )
+        for column in columns
+    ]
+    told = json.dumps([described, request.query])
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 def _select(of: Relation, columns: Sequence[Copied], slice_: slices.Slice) -> Statement:
@@ -312,22 +317,24 @@ class Decided:
     is_reversed: bool
 
 
-def decide(request: Request, source: Session, dest: Session, refusals: Refusals) -> Decided:
+def decide(
+    request: Request, source: Session, dest: Session, refusals: Refusals, *, writes: bool = True
+) -> Decided:
     """Decide what goes where, by the catalogs alone: within `reading`.
 
     Gathers what stands in the way, but for what the roles may not; raises PlanRefused and
-    UsageError where nothing can be decided.
+    UsageError where nothing can be decided. Where nothing `writes`, only reading counts.
     """
     relation = _relation(request, source)
     table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
     found = Found(source, dest, relation, table, catalog.server(source), catalog.server(dest))
-    matching = _matched(request, found, refusals)
+    matching = _matched(request, found, refusals, writes=writes)
     columns = _copied(request, found, matching)
     if _same_database(found):
         _check_apart(request, found, columns)
     slice_ = _slice(request, source, relation, columns)
     is_reversed = ledger.receives(source, relation, table, found.dest_is, dest.address)
-    if is_reversed and not request.allow_reverse:
+    if is_reversed and writes and not request.allow_reverse:
         refusals.add(hazards.reversed_sides(relation, table))
     compared = set()
     if (around := slices.range_of(slice_)) is not None:
@@ -567,12 +574,17 @@ def _relation(request: Request, source: Session) -> Relation:
     return readings.query(source, request.query.rstrip().removesuffix(";"))
 
 
-def _matched(request: Request, found: Found, refusals: Refusals) -> tables.Matching:
+def _matched(
+    request: Request, found: Found, refusals: Refusals, *, writes: bool
+) -> tables.Matching:
     """Pair the columns of both sides; raises PlanRefused for whatever does not fit."""
     relation, table = found.relation, found.table
     hazards.check_kinds(relation, table)
     with refusals.gathering():
-        _check_tables(request, relation, table, found.dest_is)
+        if writes:
+            _check_tables(request, relation, table, found.dest_is)
+        else:
+            hazards.check_row_security(relation, table)
     computed = readings.computed(found.source, relation, table, request.columns)
     excluded = readings.excluded(request.exclude, relation, table)
     both = sorted(excluded & computed.keys())
@@ -819,12 +831,20 @@ def _range(
             hint="Slice by another column with --by, or give it its name at the dest by "
             '--query "SELECT column AS name, ...".',
         )
-    catalog.check_zone(source, request.timezone)
+    return of_period(source, settled(source, wanted, request.timezone), column, request.timezone)
+
+
+def settled(source: Session, wanted: slices.Between, zone: str) -> slices.Period:
+    """Return the range with days counted from today by the source's clock; raises UsageError."""
+    catalog.check_zone(source, zone)
+    today = slices.FIRST_DAY  # not looked at
     if slices.is_relative(wanted):
-        today = catalog.today(source, request.timezone)
-    else:
-        today = slices.FIRST_DAY  # not looked at
-    period = slices.settle(wanted, today)
+        today = catalog.today(source, zone)
+    return slices.settle(wanted, today)
+
+
+def of_period(source: Session, period: slices.Period, column: Column, zone: str) -> slices.Range:
+    """Return the slice that a range of days or times means for a column."""
     if column.type_oid == slices.DATE:
         return slices.of_date(period, column.name)
     if column.type_oid == slices.TIMESTAMP:
@@ -832,9 +852,9 @@ def _range(
     return slices.of_timestamptz(
         period,
         column.name,
-        request.timezone,
-        catalog.offsets(source, request.timezone, period.start),
-        catalog.offsets(source, request.timezone, period.stop),
+        zone,
+        catalog.offsets(source, zone, period.start),
+        catalog.offsets(source, zone, period.stop),
     )
 
 

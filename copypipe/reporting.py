@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from copypipe.statements import Statement
     from copypipe.tables import Column
     from copypipe.transfers import Transferred
+    from copypipe.verdicts import Differing, Row, Tally, Verdict
 
 SCHEMA_VERSION = 1
 
@@ -77,6 +78,96 @@ def _moved(done: Transferred) -> str:
         return f"appended {done.rows}"
     deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
     return f"{deleted}, copied {done.rows}"
+
+
+def verdict_lines(found: Verdict) -> Iterator[str]:
+    """Yield the line of a slice that was compared, and one for each row that differs."""
+    counts = f"{found.source.rows} rows"
+    if found.verdict != "same":
+        counts = f"{found.source.rows} rows at the source, {found.dest.rows} at the dest"
+    more = []
+    if found.differing is not None:
+        more.append(_differing(found.differing))
+    if found.drift is not None:
+        more.append(found.drift)
+    more += ["repaired"] if found.repaired and not found.is_different else []
+    more += ["recorded"] if found.recorded else []
+    told = "; ".join(["", *more])
+    yield one_line(
+        f"{found.table} {found.slice}  {found.verdict}  {counts}  {found.seconds:.1f} s{told}"
+    )
+    if found.differing is None:
+        return
+    shown = found.differing.rows[:SHOWN_ROWS]
+    for row in shown:
+        key = ", ".join(map(_named, found.key, row.key))
+        yield one_line(f"  {row.is_}  {key or '(no key)'}")
+        for side, values in (("source", row.source), ("dest", row.dest)):
+            if values is not None:
+                named = ", ".join(map(_named, found.columns, values))
+                yield one_line(f"    {side}: {named}")
+    if len(shown) < len(found.differing.rows):
+        yield f"  ... {len(found.differing.rows) - len(shown)} more (--json lists them)"
+
+
+# A person looks at the first rows and repairs the slice.
+SHOWN_ROWS = 20
+
+
+def _named(name: str, value: str | None) -> str:
+    return f"{name}={'NULL' if value is None else value}"
+
+
+def _differing(found: Differing) -> str:
+    counts = [
+        f"{found.count(is_)} {is_}" for is_ in ("missing", "extra", "differs") if found.count(is_)
+    ]
+    return f"{'' if found.complete else 'at least '}{', '.join(counts)}"
+
+
+def verdict_json(found: Verdict) -> str:
+    """Return the one JSON object of a slice that was compared."""
+    differing = found.differing
+    return _json(
+        "verdict",
+        {
+            "dest_table": found.table,
+            "slice": _slice(found.slice),
+            "verdict": found.verdict,
+            "source": {"rows": found.source.rows, "digest": str(found.source)},
+            "dest": {"rows": found.dest.rows, "digest": str(found.dest)},
+            "drift": found.drift,
+            "open_because": found.open_because,
+            "recorded": found.recorded,
+            "repaired": found.repaired,
+            "seconds": round(found.seconds, 3),
+            "differing": None
+            if differing is None
+            else {
+                "complete": differing.complete,
+                "missing": differing.count("missing"),
+                "extra": differing.count("extra"),
+                "differs": differing.count("differs"),
+                "rows": [_row(found, row) for row in differing.rows],
+            },
+        },
+    )
+
+
+def _row(found: Verdict, row: Row) -> dict[str, Any]:
+    told: dict[str, Any] = {"is": row.is_, "key": dict(zip(found.key, row.key, strict=True))}
+    for side, values in (("source", row.source), ("dest", row.dest)):
+        if values is not None:
+            told[side] = dict(zip(found.columns, values, strict=True))
+    return told
+
+
+def tally_line(tally: Tally) -> str:
+    """Return the last line of a verification of several slices."""
+    counts = [f"{count} {verdict}" for verdict, count in sorted(tally.verdicts.items())]
+    if tally.failed:
+        counts.append(f"{len(tally.failed)} could not be compared")
+    return f"{tally.slices} slices: {', '.join(counts)}"
 
 
 def diagnosis(done: Transferred) -> str:

@@ -109,7 +109,7 @@ class Request:
     allow_lossy: tuple[str, ...] = ()
     """Columns that the source casts to the dest's type, whatever that cuts or rounds."""
     verify: Verify = "count"
-    """What must be equal on both sides before it commits: the counts, or digests of the rows too."""
+    """What must be equal on both sides before it commits: counts, or digests of the rows too."""
     transport: Transport = "auto"
     """What carries the bytes; a transport that cannot carry them is refused."""
     rate_limit: int | None = None

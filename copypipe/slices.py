@@ -12,9 +12,10 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
+from typing import Literal
 
 from copypipe.errors import PlanRefused, UsageError
 
@@ -208,6 +209,60 @@ def settle(wanted: Between, today: date) -> Period:
     period = Period(fixed(wanted.start, LAST_DAY), fixed(wanted.stop, after_last))
     check_order(Between(period.start, period.stop))
     return period
+
+
+Every = Literal["hour", "day", "week", "month"]
+
+# A decade of hours. More at once are a mistake in the words, or better done in parts.
+MOST_SLICES = 100_000
+
+
+def split(period: Period, every: Every) -> Iterator[Period]:
+    """Yield the parts of a range that days, weeks (from Monday) and months cut it into.
+
+    Raises UsageError for a range between instants, whose days depend on an offset, and for more
+    than MOST_SLICES parts.
+    """
+    if _is_aware(period.start) or _is_aware(period.stop):
+        raise UsageError(
+            f"a range between instants has no {every}s of its own",
+            hint="Give days, or times without an offset.",
+        )
+    start, parts = period.start, 0
+    while _as_datetime(start) < _as_datetime(period.stop):
+        following = _following(start, every)
+        stop = following if _as_datetime(following) < _as_datetime(period.stop) else period.stop
+        parts += 1
+        if parts > MOST_SLICES:
+            raise UsageError(
+                f"the range has more than {MOST_SLICES} {every}s", hint="Give a shorter range."
+            )
+        yield Period(start, stop)
+        start = stop
+
+
+def _following(bound: Bound, every: Every) -> date:
+    """Return the next day on which a part begins."""
+    today = bound.date() if isinstance(bound, datetime) else bound
+    if every == "month":
+        return (today.replace(day=1) + timedelta(days=32)).replace(day=1)
+    days = 7 - today.weekday() if every == "week" else 1
+    return today + timedelta(days=days)
+
+
+def hours(around: Range) -> Iterator[Range]:
+    """Yield the hours of a range, counted from its start; raises UsageError for a date column."""
+    start, stop = around.start, around.stop
+    if not isinstance(start, datetime) or not isinstance(stop, datetime):
+        raise UsageError(f'the slice column "{around.column}" is a date, which has no hours')
+    if (stop - start) / timedelta(hours=1) > MOST_SLICES:
+        raise UsageError(
+            f"the range has more than {MOST_SLICES} hours", hint="Give a shorter range."
+        )
+    while start < stop:
+        after = min(start + timedelta(hours=1), stop)
+        yield replace(around, start=start, stop=after, days=None)
+        start = after
 
 
 def is_relative(wanted: Wanted) -> bool:

@@ -41,7 +41,7 @@ from copypipe.slices import Lock, Slice, Whole, locks, range_of
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.statements.sessions import Isolation
-from copypipe.tables import Table
+from copypipe.tables import Relation, Table
 
 # When the dest gives up an answer of its own that nobody has acknowledged, as where the worker's
 # host died while the dest was at work. The kernel would go on for some 15 minutes (tcp_retries2 in
@@ -125,9 +125,9 @@ def transfer(
     cleared = strategy.clear(dest, filling)
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
-    writers = _writers(plan, source)
+    writers = read_writers(source, plan.source.server)
     _begin_reading(plan, source)
-    seen = _horizon(plan, writers, source)
+    seen = complete_until(plan.source.table, request.settle, writers, source)
     position = catalog.position(source) if plan.ledger.records else None
     copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
     relayed = _relayed(plan, source, dest, listen, copy_in)
@@ -221,7 +221,7 @@ def _locks(plan: Plan, attempt: Attempt, sliced_by: str | None) -> Sequence[Lock
     return [*own, attempt.lock, *locks(plan.slice, sliced_by)]
 
 
-def _writers(plan: Plan, source: Session) -> Writers:
+def read_writers(source: Session, server: Server) -> Writers:
     """Read who may still write, by statements that end before the copy's snapshot.
 
     Else a transaction that commits in between would count as seen and its rows would be missing.
@@ -234,15 +234,14 @@ def _writers(plan: Plan, source: Session) -> Writers:
     except ConnectionLost:
         source.reconnect()
     with source.reading(lock_timeout=plans.OTHER_LOCKS):
-        if catalog.server(source) != plan.source.server:
+        if catalog.server(source) != server:
             # The plan is that of the other one: a new try makes a new one.
             raise TransientError("source: another server answers at its address", side="source")
         return catalog.writers(source)
 
 
-def _horizon(plan: Plan, writers: Writers, source: Session) -> Horizon:
+def complete_until(relation: Relation, settle: float, writers: Writers, source: Session) -> Horizon:
     """Return how far the source is complete, in the transaction that reads it."""
-    relation = plan.source.table
     if isinstance(relation, Table) and (relation.kind in "mf" or relation.has_foreign_parts):
         what = f"a {relation.kind_name}"
         if relation.has_foreign_parts:
@@ -250,7 +249,7 @@ def _horizon(plan: Plan, writers: Writers, source: Session) -> Horizon:
         return Horizon(writers.clock, None, f"{what} is filled from elsewhere")
     return horizon(
         writers,
-        timedelta(seconds=plan.request.settle),
+        timedelta(seconds=settle),
         catalog.instance(source),
         indirect=not isinstance(relation, Table) or relation.kind == "v" or relation.has_children,
     )
@@ -525,6 +524,18 @@ def _common(plan: Plan, server: Server) -> dict[str, str]:
     return local
 
 
+def keeps_views_out(table: Relation, server: Server) -> dict[str, str]:
+    """Return the settings with which a table is read, and nothing that was put in its place.
+
+    The owner may have made a view of it, whose functions would run with our rights (CVE-2024-7348).
+    A partition or a child may rightly be a foreign table.
+    """
+    if not (isinstance(table, Table) and table.kind in "rp" and server.can_restrict):
+        return {}
+    alone = table.kind == "r" and not table.has_children
+    return {"restrict_nonsystem_relation_kind": "view, foreign-table" if alone else "view"}
+
+
 def _begin_reading(plan: Plan, source: Session) -> None:
     """Begin the source's transaction with the definition of what is read locked.
 
@@ -539,12 +550,7 @@ def _begin_reading(plan: Plan, source: Session) -> None:
         lockable = None
     else:
         lockable = table if table.rights.select and table.kind in "rpv" else None
-        if plan.source.server.can_restrict and table.kind in "rp":
-            # The owner may have put a view in the table's place, whose functions would run with
-            # our rights (CVE-2024-7348). A partition or a child may rightly be a foreign table.
-            alone = table.kind == "r" and not table.has_children
-            restricted = "view, foreign-table" if alone else "view"
-            local["restrict_nonsystem_relation_kind"] = restricted
+        local |= keeps_views_out(table, plan.source.server)
     if lockable is not None:
         source.begin("REPEATABLE READ", read_only=True, local=local)
         source.execute(copies.lock_for_reading(lockable))

@@ -22,7 +22,7 @@ LEVELS = {
     6: ("ledger", "hazards", "swaps", "readings", "digests", "keys", "privileges", "watches"),
     7: ("remarks", "modes", "symptoms"),
     8: ("plans",),
-    9: ("transfers", "needs"),
+    9: ("transfers", "needs", "comparisons"),
     10: ("attempts", "keepers", "checkups"),
     11: ("backfills", "verdicts", "migrations", "calendars"),
     12: ("reporting", "pages", "config"),

@@ -2,9 +2,9 @@
 
 A row becomes the bytes of `record_send`: for each column the OID of its type, the length of its
 bytes or -1 for NULL, and the bytes. Every column is of a built-in type by then, whose OIDs and
-bytes are the same on every server. sha256 of it, unlike md5, is there on servers that allow approved
-algorithms alone (FIPS). What is compared are the sums of its first 64 bits and of the next 64: a
-sum, unlike XOR, tells two equal rows from none.
+bytes are the same on every server. sha256 of it, unlike md5, is there on servers that allow
+approved algorithms alone (FIPS). What is compared are the sums of its first 64 bits and of the next
+64: a sum, unlike XOR, tells two equal rows from none.
 
 OFFSET 0 keeps the planner from computing a hash again for each byte that is taken from it: 2.2
 instead of 4.1 us a row of eight columns.
@@ -80,7 +80,7 @@ class Groups:
         if not self.step:
             return Composed([value])
         if self.step.isdigit():
-            return SQL("{} / {}").format(value, Literal(int(self.step)))
+            return SQL("({} / {})").format(value, Literal(int(self.step)))
         return SQL("pg_catalog.date_bin({}, {}, {}::{})").format(
             SQL("{}::interval").format(Literal(self.step)),
             value,
@@ -89,9 +89,11 @@ class Groups:
         )
 
 
-def step_for(type_oid: int) -> str:
-    """Return the step of groups of times: hours, or the days of dates."""
-    return "" if type_oid == DATE else "1 hour"
+def step_for(type_oid: int, *, short: bool) -> str:
+    """Return the step of groups of times: hours where that are not too many, else days."""
+    if type_oid == DATE:
+        return ""
+    return "1 hour" if short else "1 day"
 
 
 def _sums(hashed: str) -> Composed:
@@ -119,8 +121,12 @@ def digest(rows: Rows) -> Composed:
     )
 
 
-def grouped(rows: Rows, groups: Groups) -> Composed:
+def grouped(rows: Rows, groups: Groups | None) -> Composed:
     """Compute the digest of each group: its name, how many rows, the two sums."""
+    if groups is None:
+        return SQL("SELECT '', {} FROM (SELECT {} AS h FROM {} OFFSET 0) AS hashed").format(
+            _sums("h"), rows.hash, rows.from_item
+        )
     return SQL(
         "SELECT coalesce(g::text, ''), {} FROM (SELECT {} AS g, {} AS h FROM {} OFFSET 0) AS hashed"
         " GROUP BY g"
@@ -158,8 +164,10 @@ class Within:
             )
             for end in ("min", "max")
         ]
-        after = SQL("1") if not self.groups.step else SQL("interval {}").format(
-            Literal(self.groups.step)
+        after = (
+            SQL("1")
+            if not self.groups.step
+            else SQL("interval {}").format(Literal(self.groups.step))
         )
         return SQL("{0} >= {1} AND {0} < {2} + {3} AND {4}").format(
             column, ends[0], ends[1], after, found
@@ -254,6 +262,16 @@ def held_in(schema: str, name: str, columns: Sequence[str]) -> Composed:
     """Read all rows of a table."""
     return SQL("SELECT {} FROM {}").format(
         SQL(", ").join(map(Identifier, columns)), Identifier(schema, name)
+    )
+
+
+def among(columns: Sequence[str], keys: Sequence[Sequence[str]]) -> Composed:
+    """Select the rows with these keys, as a user would write it."""
+    one = len(columns) == 1
+    form = SQL("{}") if one else SQL("({})")
+    return SQL("{} IN ({})").format(
+        form.format(SQL(", ").join(map(Identifier, columns))),
+        SQL(", ").join(form.format(SQL(", ").join(map(Literal, key))) for key in keys),
     )
 
 

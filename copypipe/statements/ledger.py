@@ -299,6 +299,34 @@ def recorded(
     )
 
 
+def told_last(
+    root_oid: int,
+    column: str | None,
+    wanted: Sequence[tuple[datetime, datetime]] | None,
+    condition: str | None,
+) -> Composed:
+    """Find what was recorded last of these instants, and whether it was of them exactly.
+
+    Rows: whether it was, its mode, its checksum, its rows, its id.
+    """
+    return SQL(
+        """
+        SELECT s.by_column IS NOT DISTINCT FROM {column} AND s.instants = {instants}
+                   AND s.condition IS NOT DISTINCT FROM {condition} AS exactly,
+               s.mode, s.checksum, s.rows_copied, s.id
+          FROM copypipe.slice s
+         WHERE s.root_oid = {root_oid}
+           AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
+         ORDER BY s.id DESC LIMIT 1
+        """
+    ).format(
+        root_oid=Literal(root_oid),
+        column=Literal(column),
+        instants=instants(wanted),
+        condition=Literal(condition),
+    )
+
+
 def record(values: dict[str, Any]) -> Composed:
     """Tell of a slice that was copied, and that its attempt did it."""
     return SQL(

@@ -1,0 +1,221 @@
+"""copypipe verify: compare slices of both sides, and copy again what differs."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from copypipe import reporting, requests, slices
+from copypipe.cli.copying import endpoint
+from copypipe.cli.options import (
+    Columns,
+    Dest,
+    DestSet,
+    Into,
+    Key,
+    Query,
+    Source,
+    SourceSet,
+    Table,
+)
+from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.errors import Differs
+
+
+class Every(StrEnum):
+    """Choices of --every."""
+
+    HOUR = "hour"
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+
+
+class Repair(StrEnum):
+    """Choices of --repair."""
+
+    NONE = "none"
+    SLICES = "slices"
+    ROWS = "rows"
+
+
+def verify(
+    table: Table,
+    source: Source = None,
+    dest: Dest = None,
+    into: Into = None,
+    by: Annotated[
+        str,
+        typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
+    ] = "created_at",
+    timezone: Annotated[
+        str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
+    ] = "UTC",
+    day: Annotated[
+        str | None,
+        typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
+    ] = None,
+    month: Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
+    ] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All rows, as one slice.")] = False,
+    where: Annotated[
+        str | None,
+        typer.Option(help="Rows for which this SQL expression holds.", metavar="SQL"),
+    ] = None,
+    every: Annotated[
+        Every, typer.Option(help="How a range is cut into slices, each with its own verdict.")
+    ] = Every.DAY,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Slices that are compared at a time.", min=1)
+    ] = 1,
+    query: Query = None,
+    columns: Columns = None,
+    exclude: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave a column out of the comparison. Can be given again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
+    cast: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column that the copy cast to the dest's type. Can be given again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
+    allow_lossy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Column that the copy cast whatever that cut or rounded. Can be given again.",
+            metavar="COLUMN",
+            show_default=False,
+        ),
+    ] = None,
+    key: Key = None,
+    show_row_data: Annotated[
+        bool, typer.Option("--show-row-data", help="Print the rows that differ, not only keys.")
+    ] = False,
+    record: Annotated[
+        bool,
+        typer.Option(
+            "--record",
+            help="Enter slices that are the same into the ledger of the dest, as if copied.",
+        ),
+    ] = False,
+    repair: Annotated[
+        Repair,
+        typer.Option(
+            help="Copy again what differs: whole slices, or where few rows differ and the dest has "
+            "a key, just these rows."
+        ),
+    ] = Repair.NONE,
+    allow_empty: Annotated[
+        bool,
+        typer.Option(
+            "--allow-empty", help="Let a repair empty a slice that the source has no row of."
+        ),
+    ] = False,
+    wait_lock: Annotated[
+        str,
+        typer.Option(
+            help="How long to wait for runs on the same slice, to record or repair it.",
+            metavar="TIME",
+        ),
+    ] = "10min",
+    retries: Annotated[
+        int,
+        typer.Option(help="How often to try again what passes: a lost connection, a deadlock."),
+    ] = requests.DEFAULT_RETRIES,
+    settle: Annotated[
+        str,
+        typer.Option(
+            help="How long after its end a slice counts as complete, where the running "
+            "transactions of the source cannot be seen.",
+            metavar="TIME",
+        ),
+    ] = "1h",
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print verdicts (and errors) as JSON, one a line.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print only what differs (and --json).")
+    ] = False,
+) -> None:
+    """Compare slices of both sides: same, differs, missing, extra; or open, if still growing.
+
+    Both servers compute digests of all rows; rows themselves are read only where these differ.
+    Needs no ledger, and works for tables that something else has copied. Exits with 0 where all is
+    the same, with 4 where something differs, and with 1 or 5 where nothing could be told.
+
+    Example: copypipe verify public.users --month 2018-04 --jobs 4
+    """
+    with outcome(as_json=as_json):
+        request = requests.Request(
+            source=endpoint("source", source, source_set),
+            dest=endpoint("dest", dest, dest_set),
+            table=table,
+            into=into,
+            wanted=requests.wanted(
+                day=slices.day(slices.parse_day(day)) if day is not None else None,
+                month=slices.month(month) if month is not None else None,
+                start=slices.parse_bound(start) if start is not None else None,
+                stop=slices.parse_bound(stop) if stop is not None else None,
+                everything=everything,
+                where=where,
+            ),
+            where=where,
+            query=query,
+            columns=tuple(map(requests.computed, columns or ())),
+            exclude=tuple(exclude or ()),
+            cast=tuple(cast or ()),
+            allow_lossy=tuple(allow_lossy or ()),
+            by=by,
+            timezone=timezone,
+            allow_empty=allow_empty,
+            wait_lock=requests.duration(wait_lock),
+            retries=retries,
+            settle=requests.duration(settle),
+        )
+        requests.check(request)
+        from copypipe import verdicts  # psycopg, which --help need not pay for
+
+        options = verdicts.Options(
+            every=every.value,
+            jobs=jobs,
+            key=tuple(key or ()),
+            show_rows=show_row_data,
+            record=record,
+            repair=repair.value,
+        )
+        lines = reporting.Lines(log, verbose=False, progress=False)
+        tally = verdicts.Tally()
+        for found in verdicts.verify(request, options, lines):
+            tally.add(found)
+            if isinstance(found, verdicts.Failed):
+                for line in error_text(found.error, as_json=as_json).splitlines():
+                    log(line)
+            elif as_json:
+                say(reporting.verdict_json(found))
+            elif found.is_different or not quiet:
+                for line in reporting.verdict_lines(found):
+                    say(line)
+        if not as_json and not quiet and tally.slices > 1:
+            say(reporting.tally_line(tally))
+        if tally.differing:
+            raise typer.Exit(Differs.exit_code)
+        if tally.failed:
+            raise typer.Exit(tally.failed[0].error.exit_code)

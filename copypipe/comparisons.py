@@ -1,0 +1,240 @@
+"""Both catalogs and a request become a comparison: which slices, which rows, how they are hashed.
+
+What a plan is to a copy. Nothing is written, so what would only hinder a copy hinders nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from copypipe import catalog, crossings, digests, ledger, plans, slices, tables
+from copypipe.addresses import Address
+from copypipe.digests import Forms
+from copypipe.errors import PlanRefused
+from copypipe.hazards import Refusals, check_reading
+from copypipe.ledger import Ledger
+from copypipe.plans import Copied, Decided, Found
+from copypipe.requests import Request
+from copypipe.servers import Session
+from copypipe.slices import Every, Slice, Wanted
+from copypipe.statements import copies
+from copypipe.statements import digests as statements
+from copypipe.statements.digests import Groups, Rows
+from copypipe.tables import Relation, Table
+
+# About as many groups are made of a table without times: the differing ones are looked into, and
+# a thousand rows of sums are nothing to a server that hashes millions of others.
+_NUMBERED_GROUPS = 1000
+
+
+# Up to this length a slice is taken apart by hours, else by days: some hundreds of groups.
+_SHORT = timedelta(days=31)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One slice to be compared, and the words that mean it alone."""
+
+    wanted: Wanted
+    slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two tables and their slices, ready to be compared."""
+
+    request: Request
+    relation: Relation
+    table: Table
+    source_is: catalog.Server
+    dest_is: catalog.Server
+    source_at: Address
+    dest_at: Address
+    columns: tuple[Copied, ...]
+    """In the dest's order."""
+    forms: Forms
+    parts: tuple[Part, ...]
+    key: tuple[int, ...]
+    """The places of the columns that tell a row from all others; none where none do."""
+    can_merge: bool
+    """The key is one of the dest, by which rows can be merged."""
+    groups: Groups | None
+    """Into what groups rows are taken apart where they differ."""
+    ledger: Ledger
+    sliced_by: str | None
+    """The column by which the dest tells slices of the table apart; None for none yet."""
+    signature: str
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the columns at the dest."""
+        return tuple(column.dest.name for column in self.columns)
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Return the names of the key's columns at the dest."""
+        return tuple(self.names[place] for place in self.key)
+
+    def sent(self, slice_: Slice) -> Rows:
+        """Return the rows of a slice as the source would send them."""
+        pairs = [(column.source, column.crossing) for column in self.columns]
+        return self.forms.sent(copies.select(self.relation, pairs, slice_))
+
+    def held(self, slice_: Slice) -> Rows:
+        """Return the rows of a slice as the dest holds them."""
+        return self.forms.held(statements.held(self.table, self.names, slice_))
+
+
+def make(
+    request: Request, every: Every | None, key: Sequence[str], source: Session, dest: Session
+) -> Comparison:
+    """Read both sides and decide; `every` cuts a range into slices. Changes nothing.
+
+    `key` names columns that tell the rows apart, where that is not the primary key.
+
+    Raises UsageError, and PlanRefused for tables that cannot be compared.
+    """
+    with plans.reading(request, source, dest):
+        refusals = Refusals()
+        decided = plans.decide(request, source, dest, refusals, writes=False)
+        refusals.check()
+        found, columns = decided.found, decided.columns
+        check_reading(found.relation, {*plans.read(columns), *decided.compared})
+        _check_dest(found.table, {c.dest.name for c in columns} | decided.compared)
+        kept = _ledger(dest)
+        places, can_merge = _key(key, found, columns)
+        return Comparison(
+            request=request,
+            relation=found.relation,
+            table=found.table,
+            source_is=found.source_is,
+            dest_is=found.dest_is,
+            source_at=source.address,
+            dest_at=dest.address,
+            columns=columns,
+            forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns]),
+            parts=tuple(_parts(request, every, source, decided)),
+            key=places,
+            can_merge=can_merge,
+            groups=_groups(request, source, found.relation, columns, places, decided.slice),
+            ledger=kept,
+            sliced_by=ledger.sliced_by(dest, found.table) if kept.state == "ready" else None,
+            signature=plans.signature(columns, request),
+        )
+
+
+def _ledger(dest: Session) -> Ledger:
+    """Return the ledger, which is merely asked whether it knows more."""
+    try:
+        return ledger.look(dest)
+    except PlanRefused:
+        return Ledger("off")
+
+
+def _check_dest(table: Table, names: set[str]) -> None:
+    lacking = sorted(names - table.rights.readable)
+    if lacking:
+        raise PlanRefused(
+            f"dest: the role may not read {table.full_name}",
+            detail=f"It lacks SELECT ({', '.join(lacking)}).",
+            hint=f"GRANT SELECT ON {table.full_name} TO the role.",
+            side="dest",
+        )
+
+
+def _parts(
+    request: Request, every: Every | None, source: Session, decided: Decided
+) -> Iterator[Part]:
+    """Yield the slices, in order."""
+    around = slices.range_of(decided.slice)
+    wanted = request.wanted
+    if every is None or around is None or not isinstance(wanted, slices.Between):
+        yield Part(_settled(around, wanted), decided.slice)
+        return
+    if every == "hour":
+        for each in slices.hours(around):
+            yield Part(_settled(each, wanted), _narrowed(decided.slice, each))
+        return
+    column = next(c for c in decided.found.relation.columns if c.name == around.column)
+    for period in slices.split(plans.settled(source, wanted, request.timezone), every):
+        each = plans.of_period(source, period, column, request.timezone)
+        yield Part(slices.Between(period.start, period.stop), _narrowed(decided.slice, each))
+
+
+def _settled(around: slices.Range | None, wanted: Wanted) -> Wanted:
+    """Return words that mean the same range tomorrow."""
+    if around is None or not isinstance(wanted, slices.Between):
+        return wanted
+    start, stop = around.days or (around.start, around.stop)
+    return slices.Between(start, stop)
+
+
+def _narrowed(slice_: Slice, around: slices.Range) -> Slice:
+    return replace(slice_, within=around) if isinstance(slice_, slices.Where) else around
+
+
+def _key(
+    asked: Sequence[str], found: Found, columns: Sequence[Copied]
+) -> tuple[tuple[int, ...], bool]:
+    """Return what tells a row from all others, and whether the dest knows it for that.
+
+    What was asked for, the dest's primary key, else the source's.
+    """
+    places = {column.dest.name: place for place, column in enumerate(columns)}
+    uniques = catalog.uniques(found.dest, found.table)
+    if asked:
+        names = [_asked(name, found.table, places) for name in asked]
+        known = any({*unique.columns} == {*names} and not unique.hindrance for unique in uniques)
+        return tuple(places[name] for name in names), known
+    for unique in uniques:
+        if unique.is_primary and all(name in places for name in unique.columns):
+            return tuple(places[name] for name in unique.columns), unique.hindrance is None
+    if not isinstance(found.relation, Table):
+        return (), False
+    by_source = {
+        column.source.renames or column.source.name: place for place, column in enumerate(columns)
+    }
+    for unique in catalog.uniques(found.source, found.relation):
+        if unique.is_primary and all(name in by_source for name in unique.columns):
+            return tuple(by_source[name] for name in unique.columns), False
+    return (), False
+
+
+def _asked(name: str, table: Table, places: dict[str, int]) -> str:
+    column = tables.named(name, table.columns)
+    if column is None or column.name not in places:
+        raise PlanRefused(f"--key {name}: no such column is copied into {table.full_name}")
+    return column.name
+
+
+def _groups(
+    request: Request,
+    source: Session,
+    relation: Relation,
+    columns: Sequence[Copied],
+    key: Sequence[int],
+    slice_: Slice,
+) -> Groups | None:
+    """Return how rows are taken apart: by the hours of the slice, or ranges of a number."""
+    around = slices.range_of(slice_)
+    name = around.column if around is not None else request.by
+    times = {slices.DATE: "date", slices.TIMESTAMP: "timestamp", slices.TIMESTAMPTZ: "timestamptz"}
+    for place, column in enumerate(columns):
+        if not column.as_it_is:
+            continue
+        type_oid = column.source.type_oid
+        if column.source.name == name and type_oid in times:
+            short = around is not None and around.stop - around.start <= _SHORT
+            return Groups(place, statements.step_for(type_oid, short=short), times[type_oid])
+    if len(key) != 1 or not isinstance(relation, Table):
+        return None
+    column = columns[key[0]]
+    if not column.as_it_is or column.source.value.type.oid not in crossings.INTEGERS:
+        return None
+    least, most = source.fetch_one(statements.bounds(relation, column.source.name))
+    if least is None:
+        return None
+    step = max(1, (most - least) // _NUMBERED_GROUPS)
+    return Groups(key[0], str(step), "int8")

@@ -1,0 +1,99 @@
+"""Do many things a few at a time. Knows no SQL."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
+from typing import TypeVar
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# How soon whoever waits for a server looks whether it is to end: two signals within two seconds
+# leave time for it.
+LOOK_SECONDS = 0.2
+
+# How long all workers have to end what they do, within the two seconds of a signal; a server that
+# does not let go is left to itself.
+_END_SECONDS = 1.0
+
+
+class Stopped(Exception):
+    """The work of all workers is to end."""
+
+
+class Stop:
+    """Whether all is to end; asked by whoever waits."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> None:
+        """Ask all to end."""
+        self._asked.set()
+
+    def check(self) -> None:
+        """Raise Stopped where all is to end."""
+        if self._asked.is_set():
+            raise Stopped
+
+
+def each(
+    items: Iterable[T],
+    jobs: int,
+    worker: Callable[[], AbstractContextManager[Callable[[T], R]]],
+    stop: Stop,
+) -> Iterator[R]:
+    """Yield what becomes of each item, in the order in which they are done.
+
+    Each of the workers is opened in its own thread, and does one item after the other; it raises
+    nothing but Stopped. Whatever ends the iteration stops them.
+    """
+    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
+    count = 0
+    for item in items:
+        waiting.put(item)
+        count += 1
+    done: queue.SimpleQueue[R | BaseException] = queue.SimpleQueue()
+
+    def work() -> None:
+        try:
+            with worker() as do:
+                while True:
+                    stop.check()
+                    try:
+                        item = waiting.get_nowait()
+                    except queue.Empty:
+                        return
+                    done.put(do(item))
+        except Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
+            done.put(error)
+
+    # Daemons: a thread that hangs in a connection attempt must not keep the process from ending.
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, count))]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(count):
+            found = _next(done)
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        stop()
+        deadline = time.monotonic() + _END_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+
+def _next(done: queue.SimpleQueue[R]) -> R:
+    while True:
+        try:
+            return done.get(timeout=LOOK_SECONDS)  # a signal is heard between two of these
+        except queue.Empty:
+            continue
