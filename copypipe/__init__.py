@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copypipe.api import copy
+    from copypipe.api import copy, verify
     from copypipe.errors import (
         CommitUnknown,
         ConnectionLost,
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         UsageError,
     )
     from copypipe.transfers import Transferred
+    from copypipe.verdicts import Failed, Verdict
 
 __version__ = "0.1.0"
 
@@ -29,6 +30,7 @@ __all__ = [
     "CopyFailed",
     "CopypipeError",
     "Differs",
+    "Failed",
     "LoginRefused",
     "NothingToCopy",
     "PlanRefused",
@@ -36,11 +38,19 @@ __all__ = [
     "Transferred",
     "TransientError",
     "UsageError",
+    "Verdict",
     "__version__",
     "copy",
+    "verify",
 ]
 
-_ROOMS = {"copy": "copypipe.api", "Transferred": "copypipe.transfers"}
+_ROOMS = {
+    "copy": "copypipe.api",
+    "verify": "copypipe.api",
+    "Transferred": "copypipe.transfers",
+    "Failed": "copypipe.verdicts",
+    "Verdict": "copypipe.verdicts",
+}
 
 
 def __getattr__(name: str) -> Any:

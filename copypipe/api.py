@@ -1,4 +1,4 @@
-"""The Python face: one call copies one slice.
+"""The Python face: one call copies one slice, another one compares many.
 
 The engine never prints, never exits and leaves signals to the caller.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import date
 
-from copypipe import attempts, requests, slices
+from copypipe import attempts, requests, slices, verdicts
 from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
 from copypipe.requests import (
@@ -27,6 +27,7 @@ from copypipe.requests import (
 )
 from copypipe.slices import Bound, DaysAgo
 from copypipe.transfers import Transferred
+from copypipe.verdicts import Failed, Options, Repair, Verdict
 
 
 def copy(
@@ -166,6 +167,92 @@ def copy(
         notices=notices,
     )
     return attempts.copy(request, listener, lambda plan: False)
+
+
+def verify(
+    table: str,
+    *,
+    source: str | Connect,
+    dest: str | Connect,
+    into: str | None = None,
+    day: str | date | None = None,
+    month: str | None = None,
+    start: str | Bound | None = None,
+    stop: str | Bound | None = None,
+    all: bool = False,
+    where: str | None = None,
+    every: slices.Every | None = "day",
+    query: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    cast: Sequence[str] = (),
+    allow_lossy: Sequence[str] = (),
+    by: str = "created_at",
+    timezone: str = "UTC",
+    key: Sequence[str] = (),
+    jobs: int = 1,
+    show_rows: bool = False,
+    record: bool = False,
+    repair: Repair = "none",
+    allow_empty: bool = False,
+    wait_lock: float = DEFAULT_WAIT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    retry_delay: float = DEFAULT_RETRY_SECONDS,
+    settle: float = DEFAULT_SETTLE_SECONDS,
+    source_set: Mapping[str, str] | None = None,
+    dest_set: Mapping[str, str] | None = None,
+    listener: Listener = ignore,
+) -> list[Verdict | Failed]:
+    """Compare slices of `table` on both sides, by digests that both servers compute.
+
+    Of a range each `every` (day, hour, week, month; None for one slice) gets a verdict of its own,
+    `jobs` of them are compared at a time. The rows that differ are told by the primary key or the
+    columns of `key`; with `show_rows` all their values. The other arguments are those of `copy`,
+    and have to be those with which the rows were copied.
+
+    `record` enters slices that are the same into the ledger of the dest; `repair` copies what
+    differs again, as "slices", or as single "rows" where few of them differ and the dest has a key.
+
+    Returns what was found of each slice: a Verdict, or Failed for one of which nothing could be
+    told. Raises a CopypipeError where the tables cannot be compared at all. Without `record` and
+    `repair` nothing is changed.
+    """
+    request = Request(
+        source=Endpoint(source, "argument source", tuple((source_set or {}).items())),
+        dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
+        table=table,
+        into=into,
+        wanted=requests.wanted(
+            day=slices.day(_day(day)) if day is not None else None,
+            month=slices.month(month) if month is not None else None,
+            start=_bound(start),
+            stop=_bound(stop),
+            everything=all,
+            where=where,
+        ),
+        where=where,
+        query=query,
+        columns=tuple((columns or {}).items()),
+        exclude=_names("exclude", exclude),
+        cast=_names("cast", cast),
+        allow_lossy=_names("allow_lossy", allow_lossy),
+        by=by,
+        timezone=timezone,
+        allow_empty=allow_empty,
+        wait_lock=wait_lock,
+        retries=retries,
+        retry_delay=retry_delay,
+        settle=settle,
+    )
+    options = Options(
+        every=every,
+        jobs=jobs,
+        key=_names("key", key),
+        show_rows=show_rows,
+        record=record,
+        repair=repair,
+    )
+    return list(verdicts.verify(request, options, listener))
 
 
 def _names(argument: str, values: Sequence[str]) -> tuple[str, ...]:

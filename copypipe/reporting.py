@@ -211,6 +211,7 @@ def result_json(done: Transferred) -> str:
             "seconds": round(done.seconds, 3),
             "state": "sealed" if done.sealed else "open",
             "open_because": done.open_because,
+            "digest": str(done.digest) if done.digest is not None else None,
             "recorded": done.recorded,
             "run_id": done.attempt.run_id,
             "attempt_id": done.attempt.attempt_id,

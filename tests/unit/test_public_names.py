@@ -13,6 +13,8 @@ NAMES = [
     "ConnectionLost",
     "CopyFailed",
     "CopypipeError",
+    "Differs",
+    "Failed",
     "LoginRefused",
     "NothingToCopy",
     "PlanRefused",
@@ -20,13 +22,16 @@ NAMES = [
     "Transferred",
     "TransientError",
     "UsageError",
+    "Verdict",
     "__version__",
     "copy",
+    "verify",
 ]
 OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
     " cast, allow_lossy, by, timezone, mode, clear, swap, key, merge_deletes, again, sequences,"
-    " accept, min_ratio, allow_empty, fail_on_empty, rate_limit, transport, stall_timeout,"
+    " accept, min_ratio, allow_empty, fail_on_empty, rate_limit, verify, transport,"
+    " stall_timeout,"
     " wait_lock, retries, retry_delay, settle, ledger, allow_reverse, source_set, dest_set, yes,"
     " notices, listener"
 )
@@ -67,6 +72,17 @@ def test_options_of_copy() -> None:
     assert keyword_only == OPTIONS.split(", ")[1:]
     needed = [p.name for p in parameters.values() if p.default is p.empty]
     assert needed == ["table", "source", "dest"]
+
+
+def test_what_verify_has_in_common_with_copy() -> None:
+    both = (
+        inspect.signature(copypipe.copy).parameters,
+        inspect.signature(copypipe.verify).parameters,
+    )
+    common = both[0].keys() & both[1].keys()
+    assert all(both[0][name].default == both[1][name].default for name in common)
+    own = {"every", "jobs", "show_rows", "record", "repair"}
+    assert both[1].keys() - both[0].keys() == own
 
 
 def test_every_option_and_error_is_documented() -> None:

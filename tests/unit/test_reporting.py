@@ -42,6 +42,7 @@ def done(**changes: object) -> Transferred:
         "scan": "compiled",
         "spent": Spent(source=0.1, dest=0.2, limit=0.0, all=0.4),
         "open_because": None,
+        "digest": None,
         "recorded": True,
         "attempt": Attempt("0123456789abcdef", "f54654c5-b888-4390-96a5-45e8a9d53cf9", 1),
     }
