@@ -81,6 +81,63 @@ _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
 T = TypeVar("T")
 
+# How soon whoever waits for a server looks whether it is to end, within the two seconds of a signal.
+_LOOK_SECONDS = 0.2
+
+
+class Pair:
+    """The connections to both sides, kept from one slice to the next.
+
+    `look` is called while a server is waited for, a few times a second, and ends that by raising.
+    """
+
+    def __init__(
+        self, request: Request, listen: Listener, look: Callable[[], None] | None = None
+    ) -> None:
+        self.run_id = secrets.token_hex(8)
+        """What its sessions bear, as application_name copypipe/RUN_ID."""
+        self.reached: set[Side] = set()
+        """The sides that have let the role in."""
+        self._request = request
+        self._listen = listen
+        self._look = look
+        self._stack = ExitStack()
+        self._sessions: tuple[Session, Session] | None = None
+
+    @contextmanager
+    def sessions(self) -> Iterator[tuple[Session, Session]]:
+        """Connect, unless the last block has left both sides at rest."""
+        if self._sessions is None or not all(session.at_rest for session in self._sessions):
+            self.close()
+            self._sessions = self._stack.enter_context(
+                both(self._request, self._listen, self.run_id, self.reached)
+            )
+            for session in self._sessions:
+                self._watch(session)
+        try:
+            yield self._sessions
+        except BaseException as error:
+            # What ends the block ends the sessions, as if they were its own.
+            self._sessions = None
+            if not self._stack.__exit__(type(error), error, error.__traceback__):
+                raise
+
+    def _watch(self, session: Session) -> None:
+        idle, look = session.idle, self._look
+        if look is None:
+            return
+
+        def looking(side: Side, moved: float, /) -> float:
+            look()
+            return min(idle(side, moved), time.monotonic() + _LOOK_SECONDS)
+
+        session.idle = looking
+
+    def close(self) -> None:
+        """Close both; what is open is rolled back."""
+        self._sessions = None
+        self._stack.close()
+
 
 def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
@@ -88,7 +145,20 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
     CommitUnknown is the exception to that, it says so.
     """
     begin(request, listen)
-    return _Run(request, listen, approve)()
+    pair = Pair(request, listen)
+    with closing(pair):
+        return _Run(request, listen, approve, pair)()
+
+
+def copy_part(
+    request: Request, listen: Listener, pair: Pair, plan: Plan | None = None
+) -> Transferred:
+    """Copy one slice of many over connections that are kept, as `copy` does.
+
+    `plan` is one for a larger slice, of which this one is a part: it is not made anew for the first
+    try.
+    """
+    return _Run(request, listen, lambda plan: False, pair, plan)()
 
 
 def plan(request: Request, listen: Listener) -> Plan:
@@ -134,17 +204,25 @@ def _tell_retry(
 class _Run:
     """One call: its tries, and what they know of each other."""
 
-    def __init__(self, request: Request, listen: Listener, approve: Approve) -> None:
+    def __init__(
+        self,
+        request: Request,
+        listen: Listener,
+        approve: Approve,
+        pair: Pair,
+        planned: Plan | None = None,
+    ) -> None:
         self._request = request
         self._listen = listen
         self._approve = approve
-        self._run_id = secrets.token_hex(8)
+        self._pair = pair
+        self._run_id = pair.run_id
+        self._planned = planned
+        """For the first try."""
         self._unknown: CommitUnknown | None = None
         """A COMMIT of which nobody can tell whether it happened: there is no ledger."""
         self._connected = self._told = False
         """Whether the listener knows of both sides, and of the plan."""
-        self._reached: set[Side] = set()
-        """The sides that have let the role in."""
         self._untold: CopypipeError | None = None
         """How the try before ended, if the ledger could not be told."""
 
@@ -186,13 +264,14 @@ class _Run:
     def _try(self, number: int) -> Transferred:
         request, listen = self._request, self._listen
         attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
-        with both(request, listen, self._run_id, self._reached) as (source, dest):
+        with self._pair.sessions() as (source, dest):
             if not self._connected:
                 self._connected = True
                 listen(Connected(str(source.address), str(dest.address)))
             if number > 1:
                 transfers.check_primary(dest)
-            plan = _planned(request, source, dest)
+            plan = self._planned or _planned(request, source, dest)
+            self._planned = None
             if not self._told:
                 self._told = True
                 _tell(plan, listen)
@@ -319,7 +398,7 @@ class _Run:
     ) -> bool | None:
         """Connect to the dest and ask; tell the ledger of a COMMIT that did not happen."""
         with (
-            _connected("dest", self._request.dest, self._run_id, self._reached) as dest,
+            _connected("dest", self._request.dest, self._run_id, self._pair.reached) as dest,
             closing(Watch(dest, dest, self._listen, self._request.stall_timeout)) as watch,
         ):
             dest.idle = watch

@@ -10,7 +10,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
@@ -21,6 +21,7 @@ from copypipe import __version__, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
+from copypipe.requests import Mode
 from copypipe.servers import Session
 from copypipe.slices import Lock, Slice, Where, range_of
 from copypipe.statements import copies, locks, privileges
@@ -476,6 +477,24 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
         )
     )
     return Told(*found[0][1:]) if found and found[0][0] else None
+
+
+def covered(
+    session: Session, table: Table, column: str, wanted: Sequence[Slice], mode: Mode
+) -> dict[int, bool]:
+    """Return the places of the slices that were copied, and whether they had rows.
+
+    For a replace only what left the slice equal to the source's counts. Slices without an instant
+    are covered by nothing.
+    """
+    intervals = [slices.instants(each) or () for each in wanted]
+    places = [place for place, each in enumerate(intervals) if each]
+    if not places:
+        return {}
+    asked = statements.covered(
+        table.root_oid, column, [intervals[place] for place in places], equal=mode == "replace"
+    )
+    return {places[place - 1]: had_rows for place, had_rows in session.fetch(asked)}
 
 
 def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:

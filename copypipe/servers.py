@@ -319,6 +319,14 @@ class Session:
         except CopypipeError:
             self.close()
 
+    @property
+    def at_rest(self) -> bool:
+        """Return whether the session is open and in no transaction."""
+        return (
+            not self.conn.closed
+            and self.conn.pgconn.transaction_status == pq.TransactionStatus.IDLE
+        )
+
     def end(self) -> None:
         """Roll back if a transaction is open; after a COMMIT that failed none is."""
         if self.conn.pgconn.transaction_status != pq.TransactionStatus.IDLE:

@@ -279,6 +279,7 @@ def _record(
         bytes=done.bytes,
         format=plan.format,
         checksum=str(done.digest) if done.digest is not None else None,
+        equal=_is_equal(plan, done),
         signature=plan.signature,
         reversed=plan.reversed,
         state="sealed" if done.sealed else "open",
@@ -305,6 +306,14 @@ def _record(
             "seconds": round(done.seconds, 3),
         },
     )
+
+
+def _is_equal(plan: Plan, done: Transferred) -> bool:
+    """Return whether the dest's slice is known to be the source's, and nothing besides."""
+    request = plan.request
+    clears = request.mode == "replace" or request.merge_deletes
+    changed = "triggers" in request.accept and plan.dest.table.has_triggers
+    return clears and (done.digest is not None or not changed)
 
 
 def commit(dest: Session, listen: Listener) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Literal, TypeVar
@@ -30,6 +30,7 @@ from copypipe import (
     transfers,
     workers,
 )
+from copypipe.attempts import Pair
 from copypipe.comparisons import Comparison, Part
 from copypipe.digests import Digest
 from copypipe.errors import CopypipeError, Differs, PlanRefused, SliceBusy
@@ -191,8 +192,8 @@ def verify(
 
     @contextmanager
     def worker() -> Iterator[Callable[[Part], Verdict | Failed]]:
-        with ExitStack() as stack:
-            yield _Worker(comparison, options, hear, stop, stack).verify
+        with closing(Pair(request, hear, stop.check)) as pair:
+            yield _Worker(comparison, options, hear, stop, pair).verify
 
     yield from workers.each(comparison.parts, options.jobs, worker, stop)
 
@@ -217,9 +218,7 @@ class _Worker:
     options: Options
     listen: Listener
     stop: Stop
-    stack: ExitStack
-    run_id: str = field(default_factory=lambda: secrets.token_hex(8))
-    sessions: tuple[Session, Session] | None = None
+    pair: Pair
 
     def verify(self, part: Part) -> Verdict | Failed:
         """Compare a slice, and repair and record it as far as that was asked for."""
@@ -243,24 +242,10 @@ class _Worker:
 
     def _trying(self, call: Callable[[Session, Session], T]) -> T:
         def once() -> T:
-            source, dest = self._connected()
-            try:
+            with self.pair.sessions() as (source, dest):
                 return call(source, dest)
-            except BaseException:
-                self.sessions = None
-                self.stack.close()
-                raise
 
         return attempts.persist(self.comparison.request, self.listen, once)
-
-    def _connected(self) -> tuple[Session, Session]:
-        if self.sessions is None:
-            self.sessions = self.stack.enter_context(
-                attempts.both(self.comparison.request, self.listen, self.run_id, set())
-            )
-            for session in self.sessions:
-                session.idle = _ending(session, self.stop)
-        return self.sessions
 
     # ------------------------------------------------------------------------------- compare
 
@@ -349,7 +334,7 @@ class _Worker:
         """
         comparison, slice_ = self.comparison, part.slice
         moment = datetime.now(UTC)
-        attempt = Attempt(self.run_id, str(uuid.uuid4()), 1)
+        attempt = Attempt(self.pair.run_id, str(uuid.uuid4()), 1)
         wait = plans.milliseconds(comparison.request.wait_lock)
         kept = comparison.ledger
         if kept.state == "missing":
@@ -366,10 +351,10 @@ class _Worker:
         except Differs as error:
             source.rollback()
             dest.rollback()
-            ledger.failed(dest, self.run_id, error)
+            ledger.failed(dest, self.pair.run_id, error)
             return False
         except CopypipeError as error:
-            ledger.failed(dest, self.run_id, error)
+            ledger.failed(dest, self.pair.run_id, error)
             raise
         return True
 
@@ -432,6 +417,7 @@ class _Worker:
             bytes=0,
             format="none",
             checksum=str(found),
+            equal=True,
             signature=comparison.signature,
             reversed=False,
             state="sealed" if because is None else "open",
@@ -476,17 +462,6 @@ def _take(dest: Session, wanted: Sequence[Lock], comparison: Comparison, slice_:
         hint="Run it again later, or wait longer with --wait-lock.",
         side="dest",
     )
-
-
-def _ending(session: Session, stop: Stop) -> Callable[[str, float], float]:
-    """Have whoever waits for a session look whether all is to end."""
-    watch = session.idle
-
-    def idle(side: str, moved: float, /) -> float:
-        stop.check()
-        return min(watch(session.side, moved), time.monotonic() + workers.LOOK_SECONDS)
-
-    return idle
 
 
 def _judged(sent: Digest, held: Digest) -> Judgement:

@@ -12,9 +12,8 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How soon whoever waits for a server looks whether it is to end: two signals within two seconds
-# leave time for it.
-LOOK_SECONDS = 0.2
+# How soon the one who waits for results hears a signal.
+_LOOK_SECONDS = 0.2
 
 # How long all workers have to end what they do, within the two seconds of a signal; a server that
 # does not let go is left to itself.
@@ -94,6 +93,6 @@ def each(
 def _next(done: queue.SimpleQueue[R]) -> R:
     while True:
         try:
-            return done.get(timeout=LOOK_SECONDS)  # a signal is heard between two of these
+            return done.get(timeout=_LOOK_SECONDS)  # a signal is heard between two of these
         except queue.Empty:
             continue

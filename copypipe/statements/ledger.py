@@ -59,6 +59,7 @@ _TABLES = (
         signature text NOT NULL,
         reversed bool NOT NULL,
         checksum text,
+        equal bool NOT NULL,
         state text NOT NULL CHECK (state IN ('sealed', 'open')),
         open_because text,
         complete_until timestamptz,
@@ -108,6 +109,8 @@ _TABLES = (
     " 'What was stamped before is there; NULL where nothing could be said'",
     "COMMENT ON COLUMN copypipe.slice.checksum IS"
     " 'Digest that both servers computed before COMMIT: of which columns, rows, two sums'",
+    "COMMENT ON COLUMN copypipe.slice.equal IS"
+    " 'The dest held just what the source had in the slice; append and merge keep what is there'",
     "COMMENT ON COLUMN copypipe.slice.manifest IS"
     " 'Statements, versions, snapshot and position of the source, what became of the rows'",
     "COMMENT ON TABLE copypipe.attempt IS"
@@ -338,6 +341,57 @@ def record(values: dict[str, Any]) -> Composed:
         {}
         """
     ).format(Literal(values["attempt_id"]), _row("slice", values))
+
+
+def covered(
+    root_oid: int,
+    column: str,
+    wanted: Sequence[Sequence[tuple[datetime, datetime]]],
+    *,
+    equal: bool,
+) -> Composed:
+    """Find which of these slices were copied: their places, and whether they had rows.
+
+    A slice is where the union of what is sealed covers it, whatever pieces it was copied in. What
+    was copied again later and is open is not sealed any more. `equal` tells that nothing counts
+    beside which other rows may be there.
+    """
+    return SQL(
+        """
+        WITH told AS MATERIALIZED (
+                SELECT s.id, s.instants, s.rows_copied,
+                       s.state = 'sealed' AND (s.equal OR NOT {equal}) AS counts
+                  FROM copypipe.slice s
+                 WHERE s.root_oid = {root_oid} AND s.by_column = {column}
+                   AND s.condition IS NULL),
+             undone AS MATERIALIZED (SELECT * FROM told WHERE NOT told.counts),
+             sealed AS (
+                SELECT pg_catalog.range_agg(piece) AS instants
+                  FROM told,
+                       unnest(told.instants - coalesce(
+                           (SELECT pg_catalog.range_agg(later)
+                              FROM undone, unnest(undone.instants) AS later
+                             WHERE undone.id > told.id AND undone.instants && told.instants),
+                           '{{}}')) AS piece
+                 WHERE told.counts)
+        SELECT wanted.place,
+               EXISTS (SELECT 1 FROM told
+                        WHERE told.rows_copied > 0 AND told.instants && wanted.instants)
+          FROM unnest({wanted}::tstzmultirange[]) WITH ORDINALITY AS wanted (instants, place), sealed
+         WHERE wanted.instants <@ sealed.instants
+        """
+    ).format(
+        root_oid=Literal(root_oid),
+        column=Literal(column),
+        equal=Literal(equal),
+        wanted=Literal([_written(intervals) for intervals in wanted]),
+    )
+
+
+def _written(intervals: Sequence[tuple[datetime, datetime]]) -> str:
+    """Return a multirange as text."""
+    ranges = (f'["{start.isoformat()}","{stop.isoformat()}")' for start, stop in intervals)
+    return "{" + ",".join(ranges) + "}"
 
 
 def holds(attempt_id: str) -> Composed:
