@@ -54,7 +54,7 @@ from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check, check_settings, left_open
 from copypipe.servers import Session
 from copypipe.statements.sessions import FIXED
-from copypipe.transfers import Transferred
+from copypipe.transfers import Covered, Transferred
 from copypipe.watches import Watch
 
 Approve = Callable[[Plan], bool]
@@ -81,7 +81,7 @@ _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
 T = TypeVar("T")
 
-# How soon whoever waits for a server looks whether it is to end, within the two seconds of a signal.
+# How soon whoever waits for a server looks whether it is to end: a signal leaves two seconds.
 _LOOK_SECONDS = 0.2
 
 
@@ -147,16 +147,19 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
     begin(request, listen)
     pair = Pair(request, listen)
     with closing(pair):
-        return _Run(request, listen, approve, pair)()
+        done = _Run(request, listen, approve, pair)()
+    if done is None:
+        raise AssertionError("nothing is skipped unasked")
+    return done
 
 
 def copy_part(
     request: Request, listen: Listener, pair: Pair, plan: Plan | None = None
-) -> Transferred:
+) -> Transferred | None:
     """Copy one slice of many over connections that are kept, as `copy` does.
 
-    `plan` is one for a larger slice, of which this one is a part: it is not made anew for the first
-    try.
+    `plan` is that of the slice, if there is one by now: else, and for further tries, it is made.
+    Returns None where the request skips what the ledger covers, and it covers the slice.
     """
     return _Run(request, listen, lambda plan: False, pair, plan)()
 
@@ -168,7 +171,7 @@ def plan(request: Request, listen: Listener) -> Plan:
     """
     begin(request, listen)
     with both(request, listen, secrets.token_hex(8), set()) as (source, dest):
-        return _planned(request, source, dest, plans.draft)
+        return planned(request, source, dest, plans.draft)
 
 
 def persist(request: Request, listen: Listener, call: Callable[[], T]) -> T:
@@ -226,7 +229,7 @@ class _Run:
         self._untold: CopypipeError | None = None
         """How the try before ended, if the ledger could not be told."""
 
-    def __call__(self) -> Transferred:
+    def __call__(self) -> Transferred | None:
         """Try until it is done, fails for good, or has failed too often."""
         try:
             for attempt in _retrying(self._request, self._pause):
@@ -261,7 +264,7 @@ class _Run:
     def _pause(self, state: RetryCallState) -> None:
         _tell_retry(state, self._request, self._listen, undecided=self._unknown is not None)
 
-    def _try(self, number: int) -> Transferred:
+    def _try(self, number: int) -> Transferred | None:
         request, listen = self._request, self._listen
         attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
         with self._pair.sessions() as (source, dest):
@@ -270,7 +273,7 @@ class _Run:
                 listen(Connected(str(source.address), str(dest.address)))
             if number > 1:
                 transfers.check_primary(dest)
-            plan = self._planned or _planned(request, source, dest)
+            plan = self._planned or planned(request, source, dest)
             self._planned = None
             if not self._told:
                 self._told = True
@@ -281,6 +284,10 @@ class _Run:
             try:
                 done = transfers.transfer(plan, source, dest, listen, attempt, sliced_by)
                 transfers.commit(dest, listen)
+            except Covered:
+                dest.rollback()
+                ledger.skipped(dest, self._run_id)
+                return None
             except CommitUnknown as error:
                 unknown = error
                 tells = plan.ledger.records and not request.again
@@ -498,12 +505,13 @@ def _noticed(side: Side, severity: str, text: str) -> Noticed:
     return Noticed(side, severity, printable(text))
 
 
-def _planned(
+def planned(
     request: Request,
     source: Session,
     dest: Session,
     make: Callable[[Request, Session, Session], Plan] = plans.make,
 ) -> Plan:
+    """Make a plan; raises SliceBusy where the dest's table is locked, else what `make` raises."""
     try:
         return make(request, source, dest)
     except (CopyFailed, TransientError) as error:

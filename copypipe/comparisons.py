@@ -15,7 +15,7 @@ from copypipe.digests import Forms
 from copypipe.errors import PlanRefused
 from copypipe.hazards import Refusals, check_reading
 from copypipe.ledger import Ledger
-from copypipe.plans import Copied, Decided, Found
+from copypipe.plans import Copied, Found
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.slices import Every, Slice, Wanted
@@ -115,7 +115,7 @@ def make(
             dest_at=dest.address,
             columns=columns,
             forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns]),
-            parts=tuple(_parts(request, every, source, decided)),
+            parts=tuple(parts(request, every, source, found.relation, decided.slice)),
             key=places,
             can_merge=can_merge,
             groups=_groups(request, source, found.relation, columns, places, decided.slice),
@@ -144,23 +144,27 @@ def _check_dest(table: Table, names: set[str]) -> None:
         )
 
 
-def _parts(
-    request: Request, every: Every | None, source: Session, decided: Decided
+def parts(
+    request: Request, every: Every | None, source: Session, relation: Relation, slice_: Slice
 ) -> Iterator[Part]:
-    """Yield the slices, in order."""
-    around = slices.range_of(decided.slice)
+    """Yield the slices into which `every` cuts a slice, in order; the slice itself for None.
+
+    In an open transaction of the source. Raises UsageError where it cannot be cut so.
+    """
+    around = slices.range_of(slice_)
     wanted = request.wanted
     if every is None or around is None or not isinstance(wanted, slices.Between):
-        yield Part(_settled(around, wanted), decided.slice)
+        yield Part(_settled(around, wanted), slice_)
         return
     if every == "hour":
         for each in slices.hours(around):
-            yield Part(_settled(each, wanted), _narrowed(decided.slice, each))
+            yield Part(_settled(each, wanted), _narrowed(slice_, each))
         return
-    column = next(c for c in decided.found.relation.columns if c.name == around.column)
+    column = next(c for c in relation.columns if c.name == around.column)
+    offsets = plans.Zone(source, request.timezone)
     for period in slices.split(plans.settled(source, wanted, request.timezone), every):
-        each = plans.of_period(source, period, column, request.timezone)
-        yield Part(slices.Between(period.start, period.stop), _narrowed(decided.slice, each))
+        each = plans.of_period(offsets, period, column)
+        yield Part(slices.Between(period.start, period.stop), _narrowed(slice_, each))
 
 
 def _settled(around: slices.Range | None, wanted: Wanted) -> Wanted:

@@ -422,11 +422,20 @@ def failed(session: Session, run_id: str, error: CopypipeError) -> bool:
     if session.conn.closed:
         return False
     kind = {"side": error.side, "sqlstate": error.sqlstate, "error": type(error).__name__}
+    return _ended(session, run_id, "failed", kind)
+
+
+def skipped(session: Session, run_id: str) -> bool:
+    """Tell that the attempt of a run found the slice copied; as `failed`."""
+    return _ended(session, run_id, "skipped", {"side": None, "sqlstate": None, "error": None})
+
+
+def _ended(session: Session, run_id: str, state: str, kind: Mapping[str, str | None]) -> bool:
     with suppress(CopypipeError, psycopg.Error, OSError):
         session.end()
         local = {"synchronous_commit": "off", "lock_timeout": "1s"}  # nobody waits for a note
         session.begin("READ COMMITTED", read_only=False, local=local)
-        session.execute(statements.end_attempts(run_id, kind))
+        session.execute(statements.end_attempts(run_id, state, kind))
         session.commit_note()
         return True
     return False

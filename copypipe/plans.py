@@ -291,6 +291,22 @@ def reading(request: Request, source: Session, dest: Session) -> Iterator[None]:
         yield
 
 
+def part(plan: Plan, request: Request, slice_: slices.Slice, *, of: int) -> Plan:
+    """Return the plan of a slice that is one of so many parts of the plan's own.
+
+    What was found out about the whole holds for each; what it costs, on average.
+    """
+    return replace(
+        plan,
+        request=request,
+        slice=slice_,
+        estimated_rows=plan.estimated_rows // of,
+        estimated_bytes=plan.estimated_bytes // of,
+        notes=(),
+        warnings=(),
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """Both sides while the plan is made, in a transaction each."""
@@ -831,7 +847,8 @@ def _range(
             hint="Slice by another column with --by, or give it its name at the dest by "
             '--query "SELECT column AS name, ...".',
         )
-    return of_period(source, settled(source, wanted, request.timezone), column, request.timezone)
+    period = settled(source, wanted, request.timezone)
+    return of_period(Zone(source, request.timezone), period, column)
 
 
 def settled(source: Session, wanted: slices.Between, zone: str) -> slices.Period:
@@ -843,19 +860,30 @@ def settled(source: Session, wanted: slices.Between, zone: str) -> slices.Period
     return slices.settle(wanted, today)
 
 
-def of_period(source: Session, period: slices.Period, column: Column, zone: str) -> slices.Range:
+class Zone:
+    """The offsets of a zone as the source knows them, asked for each bound once."""
+
+    def __init__(self, source: Session, name: str) -> None:
+        self._source = source
+        self.name = name
+        self._known: dict[slices.Bound, slices.Offsets] = {}
+
+    def around(self, bound: slices.Bound) -> slices.Offsets:
+        """Return the offsets that decide at which instant a local day or time is."""
+        if bound not in self._known:
+            # Days come in order, and each begins where the one before it ends.
+            self._known = {bound: catalog.offsets(self._source, self.name, bound)}
+        return self._known[bound]
+
+
+def of_period(zone: Zone, period: slices.Period, column: Column) -> slices.Range:
     """Return the slice that a range of days or times means for a column."""
     if column.type_oid == slices.DATE:
         return slices.of_date(period, column.name)
     if column.type_oid == slices.TIMESTAMP:
         return slices.of_timestamp(period, column.name)
-    return slices.of_timestamptz(
-        period,
-        column.name,
-        zone,
-        catalog.offsets(source, zone, period.start),
-        catalog.offsets(source, zone, period.stop),
-    )
+    at_start = zone.around(period.start)
+    return slices.of_timestamptz(period, column.name, zone.name, at_start, zone.around(period.stop))
 
 
 def _slice_column(name: str, of: Relation) -> Column:

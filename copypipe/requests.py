@@ -88,6 +88,8 @@ class Request:
     """A merge removes rows of the slice that the source does not have."""
     again: bool = False
     """Append also what the ledger says was copied before."""
+    skip: bool = False
+    """Leave alone what the ledger covers: of many slices, those that are done."""
     allow_empty: bool = False
     fail_on_empty: bool = False
     sequences: bool = False

@@ -261,8 +261,38 @@ def hours(around: Range) -> Iterator[Range]:
         )
     while start < stop:
         after = min(start + timedelta(hours=1), stop)
-        yield replace(around, start=start, stop=after, days=None)
+        yield _cut(around, start, after)
         start = after
+
+
+def _cut(around: Range, start: date, stop: date) -> Range:
+    """Return the part of a range between two of its times."""
+    holes = tuple(
+        (max(first, start), min(last, stop))
+        for first, last in around.holes
+        if isinstance(start, datetime)
+        and isinstance(stop, datetime)
+        and max(first, start) < min(last, stop)
+    )
+    days = (start, stop) if around.type_oid == DATE else None
+    return replace(around, start=start, stop=stop, days=days, holes=holes)
+
+
+def halves(around: Range, shortest: timedelta) -> tuple[Range, Range] | None:
+    """Return both halves of a range, None where they would be shorter than that.
+
+    Cut at a whole second, or between two dates.
+    """
+    length = around.stop - around.start
+    if length < 2 * shortest:
+        return None
+    half = length / 2
+    if isinstance(around.start, datetime):
+        half = timedelta(seconds=half // timedelta(seconds=1))
+    middle = around.start + half
+    if not around.start < middle < around.stop:
+        return None
+    return _cut(around, around.start, middle), _cut(around, middle, around.stop)
 
 
 def is_relative(wanted: Wanted) -> bool:

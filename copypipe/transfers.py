@@ -37,7 +37,7 @@ from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
-from copypipe.slices import Lock, Slice, Whole, locks, range_of
+from copypipe.slices import Lock, Range, Slice, Whole, locks, range_of
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.statements.sessions import Isolation
@@ -97,6 +97,10 @@ class Transferred:
         return self.open_because is None
 
 
+class Covered(Exception):
+    """Another run has copied the slice meanwhile, which the request wants to be skipped then."""
+
+
 def transfer(
     plan: Plan,
     source: Session,
@@ -107,9 +111,10 @@ def transfer(
 ) -> Transferred:
     """Do all of the plan but COMMIT; raises a CopypipeError, and then the dest is unchanged.
 
-    `commit` is what remains to be called, and what is returned is true only then. `sliced_by` is
-    the column by which the dest tells slices of the table apart. The caller has asked whoever must
-    agree to a plan that `needs_yes`.
+    Raises Covered where nothing is to be done; the caller rolls back. `commit` is what remains to
+    be called, and what is returned is true only then. `sliced_by` is the column by which the dest
+    tells slices of the table apart. The caller has asked whoever must agree to a plan that
+    `needs_yes`.
     """
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
@@ -117,6 +122,8 @@ def transfer(
     if plan.ledger.records:
         # It may have waited long.
         ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
+        if request.skip and covered(plan, dest):
+            raise Covered
         if request.mode == "append" and not request.again:
             ledger.check_new(dest, plan.dest.table, plan.slice)
     strategy = plan.strategy
@@ -174,6 +181,17 @@ def transfer(
     if position is not None:
         _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment)
     return done
+
+
+def covered(plan: Plan, dest: Session) -> bool:
+    """Return whether the ledger covers the slice, and the rows are there."""
+    around = plan.slice
+    if not isinstance(around, Range):
+        return False
+    found = ledger.covered(dest, plan.dest.table, around.column, [around], plan.request.mode)
+    if 0 not in found:
+        return False
+    return not found[0] or catalog.has_rows(dest, plan.dest.table, around)
 
 
 class _Proof:

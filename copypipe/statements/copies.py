@@ -8,7 +8,7 @@ from typing import Literal as Choice
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.crossings import Crossing
-from copypipe.slices import Slice
+from copypipe.slices import Range, Slice
 from copypipe.statements.crossings import crossed, held
 from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
@@ -76,6 +76,27 @@ def truncate(*tables: Table | Partition) -> Composed:
 def any_row(table: Table, slice_: Slice) -> Composed:
     """Ask whether the slice has a row."""
     return SQL("SELECT EXISTS (SELECT 1 FROM {} WHERE {})").format(_table(table), predicate(slice_))
+
+
+def empty(table: Table, slices_: Sequence[Range]) -> Composed:
+    """Find which of these slices have no row: their places, counted from 1.
+
+    Each is one look into an index of the column; holes are passed over.
+    """
+    column = Identifier(slices_[0].column)
+    return SQL(
+        """
+        SELECT wanted.place
+          FROM unnest({starts}, {stops}) WITH ORDINALITY AS wanted (start, stop, place)
+         WHERE NOT EXISTS (SELECT 1 FROM {table}
+                            WHERE {column} >= wanted.start AND {column} < wanted.stop)
+        """
+    ).format(
+        starts=Literal([each.start for each in slices_]),
+        stops=Literal([each.stop for each in slices_]),
+        table=_table(table),
+        column=column,
+    )
 
 
 def defer_constraints() -> Composed:

@@ -7,7 +7,7 @@ was tried, in transactions of their own.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -82,7 +82,7 @@ _TABLES = (
         by_column text,
         instants tstzmultirange NOT NULL,
         condition text,
-        state text NOT NULL CHECK (state IN ('running', 'copied', 'failed')),
+        state text NOT NULL CHECK (state IN ('running', 'copied', 'failed', 'skipped')),
         side text,
         sqlstate text,
         error text,
@@ -250,16 +250,20 @@ def begin_attempt(values: dict[str, Any]) -> Composed:
     return _row("attempt", values)
 
 
-def end_attempts(run_id: str, error: dict[str, str | None]) -> Composed:
+def end_attempts(run_id: str, state: str, error: Mapping[str, str | None]) -> Composed:
     """Tell how the running attempts of a run ended; a run has one at a time."""
     return SQL(
         """
         UPDATE copypipe.attempt
-           SET state = 'failed', side = {side}, sqlstate = {sqlstate}, error = {error},
+           SET state = {state}, side = {side}, sqlstate = {sqlstate}, error = {error},
                ended_at = pg_catalog.clock_timestamp()
          WHERE run_id = {run_id} AND state = 'running'
         """
-    ).format(run_id=Literal(run_id), **{name: Literal(value) for name, value in error.items()})
+    ).format(
+        run_id=Literal(run_id),
+        state=Literal(state),
+        **{name: Literal(value) for name, value in error.items()},
+    )
 
 
 def slice_by(root_oid: int, table: str, column: str) -> Composed:
@@ -377,7 +381,8 @@ def covered(
         SELECT wanted.place,
                EXISTS (SELECT 1 FROM told
                         WHERE told.rows_copied > 0 AND told.instants && wanted.instants)
-          FROM unnest({wanted}::tstzmultirange[]) WITH ORDINALITY AS wanted (instants, place), sealed
+          FROM unnest({wanted}::tstzmultirange[]) WITH ORDINALITY AS wanted (instants, place),
+               sealed
          WHERE wanted.instants <@ sealed.instants
         """
     ).format(

@@ -1,0 +1,291 @@
+"""Many slices of a table, a few at a time, those left out that the ledger covers.
+
+Nobody coordinates: every run asks the ledger what is done, tries the locks of a slice without
+waiting, and leaves it to whoever has it. So any number of runs share a range, on one machine or on
+many, and a run that died leaves nothing behind but what it has committed.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Literal
+
+from copypipe import attempts, catalog, comparisons, ledger, plans, slices, workers
+from copypipe.attempts import Pair
+from copypipe.comparisons import Part
+from copypipe.errors import CopypipeError, SliceBusy, UsageError
+from copypipe.events import (
+    Committing,
+    Connected,
+    Decided,
+    Event,
+    LedgerMade,
+    Listener,
+    Progress,
+    Retried,
+    Silent,
+    Waiting,
+    Warned,
+    ignore,
+)
+from copypipe.plans import Plan
+from copypipe.requests import Request
+from copypipe.servers import Session
+from copypipe.slices import Between, Every, Slice
+from copypipe.statements import copies
+from copypipe.tables import Column
+from copypipe.transfers import Transferred
+from copypipe.workers import Stop
+
+Order = Literal["oldest", "newest"]
+
+# Statements that took too long (57014, by statement_timeout), transactions that did (25P04), and
+# those that a standby cancelled in favour of replay (40001): half of the slice may do.
+_TOO_LONG = ("57014", "25P04", "40001")
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How a range is copied."""
+
+    every: Every = "day"
+    jobs: int = 1
+    order: Order = "oldest"
+    again: bool = False
+    """Copy also what the ledger covers."""
+    fail_fast: bool = False
+    """Begin no further slice after one that failed."""
+    min_slice: timedelta | None = None
+    """Down to which length a slice that takes too long is halved; None for never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """What a backfill has found before it begins."""
+
+    table: str
+    parts: int
+    skipped: int
+    """Those that the ledger covers."""
+    estimated_rows: int
+    estimated_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A slice that another run copied meanwhile."""
+
+    slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A slice that holds what it held."""
+
+    part: Part
+    error: CopypipeError
+
+    @property
+    def slice(self) -> Slice:
+        """Return the slice."""
+        return self.part.slice
+
+
+@dataclass(frozen=True, slots=True)
+class _Busy:
+    """A slice that another run is copying."""
+
+    part: Part
+
+
+Outcome = Transferred | Skipped | Failed
+
+
+def backfill(
+    request: Request, options: Options, listen: Listener = ignore
+) -> tuple[Range, Iterator[Outcome]]:
+    """Return what there is to do, and an iterator that does it, which yields what became of each.
+
+    Raises a CopypipeError where nothing can be copied at all. What fails later is yielded as
+    Failed, and the others go on, unless `fail_fast`; closing the iterator ends all work, and rolls
+    back what is not committed.
+    """
+    if not isinstance(request.wanted, Between) or request.where is not None:
+        raise UsageError(
+            "a backfill copies a range", hint="Give --from and --to, --month, or --day."
+        )
+    if not request.ledger:
+        raise UsageError("without a ledger nothing tells what is done")
+    attempts.begin(request, listen)
+    request = replace(request, skip=not options.again)
+    with attempts.both(request, listen, secrets.token_hex(8), set()) as (source, dest):
+        listen(Connected(str(source.address), str(dest.address)))
+        plan = attempts.planned(request, source, dest)
+        with plans.reading(request, source, dest):
+            column = _column(plan)
+            parts = tuple(
+                comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
+            )
+            done = set() if options.again else _done(plan, column, parts, dest)
+    for warning in plan.warnings:
+        listen(Warned(warning))
+    todo = [part for place, part in enumerate(parts) if place not in done]
+    if options.order == "newest":
+        todo.reverse()
+    share = len(todo) / len(parts)
+    found = Range(
+        table=plan.dest.table.full_name,
+        parts=len(parts),
+        skipped=len(done),
+        estimated_rows=round(plan.estimated_rows * share),
+        estimated_bytes=round(plan.estimated_bytes * share),
+    )
+    return found, _copied(request, options, listen, plan, todo, of=len(parts))
+
+
+def _column(plan: Plan) -> Column:
+    around = slices.range_of(plan.slice)
+    if around is None:
+        raise AssertionError("a backfill is of a range")
+    return next(c for c in plan.dest.table.columns if c.name == around.column)
+
+
+def _done(plan: Plan, column: Column, parts: Sequence[Part], dest: Session) -> set[int]:
+    """Return the places of the slices that the ledger covers, and whose rows are there.
+
+    Tables are dropped and made again, truncated and restored while the ledger stays.
+    """
+    if plan.ledger.state != "ready":
+        return set()
+    wanted = [part.slice for part in parts]
+    mode = plan.request.mode
+    found = ledger.covered(dest, plan.dest.table, column.name, wanted, mode)
+    filled = [place for place, had_rows in found.items() if had_rows]
+    ranges = [each for place in filled if isinstance(each := wanted[place], slices.Range)]
+    if not filled:
+        return set(found)
+    if catalog.indexes(dest, plan.dest.table, column.name):
+        lost = {filled[place - 1] for (place,) in dest.fetch(copies.empty(plan.dest.table, ranges))}
+    else:
+        # Each look would read the whole table.
+        lost = set() if catalog.has_rows(dest, plan.dest.table) else set(filled)
+    return set(found) - lost
+
+
+def _copied(
+    request: Request,
+    options: Options,
+    listen: Listener,
+    plan: Plan,
+    todo: Sequence[Part],
+    *,
+    of: int,
+) -> Iterator[Outcome]:
+    """Copy the slices; first those that nobody else has, then the others."""
+    stop = Stop()
+    hears = threading.Lock()
+
+    @contextmanager
+    def worker() -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
+        with closing(_Worker(request, options, plan, of, listen, hears, stop)) as each:
+            yield each.copy
+
+    busy: list[Part] = []
+    for outcomes in workers.each(todo, options.jobs, worker, stop):
+        for outcome in outcomes:
+            if isinstance(outcome, _Busy):
+                busy.append(outcome.part)
+                continue
+            yield outcome
+            if isinstance(outcome, Failed) and options.fail_fast:
+                return
+    stop = Stop()
+    patient = replace(options, jobs=min(options.jobs, max(1, len(busy))))
+    for part in busy:
+        # Whoever had it is done by now, or died: then it is to be copied after all.
+        with closing(_Worker(request, patient, plan, of, listen, hears, stop)) as each:
+            for outcome in each.copy(part, patience=request.wait_lock):
+                if isinstance(outcome, _Busy):
+                    raise AssertionError("who waits for a slice has it, or an error")
+                yield outcome
+
+
+class _Worker:
+    """Copies one slice after the other over connections of its own."""
+
+    def __init__(
+        self,
+        request: Request,
+        options: Options,
+        plan: Plan,
+        of: int,
+        listen: Listener,
+        hears: threading.Lock,
+        stop: Stop,
+    ) -> None:
+        self._request = request
+        self._options = options
+        self._plan = plan
+        self._of = of
+        self._listen = listen
+        self._hears = hears
+        self._stop = stop
+        self._committing = False
+        self._pair = Pair(request, self._hear, self._look)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pair.close()
+
+    def copy(self, part: Part, patience: float = 0.0) -> list[Outcome | _Busy]:
+        """Copy a slice, or its halves where it takes too long."""
+        request = replace(self._request, wanted=part.wanted, wait_lock=patience)
+        plan = None
+        if not (request.swap or request.clear == "truncate"):  # their partitions are to be found
+            plan = plans.part(self._plan, request, part.slice, of=self._of)
+        try:
+            done = attempts.copy_part(request, self._hear, self._pair, plan)
+        except SliceBusy as error:
+            return [_Busy(part) if patience == 0 else Failed(part, error)]
+        except CopypipeError as error:
+            halves = self._halves(part, error)
+            if halves is None:
+                return [Failed(part, error)]
+            return [outcome for half in halves for outcome in self.copy(half, patience)]
+        return [Skipped(part.slice) if done is None else done]
+
+    def _halves(self, part: Part, error: CopypipeError) -> Sequence[Part] | None:
+        around, shortest = slices.range_of(part.slice), self._options.min_slice
+        if shortest is None or around is None or error.sqlstate not in _TOO_LONG:
+            return None
+        found = slices.halves(around, shortest)
+        return [Part(Between(half.start, half.stop), half) for half in found] if found else None
+
+    def _look(self) -> None:
+        """End what is waited for where all is to end; a COMMIT that is under way is waited for."""
+        if not self._committing:
+            self._stop.check()
+
+    def _hear(self, event: Event, /) -> None:
+        """Pass on what tells why a slice takes long; its result tells the rest."""
+        if isinstance(event, Committing):
+            self._look()
+            self._committing = True
+        elif isinstance(event, Decided):
+            self._committing = False
+        self._look()
+        if isinstance(event, LedgerMade | Progress | Retried | Silent | Waiting):
+            with self._hears:
+                self._listen(event)
+
+
+def check(found: Range, outcomes: Sequence[Outcome]) -> None:
+    """Raise the first failure where nothing was copied."""
+    failed = [each for each in outcomes if isinstance(each, Failed)]
+    if failed and len(failed) == len(outcomes) and not found.skipped:
+        raise failed[0].error
