@@ -11,7 +11,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
@@ -26,7 +26,6 @@ from copypipe.events import (
     Event,
     LedgerMade,
     Listener,
-    Progress,
     Retried,
     Silent,
     Waiting,
@@ -104,6 +103,29 @@ class _Busy:
 
 
 Outcome = Transferred | Skipped | Failed
+
+
+@dataclass
+class Tally:
+    """How a backfill went."""
+
+    done: int = 0
+    rows: int = 0
+    bytes: int = 0
+    skipped: int = 0
+    """Copied by another run meanwhile."""
+    failed: list[Failed] = field(default_factory=list)
+
+    def add(self, outcome: Outcome) -> None:
+        """Count one slice."""
+        if isinstance(outcome, Failed):
+            self.failed.append(outcome)
+        elif isinstance(outcome, Skipped):
+            self.skipped += 1
+        else:
+            self.done += 1
+            self.rows += outcome.rows
+            self.bytes += outcome.bytes
 
 
 def backfill(
@@ -279,13 +301,6 @@ class _Worker:
         elif isinstance(event, Decided):
             self._committing = False
         self._look()
-        if isinstance(event, LedgerMade | Progress | Retried | Silent | Waiting):
+        if isinstance(event, LedgerMade | Retried | Silent | Waiting):
             with self._hears:
                 self._listen(event)
-
-
-def check(found: Range, outcomes: Sequence[Outcome]) -> None:
-    """Raise the first failure where nothing was copied."""
-    failed = [each for each in outcomes if isinstance(each, Failed)]
-    if failed and len(failed) == len(outcomes) and not found.skipped:
-        raise failed[0].error

@@ -153,11 +153,15 @@ class Interrupted(BaseException):
         return 128 + self.signum
 
 
+# The exit code of a run of many slices, which no single error tells.
+PARTLY_DONE = 3
+
 # The contract with scripts: `--help`, the README and docs/design.md are tested against this table.
 EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (0, "done, also with 0 rows", "no"),
     (1, "the copy failed: SQL or data error; nothing changed", "no"),
     (2, "usage: options, connection string, password, database, day", "no"),
+    (PARTLY_DONE, "some slices were committed, others failed", "yes, it resumes"),
     (4, "a verification found a difference; nothing changed", "look first"),
     (5, "connection or transient error after all retries; nothing changed", "yes"),
     (6, "the plan refuses: the sides do not fit, an empty source; nothing changed", "no"),

@@ -23,6 +23,8 @@ from copypipe.slices import Slice, Where, range_of
 if TYPE_CHECKING:
     from tqdm import tqdm
 
+    from copypipe.backfills import Range
+    from copypipe.backfills import Tally as BackfillTally
     from copypipe.checkups import Checkup
     from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
@@ -78,6 +80,46 @@ def _moved(done: Transferred) -> str:
         return f"appended {done.rows}"
     deleted = "truncated" if done.deleted is None else f"deleted {done.deleted}"
     return f"{deleted}, copied {done.rows}"
+
+
+def skipped_line(found: Range, slice_: Slice) -> str:
+    """Return the one line of a slice that another run has copied meanwhile."""
+    return one_line(f"{found.table} {slice_}  copied by another run meanwhile")
+
+
+def skipped_json(slice_: Slice) -> str:
+    """Return the one JSON object of a slice that another run has copied meanwhile."""
+    return _json("skipped", {"slice": _slice(slice_)})
+
+
+def backfill_line(found: Range, tally: BackfillTally) -> str:
+    """Return the last line of many slices."""
+    skipped = found.skipped + tally.skipped
+    counts = [f"{tally.done} copied"]
+    counts += [f"{skipped} were there"] if skipped else []
+    counts += [f"{len(tally.failed)} failed"] if tally.failed else []
+    left = found.parts - tally.done - skipped - len(tally.failed)
+    counts += [f"{left} not begun"] if left > 0 else []
+    return one_line(
+        f"{found.table}: {found.parts} slices, {', '.join(counts)}; {tally.rows} rows, "
+        f"{size(tally.bytes)}"
+    )
+
+
+def backfill_json(found: Range, tally: BackfillTally) -> str:
+    """Return the last JSON object of many slices."""
+    return _json(
+        "backfill",
+        {
+            "dest_table": found.table,
+            "slices": found.parts,
+            "copied": tally.done,
+            "skipped": found.skipped + tally.skipped,
+            "failed": [_slice(each.slice) for each in tally.failed],
+            "rows": tally.rows,
+            "bytes": tally.bytes,
+        },
+    )
 
 
 def verdict_lines(found: Verdict) -> Iterator[str]:

@@ -10,13 +10,15 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
-from copypipe.cli.copying import Clear, Mode, endpoint
+from copypipe.cli.copying import endpoint
 from copypipe.cli.options import (
+    Clear,
     Columns,
     Dest,
     DestSet,
     Into,
     Key,
+    Mode,
     Query,
     Source,
     SourceSet,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from copypipe.cli import advising, copying, demonstrating, keeping, verifying
+from copypipe.cli import advising, backfilling, copying, demonstrating, keeping, verifying
 from copypipe.cli.output import say
 from copypipe.errors import EXIT_CODES
 
@@ -28,6 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("copy", epilog=_exit_status())(copying.copy)
+app.command("backfill", epilog=_exit_status())(backfilling.backfill)
 app.command("verify", epilog=_exit_status())(verifying.verify)
 app.command("init", epilog=_exit_status())(keeping.init)
 app.command("clean", epilog=_exit_status())(keeping.clean)

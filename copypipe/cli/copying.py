@@ -6,7 +6,6 @@ import gc
 import os
 import sys
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,16 +13,51 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import again
 from copypipe.cli.options import (
+    Accept,
+    AllowEmpty,
+    AllowLossy,
+    AllowReverse,
+    AsJson,
+    By,
+    Cast,
+    Clear,
+    ClearOption,
     Columns,
+    Day,
     Dest,
     DestSet,
+    Exclude,
+    From,
     Into,
     Key,
+    MergeDeletes,
+    MinRatio,
+    Mode,
+    ModeOption,
+    Month,
+    Progress,
+    ProgressOption,
     Query,
+    Quiet,
+    RateLimit,
+    Retries,
+    RetryDelay,
+    Sequences,
+    Settle,
     Source,
     SourceSet,
+    StallTimeout,
     Swap,
     Table,
+    Timezone,
+    To,
+    Transport,
+    TransportOption,
+    Verbose,
+    Verify,
+    VerifyOption,
+    WaitLock,
+    Where,
 )
 from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
@@ -41,148 +75,36 @@ def _nothing() -> None:
     """Close nothing."""
 
 
-class Mode(StrEnum):
-    """Choices of --mode."""
-
-    REPLACE = "replace"
-    APPEND = "append"
-    MERGE = "merge"
-
-
-class Clear(StrEnum):
-    """Choices of --clear."""
-
-    DELETE = "delete"
-    TRUNCATE = "truncate"
-
-
-class Hazard(StrEnum):
-    """Choices of --accept."""
-
-    REFERENCES = "references"
-    CASCADE = "cascade"
-    TRIGGERS = "triggers"
-
-
-class Transport(StrEnum):
-    """Choices of --transport."""
-
-    AUTO = "auto"
-    SOCKET = "socket"
-    TLS = "tls"
-    LIBPQ = "libpq"
-
-
-class Verify(StrEnum):
-    """Choices of --verify."""
-
-    COUNT = "count"
-    CHECKSUM = "checksum"
-
-
-class Progress(StrEnum):
-    """Choices of --progress."""
-
-    AUTO = "auto"
-    BAR = "bar"
-    LOG = "log"
-    NONE = "none"
-
-
 def copy(
     context: typer.Context,
     table: Table,
     source: Source = None,
     dest: Dest = None,
     into: Into = None,
-    by: Annotated[
-        str,
-        typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
-    ] = "created_at",
-    timezone: Annotated[
-        str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
-    ] = "UTC",
-    day: Annotated[
-        str | None,
-        typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
-    ] = None,
-    month: Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
-    ] = None,
-    stop: Annotated[
-        str | None,
-        typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
-    ] = None,
+    by: By = "created_at",
+    timezone: Timezone = "UTC",
+    day: Day = None,
+    month: Month = None,
+    start: From = None,
+    stop: To = None,
     everything: Annotated[
         bool, typer.Option("--all", help="All rows, those without a time included.")
     ] = False,
-    where: Annotated[
-        str | None,
-        typer.Option(
-            help="Rows for which this SQL expression holds, on both sides; narrows a range, or is "
-            "the slice by itself.",
-            metavar="SQL",
-        ),
-    ] = None,
+    where: Where = None,
     query: Query = None,
     columns: Columns = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Leave a column out; at the dest it gets its default. Can be given again.",
-            metavar="COLUMN",
-            show_default=False,
-        ),
-    ] = None,
-    cast: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Cast a column to the dest's type; a value that this would change fails the copy. "
-            "Can be given again.",
-            metavar="COLUMN",
-            show_default=False,
-        ),
-    ] = None,
-    allow_lossy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Cast a column to the dest's type, whatever that cuts or rounds. Can be given "
-            "again.",
-            metavar="COLUMN",
-            show_default=False,
-        ),
-    ] = None,
-    mode: Annotated[
-        Mode,
-        typer.Option(
-            help="replace: make the slice equal to the source's. append: add the rows, unless the "
-            "ledger tells of them. merge: insert and update by key."
-        ),
-    ] = Mode.REPLACE,
+    exclude: Exclude = None,
+    cast: Cast = None,
+    allow_lossy: AllowLossy = None,
+    mode: ModeOption = Mode.REPLACE,
     swap: Swap = False,
     key: Key = None,
-    merge_deletes: Annotated[
-        bool,
-        typer.Option(
-            "--merge-deletes", help="Merge: remove rows of the slice that the source does not have."
-        ),
-    ] = False,
+    merge_deletes: MergeDeletes = False,
     redo: Annotated[
         bool, typer.Option("--again", help="Append also what was copied before.")
     ] = False,
-    clear: Annotated[
-        Clear,
-        typer.Option(
-            help="How the slice is removed first. truncate (for --all, and for slices that are "
-            "whole partitions) is quick and lets readers wait for the whole load."
-        ),
-    ] = Clear.DELETE,
-    allow_empty: Annotated[
-        bool,
-        typer.Option("--allow-empty", help="Let an empty source slice remove rows of the dest."),
-    ] = False,
+    clear: ClearOption = Clear.DELETE,
+    allow_empty: AllowEmpty = False,
     fail_on_empty: Annotated[
         bool,
         typer.Option(
@@ -191,108 +113,33 @@ def copy(
             "--allow-empty).",
         ),
     ] = False,
-    sequences: Annotated[
-        bool,
-        typer.Option(
-            "--sequences",
-            help="Advance the sequences of copied columns behind their maximum, never back.",
-        ),
-    ] = False,
-    accept: Annotated[
-        list[Hazard] | None,
-        typer.Option(
-            help="Go on in spite of foreign keys that point at the slice (references) or change "
-            "other tables (cascade), or of triggers that drop or change rows. Can be given again.",
-            show_default=False,
-        ),
-    ] = None,
-    min_ratio: Annotated[
-        float | None,
-        typer.Option(
-            help="Refuse to replace a slice by less than this part of its rows, as in 0.5.",
-            metavar="RATIO",
-            show_default=False,
-        ),
-    ] = None,
-    rate_limit: Annotated[
-        str | None,
-        typer.Option(help="Bytes a second at most: 500kB, 50MB, 1GB.", metavar="SIZE"),
-    ] = None,
-    verify: Annotated[
-        Verify,
-        typer.Option(
-            help="What must be equal on both sides before it commits. checksum: digests of all "
-            "rows too, which both servers compute."
-        ),
-    ] = Verify.COUNT,
-    transport: Annotated[
-        Transport,
-        typer.Option(
-            help="What carries the bytes: the connections' sockets, their TLS, or libpq, which is "
-            "slower and always works. auto chooses."
-        ),
-    ] = Transport.AUTO,
-    stall_timeout: Annotated[
-        str | None,
-        typer.Option(
-            help="Give up when nothing has come from a server for so long; never, if not given. A "
-            "long DELETE, a sort, waiting for a lock are silence too.",
-            metavar="TIME",
-        ),
-    ] = None,
-    wait_lock: Annotated[
-        str,
-        typer.Option(
-            help="How long to wait for another run on an overlapping slice; 0 gives up at once.",
-            metavar="TIME",
-        ),
-    ] = "10min",
-    retries: Annotated[
-        int,
-        typer.Option(help="How often to try again what passes: a lost connection, a deadlock."),
-    ] = requests.DEFAULT_RETRIES,
-    retry_delay: Annotated[
-        str,
-        typer.Option(
-            help="Pause before the first of these, doubled before each further one.",
-            metavar="TIME",
-        ),
-    ] = "1s",
-    settle: Annotated[
-        str,
-        typer.Option(
-            help="How long after its end a slice counts as complete, where the running "
-            "transactions of the source cannot be seen.",
-            metavar="TIME",
-        ),
-    ] = "1h",
+    sequences: Sequences = False,
+    accept: Accept = None,
+    min_ratio: MinRatio = None,
+    rate_limit: RateLimit = None,
+    verify: VerifyOption = Verify.COUNT,
+    transport: TransportOption = Transport.AUTO,
+    stall_timeout: StallTimeout = None,
+    wait_lock: WaitLock = "10min",
+    retries: Retries = requests.DEFAULT_RETRIES,
+    retry_delay: RetryDelay = "1s",
+    settle: Settle = "1h",
     no_ledger: Annotated[
         bool,
         typer.Option(
             "--no-ledger", help="Record nothing at the dest (schema copypipe, made on first need)."
         ),
     ] = False,
-    allow_reverse: Annotated[
-        bool,
-        typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),
-    ] = False,
+    allow_reverse: AllowReverse = False,
     source_set: SourceSet = None,
     dest_set: DestSet = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", "-n", help="Print the plan and change nothing.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print results (and errors) as JSON, one object a line.")
-    ] = False,
-    progress: Annotated[
-        Progress, typer.Option(help="auto: a bar on a terminal, else a line every 30 s.")
-    ] = Progress.AUTO,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Print nothing but errors (and --json).")
-    ] = False,
-    verbose: Annotated[
-        bool, typer.Option("--verbose", "-v", help="Say more, notices of the servers included.")
-    ] = False,
+    as_json: AsJson = False,
+    progress: ProgressOption = Progress.AUTO,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Replace all rows of a table without asking.")
     ] = False,
@@ -363,7 +210,7 @@ def copy(
             say(reporting.plan_json(plan) if as_json else reporting.plan_text(plan))
             plan.check()
             return
-        listener, close = _listener(progress, quiet=quiet, verbose=verbose)
+        listener, close = listener_for(progress, quiet=quiet, verbose=verbose)
         planned: list[Planned] = []
         guard.unknown = lambda: error_text(_left(context, planned), as_json=as_json)
         try:
@@ -404,7 +251,8 @@ def endpoint(
     )
 
 
-def _listener(progress: Progress, *, quiet: bool, verbose: bool) -> tuple[Listener, Close]:
+def listener_for(progress: Progress, *, quiet: bool, verbose: bool) -> tuple[Listener, Close]:
+    """Return who tells a person of events, and how to end that."""
     if quiet:
         return ignore, _nothing
     wants_bar = progress is Progress.BAR or (

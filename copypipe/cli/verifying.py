@@ -10,27 +10,27 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import (
+    By,
     Columns,
+    Day,
     Dest,
     DestSet,
+    Every,
+    From,
     Into,
     Key,
+    Month,
     Query,
+    Retries,
+    Settle,
     Source,
     SourceSet,
     Table,
+    Timezone,
+    To,
 )
 from copypipe.cli.output import error_text, log, outcome, say
 from copypipe.errors import Differs
-
-
-class Every(StrEnum):
-    """Choices of --every."""
-
-    HOUR = "hour"
-    DAY = "day"
-    WEEK = "week"
-    MONTH = "month"
 
 
 class Repair(StrEnum):
@@ -46,26 +46,12 @@ def verify(
     source: Source = None,
     dest: Dest = None,
     into: Into = None,
-    by: Annotated[
-        str,
-        typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
-    ] = "created_at",
-    timezone: Annotated[
-        str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
-    ] = "UTC",
-    day: Annotated[
-        str | None,
-        typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
-    ] = None,
-    month: Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
-    ] = None,
-    stop: Annotated[
-        str | None,
-        typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
-    ] = None,
+    by: By = "created_at",
+    timezone: Timezone = "UTC",
+    day: Day = None,
+    month: Month = None,
+    start: From = None,
+    stop: To = None,
     everything: Annotated[bool, typer.Option("--all", help="All rows, as one slice.")] = False,
     where: Annotated[
         str | None,
@@ -134,18 +120,8 @@ def verify(
             metavar="TIME",
         ),
     ] = "10min",
-    retries: Annotated[
-        int,
-        typer.Option(help="How often to try again what passes: a lost connection, a deadlock."),
-    ] = requests.DEFAULT_RETRIES,
-    settle: Annotated[
-        str,
-        typer.Option(
-            help="How long after its end a slice counts as complete, where the running "
-            "transactions of the source cannot be seen.",
-            metavar="TIME",
-        ),
-    ] = "1h",
+    retries: Retries = requests.DEFAULT_RETRIES,
+    settle: Settle = "1h",
     source_set: SourceSet = None,
     dest_set: DestSet = None,
     as_json: Annotated[

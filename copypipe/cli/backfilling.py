@@ -1,0 +1,226 @@
+"""copypipe backfill: many slices of a table, those left out that the ledger covers."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from copypipe import reporting, requests, slices
+from copypipe.cli.again import again
+from copypipe.cli.copying import endpoint, listener_for
+from copypipe.cli.options import (
+    Accept,
+    AllowEmpty,
+    AllowLossy,
+    AllowReverse,
+    AsJson,
+    By,
+    Cast,
+    Clear,
+    ClearOption,
+    Columns,
+    Dest,
+    DestSet,
+    Every,
+    Exclude,
+    From,
+    Into,
+    Key,
+    MergeDeletes,
+    MinRatio,
+    Mode,
+    ModeOption,
+    Month,
+    Progress,
+    ProgressOption,
+    Query,
+    Quiet,
+    RateLimit,
+    Retries,
+    RetryDelay,
+    Sequences,
+    Settle,
+    Source,
+    SourceSet,
+    StallTimeout,
+    Swap,
+    Table,
+    Timezone,
+    To,
+    Transport,
+    TransportOption,
+    Verbose,
+    Verify,
+    VerifyOption,
+    WaitLock,
+)
+from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.errors import PARTLY_DONE
+
+
+class Order(StrEnum):
+    """Choices of --order."""
+
+    OLDEST = "oldest"
+    NEWEST = "newest"
+
+
+def backfill(
+    context: typer.Context,
+    table: Table,
+    source: Source = None,
+    dest: Dest = None,
+    into: Into = None,
+    by: By = "created_at",
+    timezone: Timezone = "UTC",
+    month: Month = None,
+    start: From = None,
+    stop: To = None,
+    every: Annotated[
+        Every, typer.Option(help="Into what slices the range is cut, each its own transaction.")
+    ] = Every.DAY,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", help="Slices that are copied at a time.", min=1)
+    ] = 1,
+    order: Annotated[Order, typer.Option(help="Which slices come first.")] = Order.OLDEST,
+    redo: Annotated[
+        bool, typer.Option("--again", help="Copy also what the ledger covers.")
+    ] = False,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Begin no further slice after one that failed.")
+    ] = False,
+    min_slice: Annotated[
+        str | None,
+        typer.Option(
+            help="Halve a slice that a timeout or a standby's replay ends, down to this length.",
+            metavar="TIME",
+        ),
+    ] = None,
+    query: Query = None,
+    columns: Columns = None,
+    exclude: Exclude = None,
+    cast: Cast = None,
+    allow_lossy: AllowLossy = None,
+    mode: ModeOption = Mode.REPLACE,
+    swap: Swap = False,
+    key: Key = None,
+    merge_deletes: MergeDeletes = False,
+    clear: ClearOption = Clear.DELETE,
+    allow_empty: AllowEmpty = False,
+    sequences: Sequences = False,
+    accept: Accept = None,
+    min_ratio: MinRatio = None,
+    rate_limit: RateLimit = None,
+    verify: VerifyOption = Verify.COUNT,
+    transport: TransportOption = Transport.AUTO,
+    stall_timeout: StallTimeout = None,
+    wait_lock: WaitLock = "10min",
+    retries: Retries = requests.DEFAULT_RETRIES,
+    retry_delay: RetryDelay = "1s",
+    settle: Settle = "1h",
+    allow_reverse: AllowReverse = False,
+    source_set: SourceSet = None,
+    dest_set: DestSet = None,
+    as_json: AsJson = False,
+    progress: ProgressOption = Progress.AUTO,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Copy a range slice by slice, several at a time; what the ledger covers is left out.
+
+    Any number of these may share a range, on one machine or on many: a slice is copied once, and
+    that of a run that died is taken over. A slice that fails does not stop the others. Run again,
+    it goes on where it stopped.
+
+    Exits with 0 where every slice is done, and with 3 where some are and others failed.
+
+    Example: copypipe backfill public.users --from -3d --to today --jobs 4
+    """
+    with outcome(as_json=as_json):
+        request = requests.Request(
+            source=endpoint("source", source, source_set),
+            dest=endpoint("dest", dest, dest_set),
+            table=table,
+            into=into,
+            wanted=requests.wanted(
+                day=None,
+                month=slices.month(month) if month is not None else None,
+                start=slices.parse_bound(start) if start is not None else None,
+                stop=slices.parse_bound(stop) if stop is not None else None,
+                everything=False,
+                where=None,
+            ),
+            query=query,
+            columns=tuple(map(requests.computed, columns or ())),
+            exclude=tuple(exclude or ()),
+            cast=tuple(cast or ()),
+            allow_lossy=tuple(allow_lossy or ()),
+            rate_limit=requests.size(rate_limit) if rate_limit is not None else None,
+            by=by,
+            timezone=timezone,
+            mode=mode.value,
+            clear=clear.value,
+            swap=swap,
+            key=tuple(key or ()),
+            merge_deletes=merge_deletes,
+            again=redo and mode is Mode.APPEND,
+            sequences=sequences,
+            accept=tuple(hazard.value for hazard in accept or ()),
+            min_ratio=min_ratio,
+            allow_empty=allow_empty,
+            verify=verify.value,
+            transport=transport.value,
+            stall_timeout=requests.duration(stall_timeout) if stall_timeout is not None else None,
+            wait_lock=requests.duration(wait_lock),
+            retries=retries,
+            retry_delay=requests.duration(retry_delay),
+            settle=requests.duration(settle),
+            allow_reverse=allow_reverse,
+            notices=verbose,
+        )
+        requests.check(request)
+        from copypipe import backfills  # psycopg, which --help need not pay for
+
+        options = backfills.Options(
+            every=every.value,
+            jobs=jobs,
+            order=order.value,
+            again=redo,
+            fail_fast=fail_fast,
+            min_slice=timedelta(seconds=requests.duration(min_slice))
+            if min_slice is not None
+            else None,
+        )
+        listener, close = listener_for(progress, quiet=quiet, verbose=verbose)
+        tally = backfills.Tally()
+        try:
+            found, outcomes = backfills.backfill(request, options, listener)
+            for each in outcomes:
+                tally.add(each)
+                if isinstance(each, backfills.Failed):
+                    for line in error_text(each.error, as_json=as_json).splitlines():
+                        log(line)
+                elif isinstance(each, backfills.Skipped):
+                    if as_json:
+                        say(reporting.skipped_json(each.slice))
+                    elif verbose:
+                        say(reporting.skipped_line(found, each.slice))
+                elif as_json:
+                    say(reporting.result_json(each))
+                elif not quiet:
+                    say(reporting.result_line(each))
+        finally:
+            close()
+        if as_json:
+            say(reporting.backfill_json(found, tally))
+        elif not quiet:
+            say(reporting.backfill_line(found, tally))
+        if not tally.failed:
+            return
+        for each in tally.failed:
+            log(f"failed: {each.slice}; {again(context, each.slice)}")
+        nothing = not tally.done and not found.skipped
+        raise typer.Exit(tally.failed[0].error.exit_code if nothing else PARTLY_DONE)
