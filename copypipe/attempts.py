@@ -280,6 +280,8 @@ class _Run:
                 _tell(plan, listen)
             self._keep_days(plan)
             self._ask_for_yes(plan)
+            if request.skip and plan.ledger.state == "ready" and transfers.is_done(plan, dest):
+                return None
             plan, sliced_by = self._prepare(plan, dest, attempt)
             try:
                 done = transfers.transfer(plan, source, dest, listen, attempt, sliced_by)
@@ -325,14 +327,7 @@ class _Run:
 
         Returns the plan with what there is now, and by what the table is sliced.
         """
-        if plan.ledger.state == "missing":
-            made, found = ledger.make(dest, plans.OTHER_LOCKS)
-            plan = replace(plan, ledger=found)
-            if made:
-                self._listen(LedgerMade(str(dest.address)))
-            elif found.problem is not None:  # another role was quicker
-                plans.check_ledger(self._request, found)
-                self._listen(Warned(f"the ledger of the dest cannot be used: {found.problem}"))
+        plan = with_ledger(plan, dest, self._listen)
         if not plan.ledger.records:
             return plan, plan.sliced_by
         if self._untold is not None:
@@ -415,6 +410,19 @@ class _Run:
             elif committed:
                 transfers.advance(plan, dest, self._listen)
             return committed
+
+
+def with_ledger(plan: Plan, dest: Session, listen: Listener) -> Plan:
+    """Make the ledger if it can be made; return the plan with what there is now."""
+    if plan.ledger.state != "missing":
+        return plan
+    made, found = ledger.make(dest, plans.OTHER_LOCKS)
+    if made:
+        listen(LedgerMade(str(dest.address)))
+    elif found.problem is not None:  # another role was quicker
+        plans.check_ledger(plan.request, found)
+        listen(Warned(f"the ledger of the dest cannot be used: {found.problem}"))
+    return replace(plan, ledger=found)
 
 
 def _lost(unknown: CommitUnknown) -> CopypipeError:

@@ -18,7 +18,7 @@ from typing import Literal
 from copypipe import attempts, catalog, comparisons, ledger, plans, slices, workers
 from copypipe.attempts import Pair
 from copypipe.comparisons import Part
-from copypipe.errors import CopypipeError, SliceBusy, UsageError
+from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, UsageError
 from copypipe.events import (
     Committing,
     Connected,
@@ -154,6 +154,14 @@ def backfill(
                 comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
             )
             done = set() if options.again else _done(plan, column, parts, dest)
+        plan = attempts.with_ledger(plan, dest, listen)
+    if not plan.ledger.records:
+        raise PlanRefused(
+            "dest: nothing can tell which slices are done",
+            detail=f"The ledger cannot be used: {plan.ledger.problem}.",
+            hint="Have its owner grant the rights (copypipe grants), or copy each slice by itself.",
+            side="dest",
+        )
     for warning in plan.warnings:
         listen(Warned(warning))
     todo = [part for place, part in enumerate(parts) if place not in done]

@@ -194,6 +194,21 @@ def covered(plan: Plan, dest: Session) -> bool:
     return not found[0] or catalog.has_rows(dest, plan.dest.table, around)
 
 
+def is_done(plan: Plan, dest: Session) -> bool:
+    """Return whether the ledger covers the slice, before anything is told of an attempt.
+
+    Raises SliceBusy where nobody shall be waited for and another run has the slice: of many runs
+    that share a range each would write down many attempts that came to nothing.
+    """
+    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+        if covered(plan, dest):
+            return True
+    held = plan.request.wait_lock == 0 and _holders(plan, dest, locks(plan.slice, plan.sliced_by))
+    if held:
+        raise _busy(plan, [pid for pid, _ in held])
+    return False
+
+
 class _Proof:
     """The digest of what the source sent, and that of what the dest holds, compared.
 
@@ -493,10 +508,14 @@ def _begin_locked(plan: Plan, dest: Session, wanted: Sequence[Lock], seconds: fl
         )
         return
     dest.rollback()
-    pids = ", ".join(str(pid) for pid, _ in _holders(plan, dest, wanted))
-    raise SliceBusy(
+    raise _busy(plan, [pid for pid, _ in _holders(plan, dest, wanted)])
+
+
+def _busy(plan: Plan, pids: Sequence[int]) -> SliceBusy:
+    held = ", ".join(map(str, pids))
+    return SliceBusy(
         f"another run holds a slice that overlaps {plan.slice} of {plan.dest.table.full_name}",
-        detail=f"Backends at the dest that hold it: {pids}." if pids else None,
+        detail=f"Backends at the dest that hold it: {held}." if held else None,
         hint="Run it again later, or wait longer with --wait-lock.",
         side="dest",
     )
