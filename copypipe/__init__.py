@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copypipe.api import copy, verify
+    from copypipe.api import Backfilled, backfill, copy, verify
+    from copypipe.comparisons import Failed
     from copypipe.errors import (
         CommitUnknown,
         ConnectionLost,
@@ -20,11 +21,12 @@ if TYPE_CHECKING:
         UsageError,
     )
     from copypipe.transfers import Transferred
-    from copypipe.verdicts import Failed, Verdict
+    from copypipe.verdicts import Verdict
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Backfilled",
     "CommitUnknown",
     "ConnectionLost",
     "CopyFailed",
@@ -40,15 +42,18 @@ __all__ = [
     "UsageError",
     "Verdict",
     "__version__",
+    "backfill",
     "copy",
     "verify",
 ]
 
 _ROOMS = {
+    "Backfilled": "copypipe.api",
+    "backfill": "copypipe.api",
     "copy": "copypipe.api",
     "verify": "copypipe.api",
     "Transferred": "copypipe.transfers",
-    "Failed": "copypipe.verdicts",
+    "Failed": "copypipe.comparisons",
     "Verdict": "copypipe.verdicts",
 }
 

@@ -6,9 +6,12 @@ The engine never prints, never exits and leaves signals to the caller.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import date
+from dataclasses import dataclass
+from datetime import date, timedelta
 
-from copypipe import attempts, requests, slices, verdicts
+from copypipe import attempts, backfills, requests, slices, verdicts
+from copypipe.backfills import Order
+from copypipe.comparisons import Failed
 from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
 from copypipe.requests import (
@@ -27,7 +30,7 @@ from copypipe.requests import (
 )
 from copypipe.slices import Bound, DaysAgo
 from copypipe.transfers import Transferred
-from copypipe.verdicts import Failed, Options, Repair, Verdict
+from copypipe.verdicts import Options, Repair, Verdict
 
 
 def copy(
@@ -167,6 +170,137 @@ def copy(
         notices=notices,
     )
     return attempts.copy(request, listener, lambda plan: False)
+
+
+def backfill(
+    table: str,
+    *,
+    source: str | Connect,
+    dest: str | Connect,
+    into: str | None = None,
+    month: str | None = None,
+    start: str | Bound | None = None,
+    stop: str | Bound | None = None,
+    every: slices.Every = "day",
+    jobs: int = 1,
+    order: Order = "oldest",
+    again: bool = False,
+    fail_fast: bool = False,
+    min_slice: timedelta | None = None,
+    query: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    exclude: Sequence[str] = (),
+    cast: Sequence[str] = (),
+    allow_lossy: Sequence[str] = (),
+    by: str = "created_at",
+    timezone: str = "UTC",
+    mode: Mode = "replace",
+    clear: Clear = "delete",
+    swap: bool = False,
+    key: Sequence[str] = (),
+    merge_deletes: bool = False,
+    sequences: bool = False,
+    accept: Sequence[Hazard] = (),
+    min_ratio: float | None = None,
+    allow_empty: bool = False,
+    rate_limit: int | None = None,
+    verify: Verify = "count",
+    transport: Transport = "auto",
+    stall_timeout: float | None = None,
+    wait_lock: float = DEFAULT_WAIT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    retry_delay: float = DEFAULT_RETRY_SECONDS,
+    settle: float = DEFAULT_SETTLE_SECONDS,
+    allow_reverse: bool = False,
+    source_set: Mapping[str, str] | None = None,
+    dest_set: Mapping[str, str] | None = None,
+    notices: bool = False,
+    listener: Listener = ignore,
+) -> Backfilled:
+    """Copy a range of `table` slice by slice, `jobs` at a time; what the ledger covers is left out.
+
+    Each `every` (day, hour, week, month) is a slice with a transaction of its own. Any number of
+    calls may share a range, on one machine or on many: each slice is copied once. `again` copies
+    also what the ledger covers; `fail_fast` begins no further slice after one that failed, which
+    otherwise do not stop the others. A slice that a timeout or a standby's replay ends is halved,
+    down to `min_slice`. The other arguments are those of `copy`.
+
+    Returns what became of the slices; raises a CopypipeError where nothing could be begun, and then
+    nothing was changed. `listener` is called from several threads, one at a time.
+    """
+    request = Request(
+        source=Endpoint(source, "argument source", tuple((source_set or {}).items())),
+        dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
+        table=table,
+        into=into,
+        wanted=requests.wanted(
+            day=None,
+            month=slices.month(month) if month is not None else None,
+            start=_bound(start),
+            stop=_bound(stop),
+            everything=False,
+            where=None,
+        ),
+        query=query,
+        columns=tuple((columns or {}).items()),
+        exclude=_names("exclude", exclude),
+        cast=_names("cast", cast),
+        allow_lossy=_names("allow_lossy", allow_lossy),
+        rate_limit=rate_limit,
+        verify=verify,
+        transport=transport,
+        stall_timeout=stall_timeout,
+        by=by,
+        timezone=timezone,
+        mode=mode,
+        clear=clear,
+        swap=swap,
+        key=_names("key", key),
+        merge_deletes=merge_deletes,
+        again=again and mode == "append",
+        sequences=sequences,
+        accept=tuple(accept),
+        min_ratio=min_ratio,
+        allow_empty=allow_empty,
+        wait_lock=wait_lock,
+        retries=retries,
+        retry_delay=retry_delay,
+        settle=settle,
+        allow_reverse=allow_reverse,
+        notices=notices,
+    )
+    options = backfills.Options(
+        every=every,
+        jobs=jobs,
+        order=order,
+        again=again,
+        fail_fast=fail_fast,
+        min_slice=min_slice,
+    )
+    found, outcomes = backfills.backfill(request, options, listener)
+    tally = backfills.Tally()
+    for outcome in outcomes:
+        tally.add(outcome)
+    return Backfilled(
+        table=found.table,
+        slices=found.parts,
+        skipped=found.skipped + tally.skipped,
+        copied=tuple(tally.copied),
+        failed=tuple(tally.failed),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Backfilled:
+    """What became of the slices of a range."""
+
+    table: str
+    slices: int
+    skipped: int
+    """Those that the ledger covered, or another call copied meanwhile."""
+    copied: tuple[Transferred, ...]
+    failed: tuple[Failed, ...]
+    """Each with its `slice` and `error`; the dest holds there what it held."""
 
 
 def verify(

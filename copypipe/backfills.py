@@ -17,7 +17,7 @@ from typing import Literal
 
 from copypipe import attempts, catalog, comparisons, ledger, plans, slices, workers
 from copypipe.attempts import Pair
-from copypipe.comparisons import Part
+from copypipe.comparisons import Failed, Part
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, UsageError
 from copypipe.events import (
     Committing,
@@ -83,19 +83,6 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
-    """A slice that holds what it held."""
-
-    part: Part
-    error: CopypipeError
-
-    @property
-    def slice(self) -> Slice:
-        """Return the slice."""
-        return self.part.slice
-
-
-@dataclass(frozen=True, slots=True)
 class _Busy:
     """A slice that another run is copying."""
 
@@ -109,9 +96,7 @@ Outcome = Transferred | Skipped | Failed
 class Tally:
     """How a backfill went."""
 
-    done: int = 0
-    rows: int = 0
-    bytes: int = 0
+    copied: list[Transferred] = field(default_factory=list)
     skipped: int = 0
     """Copied by another run meanwhile."""
     failed: list[Failed] = field(default_factory=list)
@@ -123,9 +108,7 @@ class Tally:
         elif isinstance(outcome, Skipped):
             self.skipped += 1
         else:
-            self.done += 1
-            self.rows += outcome.rows
-            self.bytes += outcome.bytes
+            self.copied.append(outcome)
 
 
 def backfill(
@@ -281,11 +264,11 @@ class _Worker:
         try:
             done = attempts.copy_part(request, self._hear, self._pair, plan)
         except SliceBusy as error:
-            return [_Busy(part) if patience == 0 else Failed(part, error)]
+            return [_Busy(part) if patience == 0 else Failed(part.slice, error)]
         except CopypipeError as error:
             halves = self._halves(part, error)
             if halves is None:
-                return [Failed(part, error)]
+                return [Failed(part.slice, error)]
             return [outcome for half in halves for outcome in self.copy(half, patience)]
         return [Skipped(part.slice) if done is None else done]
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from copypipe import catalog, crossings, digests, ledger, plans, slices, tables
 from copypipe.addresses import Address
 from copypipe.digests import Forms
-from copypipe.errors import PlanRefused
+from copypipe.errors import CopypipeError, PlanRefused
 from copypipe.hazards import Refusals, check_reading
 from copypipe.ledger import Ledger
 from copypipe.plans import Copied, Found
@@ -39,6 +39,14 @@ class Part:
 
     wanted: Wanted
     slice: Slice
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A slice of many of which nothing came, and why; the dest holds there what it held."""
+
+    slice: Slice
+    error: CopypipeError
 
 
 @dataclass(frozen=True, slots=True)

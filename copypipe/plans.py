@@ -564,9 +564,12 @@ def _ledger(request: Request, dest: Session, table: Table) -> tuple[Ledger, str 
 def _check_new(
     request: Request, kept: Ledger, dest: Session, table: Table, slice_: slices.Slice
 ) -> None:
-    """Refuse to append what may be there already, or where nothing can tell."""
+    """Refuse to append what may be there already, or where nothing can tell.
+
+    Of many slices those that are there are left out, each by itself.
+    """
     check_ledger(request, kept)
-    if kept.state == "ready" and not request.again:
+    if kept.state == "ready" and not (request.again or request.skip):
         ledger.check_new(dest, table, slice_)
 
 

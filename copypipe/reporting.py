@@ -95,14 +95,15 @@ def skipped_json(slice_: Slice) -> str:
 def backfill_line(found: Range, tally: BackfillTally) -> str:
     """Return the last line of many slices."""
     skipped = found.skipped + tally.skipped
-    counts = [f"{tally.done} copied"]
+    counts = [f"{len(tally.copied)} copied"]
     counts += [f"{skipped} were there"] if skipped else []
     counts += [f"{len(tally.failed)} failed"] if tally.failed else []
-    left = found.parts - tally.done - skipped - len(tally.failed)
+    rows = sum(each.rows for each in tally.copied)
+    left = found.parts - len(tally.copied) - skipped - len(tally.failed)
     counts += [f"{left} not begun"] if left > 0 else []
     return one_line(
-        f"{found.table}: {found.parts} slices, {', '.join(counts)}; {tally.rows} rows, "
-        f"{size(tally.bytes)}"
+        f"{found.table}: {found.parts} slices, {', '.join(counts)}; {rows} rows, "
+        f"{size(sum(each.bytes for each in tally.copied))}"
     )
 
 
@@ -113,11 +114,11 @@ def backfill_json(found: Range, tally: BackfillTally) -> str:
         {
             "dest_table": found.table,
             "slices": found.parts,
-            "copied": tally.done,
+            "copied": len(tally.copied),
             "skipped": found.skipped + tally.skipped,
             "failed": [_slice(each.slice) for each in tally.failed],
-            "rows": tally.rows,
-            "bytes": tally.bytes,
+            "rows": sum(each.rows for each in tally.copied),
+            "bytes": sum(each.bytes for each in tally.copied),
         },
     )
 

@@ -31,7 +31,7 @@ from copypipe import (
     workers,
 )
 from copypipe.attempts import Pair
-from copypipe.comparisons import Comparison, Part
+from copypipe.comparisons import Comparison, Failed, Part
 from copypipe.digests import Digest
 from copypipe.errors import CopypipeError, Differs, PlanRefused, SliceBusy
 from copypipe.events import Connected, Event, Listener, Retried, Silent, Waiting, ignore
@@ -125,14 +125,6 @@ class Verdict:
     def is_different(self) -> bool:
         """Return whether the dest does not hold what it should."""
         return self.verdict in ("differs", "missing", "extra")
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """A slice of which nothing could be told."""
-
-    slice: Slice
-    error: CopypipeError
 
 
 @dataclass

@@ -183,6 +183,7 @@ def backfill(
         )
         requests.check(request)
         from copypipe import backfills  # psycopg, which --help need not pay for
+        from copypipe.comparisons import Failed
 
         options = backfills.Options(
             every=every.value,
@@ -200,7 +201,7 @@ def backfill(
             found, outcomes = backfills.backfill(request, options, listener)
             for each in outcomes:
                 tally.add(each)
-                if isinstance(each, backfills.Failed):
+                if isinstance(each, Failed):
                     for line in error_text(each.error, as_json=as_json).splitlines():
                         log(line)
                 elif isinstance(each, backfills.Skipped):
@@ -222,5 +223,5 @@ def backfill(
             return
         for each in tally.failed:
             log(f"failed: {each.slice}; {again(context, each.slice)}")
-        nothing = not tally.done and not found.skipped
+        nothing = not tally.copied and not found.skipped
         raise typer.Exit(tally.failed[0].error.exit_code if nothing else PARTLY_DONE)

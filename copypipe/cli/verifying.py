@@ -168,6 +168,7 @@ def verify(
         )
         requests.check(request)
         from copypipe import verdicts  # psycopg, which --help need not pay for
+        from copypipe.comparisons import Failed
 
         options = verdicts.Options(
             every=every.value,
@@ -181,7 +182,7 @@ def verify(
         tally = verdicts.Tally()
         for found in verdicts.verify(request, options, lines):
             tally.add(found)
-            if isinstance(found, verdicts.Failed):
+            if isinstance(found, Failed):
                 for line in error_text(found.error, as_json=as_json).splitlines():
                     log(line)
             elif as_json:

@@ -9,6 +9,7 @@ import pytest
 import copypipe
 
 NAMES = [
+    "Backfilled",
     "CommitUnknown",
     "ConnectionLost",
     "CopyFailed",
@@ -24,6 +25,7 @@ NAMES = [
     "UsageError",
     "Verdict",
     "__version__",
+    "backfill",
     "copy",
     "verify",
 ]
@@ -72,6 +74,14 @@ def test_options_of_copy() -> None:
     assert keyword_only == OPTIONS.split(", ")[1:]
     needed = [p.name for p in parameters.values() if p.default is p.empty]
     assert needed == ["table", "source", "dest"]
+
+
+def test_what_backfill_has_in_common_with_copy() -> None:
+    copy, backfill = (inspect.signature(f).parameters for f in (copypipe.copy, copypipe.backfill))
+    common = copy.keys() & backfill.keys()
+    assert all(copy[name].default == backfill[name].default for name in common)
+    own = {"every", "jobs", "order", "fail_fast", "min_slice"}
+    assert backfill.keys() - copy.keys() == own
 
 
 def test_what_verify_has_in_common_with_copy() -> None:
