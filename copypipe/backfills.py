@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,12 +21,13 @@ from copypipe.attempts import Pair
 from copypipe.comparisons import Failed, Part
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, UsageError
 from copypipe.events import (
+    Advanced,
     Committing,
     Connected,
     Decided,
     Event,
-    LedgerMade,
     Listener,
+    Progress,
     Retried,
     Silent,
     Waiting,
@@ -201,11 +203,11 @@ def _copied(
 ) -> Iterator[Outcome]:
     """Copy the slices; first those that nobody else has, then the others."""
     stop = Stop()
-    hears = threading.Lock()
+    advance = _Advance(listen, len(todo), options.jobs, plan.estimated_bytes * len(todo) // of)
 
     @contextmanager
     def worker() -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
-        with closing(_Worker(request, options, plan, of, listen, hears, stop)) as each:
+        with closing(_Worker(request, options, plan, of, advance, stop)) as each:
             yield each.copy
 
     busy: list[Part] = []
@@ -218,14 +220,67 @@ def _copied(
             if isinstance(outcome, Failed) and options.fail_fast:
                 return
     stop = Stop()
-    patient = replace(options, jobs=min(options.jobs, max(1, len(busy))))
     for part in busy:
         # Whoever had it is done by now, or died: then it is to be copied after all.
-        with closing(_Worker(request, patient, plan, of, listen, hears, stop)) as each:
+        with closing(_Worker(request, options, plan, of, advance, stop)) as each:
             for outcome in each.copy(part, patience=request.wait_lock):
                 if isinstance(outcome, _Busy):
                     raise AssertionError("who waits for a slice has it, or an error")
                 yield outcome
+
+
+# How often the progress of all workers is told.
+_ADVANCE_SECONDS = 0.1
+
+
+class _Advance:
+    """What all workers have done, told to the listener; they are heard one at a time."""
+
+    def __init__(self, listen: Listener, slices: int, jobs: int, estimated_bytes: int) -> None:
+        self._listen = listen
+        self._lock = threading.Lock()
+        self._now = Advanced(slices, 0, 0, jobs, 0, 0, estimated_bytes)
+        self._under_way: dict[_Worker, Progress] = {}
+        self._told = 0.0
+
+    def hear(self, event: Event) -> None:
+        """Pass on an event of a worker."""
+        with self._lock:
+            self._listen(event)
+
+    def move(self, worker: _Worker, progress: Progress) -> None:
+        """Take note of how far a worker is with its slice."""
+        with self._lock:
+            self._under_way[worker] = progress
+            if time.monotonic() - self._told >= _ADVANCE_SECONDS:
+                self._tell()
+
+    def end(self, worker: _Worker, outcomes: Sequence[Outcome | _Busy]) -> None:
+        """Take note of what became of a slice."""
+        with self._lock:
+            self._under_way.pop(worker, None)
+            copied = [each for each in outcomes if isinstance(each, Transferred)]
+            failed = any(isinstance(each, Failed) for each in outcomes)
+            busy = any(isinstance(each, _Busy) for each in outcomes)
+            self._now = replace(
+                self._now,
+                done=self._now.done + (not failed and not busy),
+                failed=self._now.failed + failed,
+                bytes=self._now.bytes + sum(each.bytes for each in copied),
+                rows=self._now.rows + sum(each.rows for each in copied),
+            )
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        moving = self._under_way.values()
+        self._listen(
+            replace(
+                self._now,
+                bytes=self._now.bytes + sum(each.bytes for each in moving),
+                rows=self._now.rows + sum(each.rows for each in moving),
+            )
+        )
 
 
 class _Worker:
@@ -237,16 +292,14 @@ class _Worker:
         options: Options,
         plan: Plan,
         of: int,
-        listen: Listener,
-        hears: threading.Lock,
+        advance: _Advance,
         stop: Stop,
     ) -> None:
         self._request = request
         self._options = options
         self._plan = plan
         self._of = of
-        self._listen = listen
-        self._hears = hears
+        self._advance = advance
         self._stop = stop
         self._committing = False
         self._pair = Pair(request, self._hear, self._look)
@@ -257,6 +310,11 @@ class _Worker:
 
     def copy(self, part: Part, patience: float = 0.0) -> list[Outcome | _Busy]:
         """Copy a slice, or its halves where it takes too long."""
+        outcomes = self._copy(part, patience)
+        self._advance.end(self, outcomes)
+        return outcomes
+
+    def _copy(self, part: Part, patience: float) -> list[Outcome | _Busy]:
         request = replace(self._request, wanted=part.wanted, wait_lock=patience)
         plan = None
         if not (request.swap or request.clear == "truncate"):  # their partitions are to be found
@@ -269,7 +327,7 @@ class _Worker:
             halves = self._halves(part, error)
             if halves is None:
                 return [Failed(part.slice, error)]
-            return [outcome for half in halves for outcome in self.copy(half, patience)]
+            return [outcome for half in halves for outcome in self._copy(half, patience)]
         return [Skipped(part.slice) if done is None else done]
 
     def _halves(self, part: Part, error: CopypipeError) -> Sequence[Part] | None:
@@ -292,6 +350,7 @@ class _Worker:
         elif isinstance(event, Decided):
             self._committing = False
         self._look()
-        if isinstance(event, LedgerMade | Retried | Silent | Waiting):
-            with self._hears:
-                self._listen(event)
+        if isinstance(event, Progress):
+            self._advance.move(self, event)
+        elif isinstance(event, Retried | Silent | Waiting):
+            self._advance.hear(event)

@@ -120,8 +120,25 @@ class Retried:
     seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class Advanced:
+    """How far a run of many slices is, over all workers; a few times a second."""
+
+    slices: int
+    """All that there are to do."""
+    done: int
+    failed: int
+    jobs: int
+    """How many are under way at a time."""
+    bytes: int
+    rows: int
+    estimated_bytes: int
+    """Of all that is to be done."""
+
+
 Event = (
-    Connected
+    Advanced
+    | Connected
     | Warned
     | Planned
     | Waiting

@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import date
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -681,6 +681,8 @@ class Lines:
                 self._write(f"waiting for the {side} for {seconds:.0f} s: {doing}")
             case events.Progress():
                 self._moved = event
+            case events.Advanced():
+                self._advanced(event)
             case events.Committing():
                 self._doing = "committing"
                 if self._verbose:
@@ -715,6 +717,14 @@ class Lines:
         if self._progress:
             threading.Thread(target=self._tick, name="copypipe progress", daemon=True).start()
 
+    def _advanced(self, event: events.Advanced) -> None:
+        """Write how far many slices are, now and then."""
+        now = self._clock()
+        if not self._progress or now - self._began < LOG_SECONDS:
+            return
+        self._began = now
+        self._write(f"{_slices(event)}, {size(event.bytes)}{_of(event.estimated_bytes)}")
+
     def _tick(self) -> None:
         while not self._closed.wait(LOG_SECONDS):
             self.tell()
@@ -726,15 +736,61 @@ class Lines:
             self._write(f"{self._label}: {self._doing}, {seconds:.0f} s so far")
             return
         rate = size(round(self._moved.bytes / seconds)) if seconds else "0 bytes"
-        of = f" of about {size(self._estimated)}" if self._estimated else ""
         self._write(
-            f"{self._label}: {self._doing}, {size(self._moved.bytes)}{of}, "
+            f"{self._label}: {self._doing}, {size(self._moved.bytes)}{_of(self._estimated)}, "
             f"{self._moved.rows} rows, {rate}/s"
         )
 
     def close(self) -> None:
         """Write no more about progress."""
         self._closed.set()
+
+
+def _of(estimated: int | None) -> str:
+    return f" of about {size(estimated)}" if estimated else ""
+
+
+def _slices(event: events.Advanced) -> str:
+    failed = f", {event.failed} failed" if event.failed else ""
+    jobs = f", {event.jobs} jobs" if event.jobs > 1 else ""
+    return f"{event.done}/{event.slices} slices{failed}{jobs}, {_short(event.rows)} rows"
+
+
+def _short(count: int) -> str:
+    """Return a number in three digits or so: 950, 31k, 3.1M."""
+    value = float(count)
+    for unit in ("", "k", "M", "G"):
+        if value < 1000 or unit == "G":
+            break
+        value /= 1000
+    return f"{value:.1f}{unit}" if unit and value < 10 else f"{value:.0f}{unit}"
+
+
+class Spark:
+    """The speed of the last minute as a line of blocks, five seconds each."""
+
+    BLOCKS = "▁▂▃▄▅▆▇█"
+    SECONDS = 5.0
+    LENGTH = 12
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = clock()
+        self._before = 0
+        self._moved: list[int] = [0]
+
+    def __call__(self, count: int) -> str:
+        """Take note of how many bytes there are by now, and return the line."""
+        while self._clock() - self._began >= self.SECONDS:
+            self._began += self.SECONDS
+            self._moved = [*self._moved[-self.LENGTH + 1 :], 0]
+        self._moved[-1] += max(0, count - self._before)
+        self._before = count
+        most = max(self._moved)
+        if not most:
+            return ""
+        top = len(self.BLOCKS) - 1
+        return "".join(self.BLOCKS[round(moved / most * top)] for moved in self._moved)
 
 
 class _Forgiving(io.TextIOBase):
@@ -773,6 +829,7 @@ class Bar:
         self._leave = leave
         self._label = ""
         self._estimated: int | None = None
+        self._spark = Spark()
 
     def __call__(self, event: events.Event, /) -> None:
         """Draw what the event says."""
@@ -785,7 +842,12 @@ class Bar:
                 self._open()
                 self._lines(event)
             case events.Progress(count, rows):
-                self._advance(count, rows)
+                self._advance(count, f"{rows} rows")
+            case events.Advanced():
+                if self._bar is None:
+                    self._estimated = event.estimated_bytes or None
+                    self._open()
+                self._advance(event.bytes, f"{_slices(event)} {self._spark(event.bytes)}")
             case events.Retried():
                 self.close()
                 self._lines(event)
@@ -812,12 +874,12 @@ class Bar:
             leave=self._leave,
         )
 
-    def _advance(self, count: int, rows: int) -> None:
+    def _advance(self, count: int, told: str) -> None:
         if self._bar is None:
             return
         if self._bar.total is not None and count > self._bar.total:
             self._bar.total = None  # the statistics were wrong: a bar beyond 100 % says nothing
-        self._bar.set_postfix_str(f"{rows} rows", refresh=False)
+        self._bar.set_postfix_str(told, refresh=False)
         self._bar.update(count - self._bar.n)
 
     def _above(self, line: str) -> None:
@@ -825,6 +887,15 @@ class Bar:
             self._stream.write(line + "\n")
         else:
             self._bar.write(line, file=self._stream)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Take the bar away while somebody else writes to the terminal."""
+        if self._bar is None:
+            yield
+            return
+        with self._bar.external_write_mode(file=self._stream):
+            yield
 
     def close(self) -> None:
         """Draw no more."""

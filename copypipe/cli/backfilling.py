@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from datetime import timedelta
 from enum import StrEnum
 from typing import Annotated
@@ -197,22 +198,27 @@ def backfill(
         )
         listener, close = listener_for(progress, quiet=quiet, verbose=verbose)
         tally = backfills.Tally()
+
+        def tell(each: backfills.Outcome) -> None:
+            if isinstance(each, Failed):
+                for line in error_text(each.error, as_json=as_json).splitlines():
+                    log(line)
+            elif isinstance(each, backfills.Skipped):
+                if as_json:
+                    say(reporting.skipped_json(each.slice))
+                elif verbose:
+                    say(reporting.skipped_line(found, each.slice))
+            elif as_json:
+                say(reporting.result_json(each))
+            elif not quiet:
+                say(reporting.result_line(each))
+
         try:
             found, outcomes = backfills.backfill(request, options, listener)
             for each in outcomes:
                 tally.add(each)
-                if isinstance(each, Failed):
-                    for line in error_text(each.error, as_json=as_json).splitlines():
-                        log(line)
-                elif isinstance(each, backfills.Skipped):
-                    if as_json:
-                        say(reporting.skipped_json(each.slice))
-                    elif verbose:
-                        say(reporting.skipped_line(found, each.slice))
-                elif as_json:
-                    say(reporting.result_json(each))
-                elif not quiet:
-                    say(reporting.result_line(each))
+                with listener.aside() if isinstance(listener, reporting.Bar) else nullcontext():
+                    tell(each)
         finally:
             close()
         if as_json:
