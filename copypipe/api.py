@@ -187,6 +187,8 @@ def backfill(
     again: bool = False,
     fail_fast: bool = False,
     min_slice: timedelta | None = None,
+    snapshot: bool = False,
+    max_replica_lag: float | None = None,
     query: str | None = None,
     columns: Mapping[str, str] | None = None,
     exclude: Sequence[str] = (),
@@ -223,7 +225,9 @@ def backfill(
     calls may share a range, on one machine or on many: each slice is copied once. `again` copies
     also what the ledger covers; `fail_fast` begins no further slice after one that failed, which
     otherwise do not stop the others. A slice that a timeout or a standby's replay ends is halved,
-    down to `min_slice`. The other arguments are those of `copy`.
+    down to `min_slice`. With `snapshot` all slices are read in one snapshot of the source. No slice
+    is begun while a standby of either side is more than `max_replica_lag` seconds behind. The other
+    arguments are those of `copy`.
 
     Returns what became of the slices; raises a CopypipeError where nothing could be begun, and then
     nothing was changed. `listener` is called from several threads, one at a time.
@@ -276,6 +280,8 @@ def backfill(
         again=again,
         fail_fast=fail_fast,
         min_slice=min_slice,
+        snapshot=snapshot,
+        max_replica_lag=max_replica_lag,
     )
     found, outcomes = backfills.backfill(request, options, listener)
     tally = backfills.Tally()

@@ -53,6 +53,7 @@ from copypipe.plans import Plan
 from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check, check_settings, left_open
 from copypipe.servers import Session
+from copypipe.snapshots import Snapshot
 from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Covered, Transferred
 from copypipe.watches import Watch
@@ -154,14 +155,19 @@ def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
 
 
 def copy_part(
-    request: Request, listen: Listener, pair: Pair, plan: Plan | None = None
+    request: Request,
+    listen: Listener,
+    pair: Pair,
+    plan: Plan | None = None,
+    snapshot: Snapshot | None = None,
 ) -> Transferred | None:
     """Copy one slice of many over connections that are kept, as `copy` does.
 
     `plan` is that of the slice, if there is one by now: else, and for further tries, it is made.
+    `snapshot` is the one in which the source is read; else each try takes one of its own.
     Returns None where the request skips what the ledger covers, and it covers the slice.
     """
-    return _Run(request, listen, lambda plan: False, pair, plan)()
+    return _Run(request, listen, lambda plan: False, pair, plan, snapshot)()
 
 
 def plan(request: Request, listen: Listener) -> Plan:
@@ -214,12 +220,14 @@ class _Run:
         approve: Approve,
         pair: Pair,
         planned: Plan | None = None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self._request = request
         self._listen = listen
         self._approve = approve
         self._pair = pair
         self._run_id = pair.run_id
+        self._snapshot = snapshot
         self._planned = planned
         """For the first try."""
         self._unknown: CommitUnknown | None = None
@@ -284,7 +292,9 @@ class _Run:
                 return None
             plan, sliced_by = self._prepare(plan, dest, attempt)
             try:
-                done = transfers.transfer(plan, source, dest, listen, attempt, sliced_by)
+                done = transfers.transfer(
+                    plan, source, dest, listen, attempt, sliced_by, self._snapshot
+                )
                 transfers.commit(dest, listen)
             except Covered:
                 dest.rollback()
@@ -400,7 +410,7 @@ class _Run:
     ) -> bool | None:
         """Connect to the dest and ask; tell the ledger of a COMMIT that did not happen."""
         with (
-            _connected("dest", self._request.dest, self._run_id, self._pair.reached) as dest,
+            connected("dest", self._request.dest, self._run_id, self._pair.reached) as dest,
             closing(Watch(dest, dest, self._listen, self._request.stall_timeout)) as watch,
         ):
             dest.idle = watch
@@ -476,8 +486,8 @@ def both(
     `reached` are the sides that have let this run in before, and gets those that do.
     """
     with (
-        _connected("source", request.source, run_id, reached) as source,
-        _connected("dest", request.dest, run_id, reached) as dest,
+        connected("source", request.source, run_id, reached) as source,
+        connected("dest", request.dest, run_id, reached) as dest,
     ):
         for session in (source, dest):
             session.hear(lambda *said: listen(_noticed(*said)))
@@ -487,10 +497,8 @@ def both(
 
 
 @contextmanager
-def _connected(
-    side: Side, endpoint: Endpoint, run_id: str, reached: set[Side]
-) -> Iterator[Session]:
-    """Connect to a side. One that has let this run in before does not refuse it for good."""
+def connected(side: Side, endpoint: Endpoint, run_id: str, reached: set[Side]) -> Iterator[Session]:
+    """Connect to a side. One that is among `reached` does not refuse the run for good."""
     with ExitStack() as stack:
         try:
             session = stack.enter_context(servers.connected(side, endpoint, run_id))

@@ -11,12 +11,22 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
 
-from copypipe import attempts, catalog, comparisons, ledger, plans, slices, workers
+from copypipe import (
+    attempts,
+    catalog,
+    comparisons,
+    ledger,
+    plans,
+    slices,
+    snapshots,
+    transfers,
+    workers,
+)
 from copypipe.attempts import Pair
 from copypipe.comparisons import Failed, Part
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, UsageError
@@ -26,6 +36,7 @@ from copypipe.events import (
     Connected,
     Decided,
     Event,
+    Lagging,
     Listener,
     Progress,
     Retried,
@@ -38,10 +49,11 @@ from copypipe.plans import Plan
 from copypipe.requests import Request
 from copypipe.servers import Session
 from copypipe.slices import Between, Every, Slice
+from copypipe.snapshots import Snapshot
 from copypipe.statements import copies
 from copypipe.tables import Column
 from copypipe.transfers import Transferred
-from copypipe.workers import Stop
+from copypipe.workers import Stop, Stopped
 
 Order = Literal["oldest", "newest"]
 
@@ -63,6 +75,10 @@ class Options:
     """Begin no further slice after one that failed."""
     min_slice: timedelta | None = None
     """Down to which length a slice that takes too long is halved; None for never."""
+    snapshot: bool = False
+    """Read all slices in one snapshot of the source; else each in one of its own."""
+    max_replica_lag: float | None = None
+    """Begin no slice while a standby of either side is behind by more seconds; None for any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,31 +218,95 @@ def _copied(
     of: int,
 ) -> Iterator[Outcome]:
     """Copy the slices; first those that nobody else has, then the others."""
-    stop = Stop()
-    advance = _Advance(listen, len(todo), options.jobs, plan.estimated_bytes * len(todo) // of)
+    work = _Work(
+        request,
+        options,
+        plan,
+        of,
+        _Advance(listen, len(todo), options.jobs, plan.estimated_bytes * len(todo) // of),
+        Stop(),
+    )
+    with ExitStack() as stack:
+        if options.snapshot and todo:
+            work = replace(work, snapshot=stack.enter_context(_snapshot(work)))
+        stack.enter_context(work.blaming())
+        busy: list[Part] = []
+        for outcomes in workers.each(todo, options.jobs, work.opened, work.stop):
+            for outcome in outcomes:
+                if isinstance(outcome, _Busy):
+                    busy.append(outcome.part)
+                    continue
+                yield outcome
+                if isinstance(outcome, Failed) and options.fail_fast:
+                    return
+        last = replace(work, stop=Stop())
+        for part in busy:
+            # Whoever had it is done by now, or died: then it is to be copied after all.
+            with closing(_Worker(last)) as each:
+                for outcome in each.copy(part, patience=request.wait_lock):
+                    if isinstance(outcome, _Busy):
+                        raise AssertionError("who waits for a slice has it, or an error")
+                    yield outcome
+
+
+@contextmanager
+def _snapshot(work: _Work) -> Iterator[Snapshot]:
+    """Hold one snapshot of the source, and end all where it is lost."""
+    request, plan = work.request, work.plan
+    with attempts.connected("source", request.source, secrets.token_hex(8), set()) as leader:
+        seen = transfers.begin_shared(plan, leader)
+        with snapshots.held(leader, seen, work.end) as snapshot:
+            yield snapshot
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What all workers have in common."""
+
+    request: Request
+    options: Options
+    plan: Plan
+    """Of the whole range."""
+    of: int
+    """Into how many slices that is cut."""
+    advance: _Advance
+    stop: Stop
+    snapshot: Snapshot | None = None
+    why: list[CopypipeError] = field(default_factory=list)
+    """What ended all of it."""
+
+    def end(self, error: CopypipeError) -> None:
+        """End the work of all workers."""
+        self.why.append(error)
+        self.stop()
 
     @contextmanager
-    def worker() -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
-        with closing(_Worker(request, options, plan, of, advance, stop)) as each:
-            yield each.copy
+    def blaming(self) -> Iterator[None]:
+        """Raise what has ended the work where it was ended."""
+        try:
+            yield
+        except Stopped:
+            if not self.why:
+                raise
+        else:
+            return
+        raise self.why[0]
 
-    busy: list[Part] = []
-    for outcomes in workers.each(todo, options.jobs, worker, stop):
-        for outcome in outcomes:
-            if isinstance(outcome, _Busy):
-                busy.append(outcome.part)
-                continue
-            yield outcome
-            if isinstance(outcome, Failed) and options.fail_fast:
-                return
-    stop = Stop()
-    for part in busy:
-        # Whoever had it is done by now, or died: then it is to be copied after all.
-        with closing(_Worker(request, options, plan, of, advance, stop)) as each:
-            for outcome in each.copy(part, patience=request.wait_lock):
-                if isinstance(outcome, _Busy):
-                    raise AssertionError("who waits for a slice has it, or an error")
-                yield outcome
+    @contextmanager
+    def opened(self) -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
+        """Begin a worker."""
+        with closing(_Worker(self)) as worker:
+            yield worker.copy
+
+
+# How often standbys are asked how far they are, and a person is told that they are waited for.
+_LAG_SECONDS = 1.0
+_TELL_LAG_SECONDS = 30.0
+
+
+def _lag(session: Session) -> float:
+    with session.reading(lock_timeout=plans.OTHER_LOCKS):
+        return catalog.lag(session)
 
 
 # How often the progress of all workers is told.
@@ -286,23 +366,10 @@ class _Advance:
 class _Worker:
     """Copies one slice after the other over connections of its own."""
 
-    def __init__(
-        self,
-        request: Request,
-        options: Options,
-        plan: Plan,
-        of: int,
-        advance: _Advance,
-        stop: Stop,
-    ) -> None:
-        self._request = request
-        self._options = options
-        self._plan = plan
-        self._of = of
-        self._advance = advance
-        self._stop = stop
+    def __init__(self, work: _Work) -> None:
+        self._work = work
         self._committing = False
-        self._pair = Pair(request, self._hear, self._look)
+        self._pair = Pair(work.request, self._hear, self._look)
 
     def close(self) -> None:
         """Close the connections."""
@@ -310,17 +377,22 @@ class _Worker:
 
     def copy(self, part: Part, patience: float = 0.0) -> list[Outcome | _Busy]:
         """Copy a slice, or its halves where it takes too long."""
+        try:
+            self._await_standbys()
+        except CopypipeError as error:
+            return [Failed(part.slice, error)]
         outcomes = self._copy(part, patience)
-        self._advance.end(self, outcomes)
+        self._work.advance.end(self, outcomes)
         return outcomes
 
     def _copy(self, part: Part, patience: float) -> list[Outcome | _Busy]:
-        request = replace(self._request, wanted=part.wanted, wait_lock=patience)
+        work = self._work
+        request = replace(work.request, wanted=part.wanted, wait_lock=patience)
         plan = None
         if not (request.swap or request.clear == "truncate"):  # their partitions are to be found
-            plan = plans.part(self._plan, request, part.slice, of=self._of)
+            plan = plans.part(work.plan, request, part.slice, of=work.of)
         try:
-            done = attempts.copy_part(request, self._hear, self._pair, plan)
+            done = attempts.copy_part(request, self._hear, self._pair, plan, work.snapshot)
         except SliceBusy as error:
             return [_Busy(part) if patience == 0 else Failed(part.slice, error)]
         except CopypipeError as error:
@@ -330,8 +402,24 @@ class _Worker:
             return [outcome for half in halves for outcome in self._copy(half, patience)]
         return [Skipped(part.slice) if done is None else done]
 
+    def _await_standbys(self) -> None:
+        """Wait until no standby is behind by more than was allowed."""
+        limit, told = self._work.options.max_replica_lag, 0.0
+        while limit is not None:
+            with self._pair.sessions() as sessions:
+                behind = [(_lag(session), session.side) for session in sessions]
+            seconds, side = max(behind)
+            if seconds <= limit:
+                return
+            if time.monotonic() - told >= _TELL_LAG_SECONDS:
+                told = time.monotonic()
+                self._work.advance.hear(Lagging(side, seconds))
+            for _ in range(5):
+                self._look()
+                time.sleep(_LAG_SECONDS / 5)
+
     def _halves(self, part: Part, error: CopypipeError) -> Sequence[Part] | None:
-        around, shortest = slices.range_of(part.slice), self._options.min_slice
+        around, shortest = slices.range_of(part.slice), self._work.options.min_slice
         if shortest is None or around is None or error.sqlstate not in _TOO_LONG:
             return None
         found = slices.halves(around, shortest)
@@ -340,7 +428,7 @@ class _Worker:
     def _look(self) -> None:
         """End what is waited for where all is to end; a COMMIT that is under way is waited for."""
         if not self._committing:
-            self._stop.check()
+            self._work.stop.check()
 
     def _hear(self, event: Event, /) -> None:
         """Pass on what tells why a slice takes long; its result tells the rest."""
@@ -351,6 +439,6 @@ class _Worker:
             self._committing = False
         self._look()
         if isinstance(event, Progress):
-            self._advance.move(self, event)
+            self._work.advance.move(self, event)
         elif isinstance(event, Retried | Silent | Waiting):
-            self._advance.hear(event)
+            self._work.advance.hear(event)

@@ -470,6 +470,12 @@ def instance(session: Session) -> Instance:
     return Instance(*session.fetch_one(sessions.instance()))
 
 
+def lag(session: Session) -> float:
+    """Return by how many seconds the slowest standby that can be seen is behind."""
+    found: float | None = session.fetch_one(sessions.lag())[0]
+    return found or 0.0
+
+
 class Position(NamedTuple):
     """Where in the history of a server a transaction reads."""
 

@@ -121,6 +121,14 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class Lagging:
+    """A standby of a side is behind by so many seconds, and no further slice is begun for that."""
+
+    side: Side
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Advanced:
     """How far a run of many slices is, over all workers; a few times a second."""
 
@@ -138,6 +146,7 @@ class Advanced:
 
 Event = (
     Advanced
+    | Lagging
     | Connected
     | Warned
     | Planned

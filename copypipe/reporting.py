@@ -679,6 +679,8 @@ class Lines:
                 self._write(f"{side}: {severity}: {text}")
             case events.Silent(side, seconds, doing):
                 self._write(f"waiting for the {side} for {seconds:.0f} s: {doing}")
+            case events.Lagging(side, seconds):
+                self._write(f"waiting for a standby of the {side}, {seconds:.0f} s behind")
             case events.Progress():
                 self._moved = event
             case events.Advanced():

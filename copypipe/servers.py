@@ -112,8 +112,11 @@ class Session:
         read_only: bool,
         local: Mapping[str, str] | None = None,
         own_search_path: bool = False,
+        snapshot: str | None = None,
     ) -> None:
         """Begin a transaction with our settings; `local` adds to them.
+
+        `snapshot` is one that another session of this server has exported.
 
         The search path is emptied unless names are still to be resolved by the role's own. Raises
         PlanRefused where the server does not take what somebody else wants to be set.
@@ -123,7 +126,9 @@ class Session:
         settings = {**sessions.PINNED, **self.settings, **name, **(local or {})}
         if not own_search_path:
             settings["search_path"] = ""
-        text = sessions.begin(isolation, read_only=read_only, local=settings).as_bytes(self.conn)
+        text = sessions.begin(
+            isolation, read_only=read_only, local=settings, snapshot=snapshot
+        ).as_bytes(self.conn)
         try:
             self._answer(lambda: self.conn.pgconn.send_query(text), own_text=True)
         except CopyFailed as error:

@@ -38,6 +38,7 @@ from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
 from copypipe.slices import Lock, Range, Slice, Whole, locks, range_of
+from copypipe.snapshots import Snapshot
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
 from copypipe.statements.sessions import Isolation
@@ -108,6 +109,7 @@ def transfer(
     listen: Listener,
     attempt: Attempt,
     sliced_by: str | None,
+    snapshot: Snapshot | None = None,
 ) -> Transferred:
     """Do all of the plan but COMMIT; raises a CopypipeError, and then the dest is unchanged.
 
@@ -132,9 +134,13 @@ def transfer(
     cleared = strategy.clear(dest, filling)
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
-    writers = read_writers(source, plan.source.server)
-    _begin_reading(plan, source)
-    seen = complete_until(plan.source.table, request.settle, writers, source)
+    if snapshot is None:
+        writers = read_writers(source, plan.source.server)
+        begin_reading(plan, source)
+        seen = complete_until(plan.source.table, request.settle, writers, source)
+    else:
+        _begin_with(snapshot, plan, source)
+        seen = snapshot.seen
     position = catalog.position(source) if plan.ledger.records else None
     copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
     relayed = _relayed(plan, source, dest, listen, copy_in)
@@ -582,29 +588,73 @@ def keeps_views_out(table: Relation, server: Server) -> dict[str, str]:
     return {"restrict_nonsystem_relation_kind": "view, foreign-table" if alone else "view"}
 
 
-def _begin_reading(plan: Plan, source: Session) -> None:
+def begin_reading(plan: Plan, source: Session, *, repeatable: bool = False) -> None:
     """Begin the source's transaction with the definition of what is read locked.
 
     LOCK TABLE comes before the snapshot where the role and the kind of relation allow it. Where
     they do not, or SQL of the user reads other tables, READ COMMITTED gives the COPY a snapshot
-    of its own, taken after a query for no row has taken the locks. A digest has to be of the same
-    snapshot: it is taken before these locks then, by the query for no row.
+    of its own, taken after a query for no row has taken the locks. Where more than the COPY has to
+    read the same (a digest, `repeatable`) it is taken before these locks, by the query for no row.
     """
-    table = plan.source.table
-    local = {"lock_timeout": plans.OTHER_LOCKS, **_common(plan, plan.source.server)}
-    if not isinstance(table, Table) or _reads_other_tables(plan):
-        lockable = None
-    else:
-        lockable = table if table.rights.select and table.kind in "rpv" else None
-        local |= keeps_views_out(table, plan.source.server)
+    lockable, local = _reading(plan)
     if lockable is not None:
         source.begin("REPEATABLE READ", read_only=True, local=local)
         source.execute(copies.lock_for_reading(lockable))
     else:
-        isolation: Isolation = "READ COMMITTED" if plan.forms is None else "REPEATABLE READ"
+        once = plan.forms is None and not repeatable
+        isolation: Isolation = "READ COMMITTED" if once else "REPEATABLE READ"
         source.begin(isolation, read_only=True, local=local)
         source.fetch(copies.nothing(plan.select))
     plans.reread(plan, source)
+
+
+def begin_shared(plan: Plan, leader: Session) -> Horizon:
+    """Begin a transaction whose snapshot others will read; return how far it is complete."""
+    writers = read_writers(leader, plan.source.server)
+    begin_reading(plan, leader, repeatable=True)
+    return complete_until(plan.source.table, plan.request.settle, writers, leader)
+
+
+def _begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
+    """Begin the source's transaction in a snapshot of another one.
+
+    Locks are not waited for: whoever waits for the leader's would be waited for here, and nobody
+    would see the deadlock, as the leader waits for no lock (pg_dump does the same). Raises
+    CopyFailed where the snapshot is gone; never takes another one.
+    """
+    with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        if catalog.instance(source) != snapshot.instance:
+            raise TransientError("source: another server answers at its address", side="source")
+    lockable, local = _reading(plan)
+    try:
+        source.begin("REPEATABLE READ", read_only=True, local=local, snapshot=snapshot.identifier)
+    except CopypipeError as error:
+        if error.sqlstate not in ("22023", "42704", "55000"):  # no such snapshot, in three words
+            raise
+        problem = error
+    else:
+        if lockable is not None:
+            source.execute(copies.lock_for_reading(lockable, at_once=True))
+        else:
+            source.fetch(copies.nothing(plan.select))
+        plans.reread(plan, source)
+        return
+    raise CopyFailed(
+        "source: the snapshot of the run is gone",
+        detail=f"{problem.message}. Nothing was changed.",
+        hint="Run it again: it goes on with another one.",
+        side="source",
+    )
+
+
+def _reading(plan: Plan) -> tuple[Table | None, dict[str, str]]:
+    """Return the table that is locked before it is read, if one is, and the settings for it."""
+    table = plan.source.table
+    local = {"lock_timeout": plans.OTHER_LOCKS, **_common(plan, plan.source.server)}
+    if not isinstance(table, Table) or _reads_other_tables(plan):
+        return None, local
+    lockable = table if table.rights.select and table.kind in "rpv" else None
+    return lockable, local | keeps_views_out(table, plan.source.server)
 
 
 def _reads_other_tables(plan: Plan) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -49,7 +49,8 @@ def each(
     """Yield what becomes of each item, in the order in which they are done.
 
     Each of the workers is opened in its own thread, and does one item after the other; it raises
-    nothing but Stopped. Whatever ends the iteration stops them.
+    nothing but Stopped. Whatever ends the iteration stops them; where somebody else has, it raises
+    Stopped.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     count = 0
@@ -79,7 +80,7 @@ def each(
         thread.start()
     try:
         for _ in range(count):
-            found = _next(done)
+            found = _next(done, threads)
             if isinstance(found, BaseException):
                 raise found
             yield found
@@ -90,9 +91,11 @@ def each(
             thread.join(max(0.0, deadline - time.monotonic()))
 
 
-def _next(done: queue.SimpleQueue[R]) -> R:
+def _next(done: queue.SimpleQueue[R], threads: Sequence[threading.Thread]) -> R:
     while True:
+        alive = any(thread.is_alive() for thread in threads)
         try:
             return done.get(timeout=_LOOK_SECONDS)  # a signal is heard between two of these
         except queue.Empty:
-            continue
+            if not alive:
+                raise Stopped from None

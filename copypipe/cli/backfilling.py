@@ -100,6 +100,21 @@ def backfill(
             metavar="TIME",
         ),
     ] = None,
+    snapshot: Annotated[
+        bool,
+        typer.Option(
+            "--snapshot",
+            help="Read all slices in one snapshot of the source, so that a row that moves between "
+            "them is in one; vacuum there waits for the end.",
+        ),
+    ] = False,
+    max_replica_lag: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin no slice while a standby of either side is behind by more than this.",
+            metavar="TIME",
+        ),
+    ] = None,
     query: Query = None,
     columns: Columns = None,
     exclude: Exclude = None,
@@ -194,6 +209,10 @@ def backfill(
             fail_fast=fail_fast,
             min_slice=timedelta(seconds=requests.duration(min_slice))
             if min_slice is not None
+            else None,
+            snapshot=snapshot,
+            max_replica_lag=requests.duration(max_replica_lag)
+            if max_replica_lag is not None
             else None,
         )
         listener, close = listener_for(progress, quiet=quiet, verbose=verbose)

@@ -160,13 +160,15 @@ def run_deferred_triggers() -> Composed:
     return SQL("SET CONSTRAINTS ALL IMMEDIATE").format()
 
 
-def lock_for_reading(table: Table) -> Composed:
-    """Keep the table's definition as it is while it is read.
+def lock_for_reading(table: Table, *, at_once: bool = False) -> Composed:
+    """Keep the table's definition as it is while it is read; `at_once` or not at all.
 
     LOCK takes no snapshot, so one that had to wait for a TRUNCATE does not leave the transaction
     with a snapshot from before it (pg_dump locks first for the same reason).
     """
-    return SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_table(table))
+    return SQL("LOCK TABLE {} IN ACCESS SHARE MODE{}").format(
+        _table(table), SQL(" NOWAIT" if at_once else "")
+    )
 
 
 def lock_for_writing(table: Table, *, alone: bool = False) -> Composed:

@@ -70,10 +70,21 @@ FIXED = frozenset(name.lower() for name in PINNED) - {
 }
 
 
-def begin(isolation: Isolation, *, read_only: bool, local: Mapping[str, str]) -> Composed:
-    """Begin a transaction and its settings, in one message to the server."""
+def begin(
+    isolation: Isolation,
+    *,
+    read_only: bool,
+    local: Mapping[str, str],
+    snapshot: str | None = None,
+) -> Composed:
+    """Begin a transaction and its settings, in one message to the server.
+
+    `snapshot` is one that another transaction has exported; nothing may come before it.
+    """
     access = SQL("READ ONLY") if read_only else SQL("READ WRITE")
     lines = [SQL("BEGIN ISOLATION LEVEL {} {}").format(SQL(isolation), access)]
+    if snapshot is not None:
+        lines.append(SQL("SET TRANSACTION SNAPSHOT {}").format(Value(snapshot)))
     lines += [set_local(name, value) for name, value in local.items()]
     return SQL("; ").join(lines)
 
@@ -164,6 +175,34 @@ def instance() -> Composed:
     return SQL(
         "SELECT pg_catalog.pg_postmaster_start_time(), pg_catalog.pg_is_in_recovery()"
     ).format()
+
+
+def lag() -> Composed:
+    """Ask by how many seconds the slowest standby is behind: of this server, or this server itself.
+
+    NULL where none is, or the role may not see it.
+    """
+    return SQL(
+        """
+        SELECT extract(epoch FROM CASE
+                   WHEN NOT pg_catalog.pg_is_in_recovery() THEN
+                       (SELECT max(a.replay_lag) FROM pg_catalog.pg_stat_replication a)
+                   WHEN pg_catalog.pg_last_wal_receive_lsn()
+                        IS DISTINCT FROM pg_catalog.pg_last_wal_replay_lsn() THEN
+                       pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()
+               END)::float8
+        """
+    ).format()
+
+
+def export_snapshot() -> Composed:
+    """Let other transactions read what this one does, as long as it lives."""
+    return SQL("SELECT pg_catalog.pg_export_snapshot()").format()
+
+
+def heartbeat() -> Composed:
+    """Say something."""
+    return SQL("SELECT 1").format()
 
 
 def position() -> Composed:

@@ -80,7 +80,7 @@ def test_what_backfill_has_in_common_with_copy() -> None:
     copy, backfill = (inspect.signature(f).parameters for f in (copypipe.copy, copypipe.backfill))
     common = copy.keys() & backfill.keys()
     assert all(copy[name].default == backfill[name].default for name in common)
-    own = {"every", "jobs", "order", "fail_fast", "min_slice"}
+    own = {"every", "jobs", "order", "fail_fast", "min_slice", "snapshot", "max_replica_lag"}
     assert backfill.keys() - copy.keys() == own
 
 

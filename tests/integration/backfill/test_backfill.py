@@ -1,14 +1,23 @@
 """A range slice by slice: what is done, what is left out, and who shares it."""
 
 import threading
+import time
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
 
 import copypipe
-from copypipe import Backfilled, CopyFailed, PlanRefused, UsageError, attempts
-from copypipe.events import Event
+from copypipe import (
+    Backfilled,
+    ConnectionLost,
+    CopyFailed,
+    PlanRefused,
+    UsageError,
+    attempts,
+    snapshots,
+)
+from copypipe.events import Advanced, Event
 from plugins.command import no_backends
 from plugins.modes import Pair
 from plugins.ways import Begun
@@ -357,3 +366,66 @@ def test_a_role_that_may_not_use_the_ledger(pair: Pair, request: pytest.FixtureR
 
     with pytest.raises(PlanRefused, match="nothing can tell which slices are done"):
         backfill(pair, dest=loader.dsn)
+
+
+# --- one snapshot ---------------------------------------------------------------------------------
+
+MOVES = "UPDATE public.t SET created_at = '2018-04-01 12:30Z' WHERE id = 230"
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_a_row_that_moves_between_slices_during_the_run(pair: Pair, snapshot: bool) -> None:
+    """From the last day to the first, when that one is done: without one snapshot it is in none."""
+
+    def move(event: Event) -> None:
+        if isinstance(event, Advanced) and event.done == 1:
+            pair.source.execute(MOVES)
+
+    done = backfill(pair, snapshot=snapshot, listener=move)
+
+    assert done.failed == ()
+    assert pair.dest.scalar("SELECT count(*) FROM public.t") == (240 if snapshot else 239)
+    assert [row["state"] for row in pair.told()] == ["sealed"] * 10
+
+
+def test_who_comes_too_late_takes_no_other_snapshot(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The leader's transaction ends in the middle, as that of a server that was restarted."""
+    monkeypatch.setattr(snapshots, "HEARTBEAT_SECONDS", 600.0)
+
+    def end(event: Event) -> None:
+        if isinstance(event, Advanced) and event.done == 3:
+            pair.source.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND state = 'idle in transaction'"
+            )
+
+    done = backfill(pair, snapshot=True, listener=end)
+
+    assert days(done) == DAYS[:3]
+    assert {str(each.error).splitlines()[0] for each in done.failed} == {
+        "ERROR:  source: the snapshot of the run is gone"
+    }
+    assert len(done.failed) == 7
+    assert days(backfill(pair, snapshot=True)) == DAYS[3:]
+    assert is_equal(pair)
+
+
+def test_a_leader_that_died_ends_all(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshots, "HEARTBEAT_SECONDS", 0.1)
+
+    def end(event: Event) -> None:
+        if isinstance(event, Advanced) and event.done == 1:
+            pair.source.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+                " current_database() AND state = 'idle in transaction'"
+            )
+            time.sleep(0.5)
+
+    with pytest.raises(ConnectionLost):
+        backfill(pair, snapshot=True, listener=end)
+
+    assert len(pair.told()) < 10
+    backfill(pair)
+    assert is_equal(pair)
