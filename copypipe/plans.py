@@ -34,6 +34,7 @@ from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
 from copypipe.digests import Forms
 from copypipe.errors import CopyFailed, PlanRefused, TransientError
+from copypipe.errors import Side as SideName
 from copypipe.hazards import Refusals
 from copypipe.ledger import Ledger
 from copypipe.modes import Filling
@@ -814,7 +815,7 @@ def _range(
     of: Relation,
     columns: Sequence[Copied],
 ) -> slices.Range:
-    column = _slice_column(request.by, of)
+    column = _slice_column(request.by, of, "source")
     copied = next((each for each in columns if each.source is column), None)
     if copied is not None and not copied.as_it_is:
         raise PlanRefused(
@@ -834,16 +835,29 @@ def _range(
     return of_period(source, settled(source, wanted, request.timezone), column, request.timezone)
 
 
-def settled(source: Session, wanted: slices.Between, zone: str) -> slices.Period:
-    """Return the range with days counted from today by the source's clock; raises UsageError."""
-    catalog.check_zone(source, zone)
+def slice_at_dest(
+    dest: Session, of: Table, wanted: slices.Wanted, by: str, zone: str
+) -> slices.Whole | slices.Range:
+    """Return the slice of a table of the dest, where no source is asked.
+
+    Today and the zone are those of the dest. Raises UsageError, and PlanRefused as for a plan.
+    """
+    if isinstance(wanted, slices.Everything):
+        return slices.Whole()
+    column = _slice_column(by, of, "dest")
+    return of_period(dest, settled(dest, wanted, zone), column, zone)
+
+
+def settled(session: Session, wanted: slices.Between, zone: str) -> slices.Period:
+    """Return the range with days counted from today by the server's clock; raises UsageError."""
+    catalog.check_zone(session, zone)
     today = slices.FIRST_DAY  # not looked at
     if slices.is_relative(wanted):
-        today = catalog.today(source, zone)
+        today = catalog.today(session, zone)
     return slices.settle(wanted, today)
 
 
-def of_period(source: Session, period: slices.Period, column: Column, zone: str) -> slices.Range:
+def of_period(session: Session, period: slices.Period, column: Column, zone: str) -> slices.Range:
     """Return the slice that a range of days or times means for a column."""
     if column.type_oid == slices.DATE:
         return slices.of_date(period, column.name)
@@ -853,21 +867,21 @@ def of_period(source: Session, period: slices.Period, column: Column, zone: str)
         period,
         column.name,
         zone,
-        catalog.offsets(source, zone, period.start),
-        catalog.offsets(source, zone, period.stop),
+        catalog.offsets(session, zone, period.start),
+        catalog.offsets(session, zone, period.stop),
     )
 
 
-def _slice_column(name: str, of: Relation) -> Column:
+def _slice_column(name: str, of: Relation, side: SideName) -> Column:
     column = tables.named(name, of.columns)
     fitting = [c.name for c in of.columns if c.type_oid in _SLICE_TYPES]
     listed = ", ".join(fitting) if fitting else "none"
     if column is None:
         raise PlanRefused(
-            f'source: {of.full_name} has no column "{name}" to slice by',
+            f'{side}: {of.full_name} has no column "{name}" to slice by',
             detail=f"Its date and time columns: {listed}.",
-            hint="Name one with --by, or copy --all.",
-            side="source",
+            hint="Name one with --by, or take all rows.",
+            side=side,
         )
     if column.type_oid not in _SLICE_TYPES:
         raise PlanRefused(

@@ -23,6 +23,27 @@ Dest = Annotated[
         show_default=False,
     ),
 ]
+DestTable = Annotated[str, typer.Argument(help="Table at the dest, as in SQL: public.users.")]
+By = Annotated[
+    str,
+    typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
+]
+Timezone = Annotated[
+    str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
+]
+Day = Annotated[
+    str | None,
+    typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
+]
+Month = Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")]
+Start = Annotated[
+    str | None,
+    typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
+]
+Stop = Annotated[
+    str | None,
+    typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
+]
 Into = Annotated[
     str | None, typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE")
 ]
