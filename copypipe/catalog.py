@@ -493,29 +493,29 @@ def position(session: Session) -> Position:
 def check_zone(session: Session, zone: str) -> None:
     """Raise UsageError where the server knows no time zone of that name."""
     if slices.needs_listing(zone) and not session.fetch_one(slice_queries.zone_is_listed(zone))[0]:
-        raise _no_zone(zone)
+        raise _no_zone(session, zone)
 
 
 @contextmanager
-def _known_zone(zone: str) -> Iterator[None]:
+def _known_zone(session: Session, zone: str) -> Iterator[None]:
     try:
         yield
     except CopypipeError as error:
         if error.sqlstate != "22023":  # invalid_parameter_value
             raise
-        raise _no_zone(zone) from None
+        raise _no_zone(session, zone) from None
 
 
-def _no_zone(zone: str) -> UsageError:
+def _no_zone(session: Session, zone: str) -> UsageError:
     return UsageError(
-        f"the source knows no time zone {zone!r}",
+        f"the {session.side} knows no time zone {zone!r}",
         hint="SELECT name FROM pg_timezone_names lists the zones it knows.",
     )
 
 
 def today(session: Session, zone: str) -> date:
     """Return today's date in the zone by the server's clock; raises UsageError for no such zone."""
-    with _known_zone(zone):
+    with _known_zone(session, zone):
         row = session.fetch_one(slice_queries.today(zone))
     day: date = row[0]
     return day
@@ -527,7 +527,7 @@ def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
     Raises UsageError where it does not know the zone.
     """
     start, stop = slices.window(bound)
-    with _known_zone(zone):
+    with _known_zone(session, zone):
         found = session.fetch(slice_queries.offsets(zone, start, stop))
     return slices.Offsets(
         tuple((instant.astimezone(UTC), timedelta(seconds=seconds)) for instant, seconds in found),

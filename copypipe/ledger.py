@@ -10,9 +10,11 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
 import psycopg
@@ -23,9 +25,10 @@ from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
 from copypipe.requests import Mode
 from copypipe.servers import Session
-from copypipe.slices import Lock, Slice, Where, range_of
+from copypipe.slices import Covered, Lock, Slice, Where, range_of
 from copypipe.statements import copies, locks, privileges
 from copypipe.statements import ledger as statements
+from copypipe.statements.ledger import Rights
 from copypipe.statements.privileges import Privilege
 from copypipe.tables import Relation, Table
 
@@ -135,6 +138,35 @@ def needed(session: Session, role: str) -> tuple[list[Privilege], list[str]]:
     return found, notes
 
 
+def reach(session: Session, rights: Rights) -> bool:
+    """Return whether there is a ledger, of which the role needs no more than these rights.
+
+    Raises PlanRefused where it lacks one of them, or the ledger is of a newer copypipe.
+    """
+    facts = _Facts(*session.fetch_one(statements.look(None, rights)))
+    if facts.made is None:
+        return False
+    if facts.problem is not None:
+        raise PlanRefused(
+            f"{session.side}: the ledger cannot be used for that",
+            detail=f"In {session.address}: {facts.problem}.",
+            hint=_to_be_granted(facts),
+            side=session.side,
+        )
+    if facts.may_read:
+        _check_version(session)
+    return True
+
+
+def _to_be_granted(facts: _Facts) -> str | None:
+    """Return the GRANTs that would help, None where none would."""
+    if facts.stranger is not None or facts.missing:
+        return None
+    if not facts.may_use:
+        return f"GRANT USAGE ON SCHEMA {statements.SCHEMA} TO the role."
+    return f"{'; '.join(f'GRANT {right} TO the role' for right in sorted(facts.denied))}."
+
+
 class _Facts(NamedTuple):
     """What the catalog tells of the ledger (`statements.look`)."""
 
@@ -194,7 +226,7 @@ def make(session: Session, wait: str, *, asked: bool = False) -> tuple[bool, Led
     another run is at it for longer than that, PlanRefused where the schema holds other tables;
     nothing is made then.
     """
-    with _making(session, wait):
+    with _holding(session, _MAKING, wait):
         facts = _facts(session)
         found = _looked(session, facts, asked=asked)
         if found.state != "missing":
@@ -225,7 +257,7 @@ def remove(session: Session, wait: float) -> int | None:
     seconds, PlanRefused where the schema holds what is not the ledger's; nothing is removed then.
     """
     deadline = time.monotonic() + wait
-    with _making(session, f"{max(1, round(wait * 1000))}ms"):
+    with _holding(session, _MAKING, f"{max(1, round(wait * 1000))}ms"):
         if not look(session).is_there:
             return None
         while not _alone(session):
@@ -272,12 +304,23 @@ def _in_use(session: Session) -> SliceBusy:
 
 
 @contextmanager
-def _making(session: Session, wait: str) -> Iterator[None]:
-    """Run the block in a transaction while nobody else makes or removes the ledger, and commit."""
+def using(session: Session, rights: Rights, wait: str) -> Iterator[bool]:
+    """Run the block in a transaction while nobody removes the ledger, and commit.
+
+    Yields whether there is one; `wait` is a lock_timeout. Raises PlanRefused as `reach` does, and
+    SliceBusy where somebody has it alone for longer.
+    """
+    with _holding(session, IN_USE, wait):
+        yield reach(session, rights)
+
+
+@contextmanager
+def _holding(session: Session, lock: Lock, wait: str) -> Iterator[None]:
+    """Run the block in a transaction that holds one of the ledger's own locks, and commit."""
     session.begin("READ COMMITTED", read_only=False, local={"lock_timeout": wait})
     try:
         try:
-            session.fetch(locks.take([_MAKING], 0))
+            session.fetch(locks.take([lock], 0))
         except CopypipeError as error:
             if error.sqlstate != "55P03":  # lock_not_available
                 raise
@@ -504,6 +547,152 @@ def covered(
         table.root_oid, column, [intervals[place] for place in places], equal=mode == "replace"
     )
     return {places[place - 1]: had_rows for place, had_rows in session.fetch(asked)}
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """All that the ledger tells of a slice that was copied."""
+
+    number: int
+    attempt_id: str
+    run_id: str
+    table: str
+    """The dest's, as it was named then."""
+    source_table: str
+    source_address: str
+    source_system: int | None
+    """The identifier of the source's cluster; None where the role may not ask."""
+    source_database_oid: int
+    column: str | None
+    zone: str | None
+    instants: Sequence[Sequence[datetime | None]]
+    """Intervals ``[start, stop)``; None for no bound."""
+    condition: str | None
+    mode: str
+    deleted: int | None
+    rows: int
+    bytes: int
+    format: str
+    signature: str
+    checksum: str | None
+    reversed: bool
+    state: str
+    open_because: str | None
+    complete_until: datetime | None
+    source_clock: datetime
+    began_at: datetime
+    recorded_at: datetime
+    tool_version: str
+    manifest: Mapping[str, Any]
+    superseded_by: Sequence[int]
+    """Later slices that have instants of it."""
+    by_another_column: Sequence[int]
+    """Later slices by another column; nobody can tell whether they have rows of it."""
+    superseded: bool
+    """Later slices tell of all its instants, so that it does not count any more."""
+
+
+def receipts(session: Session, table: Table, slice_: Slice) -> list[Receipt]:
+    """Return what was recorded last of exactly this slice, else of all that have instants of it.
+
+    In the session's open transaction, after `reach`.
+    """
+    around = range_of(slice_)
+    asked = (table.root_oid, around.column if around else None, slices.instants(slice_))
+    over = superseded(session.fetch(statements.all_told(table.root_oid, 0)))
+    rows = session.fetch(statements.told_exactly(*asked))
+    rows = rows or session.fetch(statements.told_of(*asked, list(over)))
+    return [Receipt(*[*row, row[0] in over]) for row in rows]
+
+
+def superseded(told: Iterable[Sequence[Any]]) -> dict[int, bool]:
+    """Return the ids of slices of which later ones tell all instants, and whether they are old.
+
+    `told` are the rows of `statements.all_told`, the last first. Later slices have to be of the
+    same table and column, and tell of all rows; one that went against the usual direction tells
+    nothing of those that did not.
+    """
+    later: defaultdict[tuple[Any, ...], Covered] = defaultdict(Covered)
+    found = {}
+    for number, root_oid, column, is_reversed, instants, tells_all, is_old in told:
+        covered = later[root_oid, column, is_reversed]
+        # What has no instant has nothing that later ones could tell.
+        if instants and all(covered.holds(*interval) for interval in instants):
+            found[number] = is_old
+        # What went against the direction counts for its like alone, all else for both.
+        for counts in (True,) if is_reversed else (False, True):
+            for interval in instants if tells_all else ():
+                later[root_oid, column, counts].add(*interval)
+    return found
+
+
+class Forgotten(NamedTuple):
+    """What is removed when a slice is forgotten."""
+
+    rows: int
+    beyond: int
+    """Those of them that tell of other instants too."""
+    others: int
+    """Rows by another column, which stay: nobody can tell what they have of the slice."""
+
+
+def forgettable(session: Session, table: Table, slice_: Slice) -> Forgotten:
+    """Return what would be removed if a slice were forgotten."""
+    return Forgotten(*session.fetch_one(statements.forgettable(*_asked(table, slice_))))
+
+
+def forget(session: Session, table: Table, slice_: Slice) -> int:
+    """Forget that a slice was copied; returns how many rows told of it.
+
+    Within `using`, and under the locks of the slice: a transfer that is under way is told of first.
+    Raises SliceBusy where it takes longer than `using` waits.
+    """
+    wanted = slices.locks(slice_, sliced_by(session, table))
+    try:
+        session.fetch(locks.take(wanted, table.root_oid))
+    except CopypipeError as error:
+        if error.sqlstate != "55P03":  # lock_not_available
+            raise
+    else:
+        return session.count(statements.forget(*_asked(table, slice_)))
+    raise SliceBusy(
+        f"another run holds a slice that overlaps {slice_} of {table.full_name}",
+        hint="Run it again later, or wait longer with --wait-lock.",
+        side=session.side,
+    )
+
+
+def _asked(
+    table: Table, slice_: Slice
+) -> tuple[int, str, str | None, tuple[tuple[datetime, datetime], ...] | None]:
+    around = range_of(slice_)
+    column = around.column if around else None
+    return table.root_oid, table.full_name, column, slices.instants(slice_)
+
+
+class Pruned(NamedTuple):
+    """What is removed when the ledger is pruned."""
+
+    slices: int
+    attempts: int
+
+
+def prunable(session: Session, seconds: float) -> Pruned:
+    """Return what would be removed of what is older and does not count any more."""
+    (attempts,) = session.fetch_one(statements.old_attempts(seconds))
+    return Pruned(len(_old_slices(session, seconds)), attempts)
+
+
+def prune(session: Session, seconds: float) -> Pruned:
+    """Remove what is older and does not count any more; within `using`."""
+    gone = statements.remove_slices(_old_slices(session, seconds))
+    return Pruned(session.count(gone), session.count(statements.remove_attempts(seconds)))
+
+
+def _old_slices(session: Session, seconds: float) -> list[int]:
+    # Not by a join: a server would compare each slice of a table with each later one.
+    over = superseded(session.fetch(statements.all_told(None, seconds)))
+    return [number for number, is_old in over.items() if is_old]
 
 
 def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:

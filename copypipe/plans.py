@@ -34,6 +34,7 @@ from copypipe.addresses import Address
 from copypipe.crossings import Crossing, Sides
 from copypipe.digests import Forms
 from copypipe.errors import CopyFailed, PlanRefused, TransientError
+from copypipe.errors import Side as SideName
 from copypipe.hazards import Refusals
 from copypipe.ledger import Ledger
 from copypipe.modes import Filling
@@ -833,7 +834,7 @@ def _range(
     of: Relation,
     columns: Sequence[Copied],
 ) -> slices.Range:
-    column = _slice_column(request.by, of)
+    column = _slice_column(request.by, of, "source")
     copied = next((each for each in columns if each.source is column), None)
     if copied is not None and not copied.as_it_is:
         raise PlanRefused(
@@ -854,20 +855,33 @@ def _range(
     return of_period(Zone(source, request.timezone), period, column)
 
 
-def settled(source: Session, wanted: slices.Between, zone: str) -> slices.Period:
-    """Return the range with days counted from today by the source's clock; raises UsageError."""
-    catalog.check_zone(source, zone)
+def slice_at_dest(
+    dest: Session, of: Table, wanted: slices.Wanted, by: str, zone: str
+) -> slices.Whole | slices.Range:
+    """Return the slice of a table of the dest, where no source is asked.
+
+    Today and the zone are those of the dest. Raises UsageError, and PlanRefused as for a plan.
+    """
+    if isinstance(wanted, slices.Everything):
+        return slices.Whole()
+    column = _slice_column(by, of, "dest")
+    return of_period(Zone(dest, zone), settled(dest, wanted, zone), column)
+
+
+def settled(session: Session, wanted: slices.Between, zone: str) -> slices.Period:
+    """Return the range with days counted from today by the server's clock; raises UsageError."""
+    catalog.check_zone(session, zone)
     today = slices.FIRST_DAY  # not looked at
     if slices.is_relative(wanted):
-        today = catalog.today(source, zone)
+        today = catalog.today(session, zone)
     return slices.settle(wanted, today)
 
 
 class Zone:
-    """The offsets of a zone as the source knows them, asked for each bound once."""
+    """The offsets of a zone as a server knows them, asked for each bound once."""
 
-    def __init__(self, source: Session, name: str) -> None:
-        self._source = source
+    def __init__(self, session: Session, name: str) -> None:
+        self._session = session
         self.name = name
         self._known: dict[slices.Bound, slices.Offsets] = {}
 
@@ -875,7 +889,7 @@ class Zone:
         """Return the offsets that decide at which instant a local day or time is."""
         if bound not in self._known:
             # Days come in order, and each begins where the one before it ends.
-            self._known = {bound: catalog.offsets(self._source, self.name, bound)}
+            self._known = {bound: catalog.offsets(self._session, self.name, bound)}
         return self._known[bound]
 
 
@@ -889,16 +903,16 @@ def of_period(zone: Zone, period: slices.Period, column: Column) -> slices.Range
     return slices.of_timestamptz(period, column.name, zone.name, at_start, zone.around(period.stop))
 
 
-def _slice_column(name: str, of: Relation) -> Column:
+def _slice_column(name: str, of: Relation, side: SideName) -> Column:
     column = tables.named(name, of.columns)
     fitting = [c.name for c in of.columns if c.type_oid in _SLICE_TYPES]
     listed = ", ".join(fitting) if fitting else "none"
     if column is None:
         raise PlanRefused(
-            f'source: {of.full_name} has no column "{name}" to slice by',
+            f'{side}: {of.full_name} has no column "{name}" to slice by',
             detail=f"Its date and time columns: {listed}.",
-            hint="Name one with --by, or copy --all.",
-            side="source",
+            hint="Name one with --by, or take all rows.",
+            side=side,
         )
     if column.type_oid not in _SLICE_TYPES:
         raise PlanRefused(

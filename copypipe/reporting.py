@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from copypipe.backfills import Range
     from copypipe.backfills import Tally as BackfillTally
     from copypipe.checkups import Checkup
+    from copypipe.ledger import Receipt
     from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
     from copypipe.requests import Endpoint, Request
@@ -318,6 +319,62 @@ def _slice(slice_: Slice) -> dict[str, Any]:
         "day_after": after,
         "holes": [list(hole) for hole in around.holes],
     }
+
+
+# ----------------------------------------------------------------------------------- receipts
+
+
+def receipt_json(found: Receipt) -> str:
+    """Return what the ledger tells of a slice as one JSON object."""
+    everything = found.column is None
+    where = {"where": found.condition} if found.condition is not None else {}
+    return _json(
+        "receipt",
+        {
+            "id": found.number,
+            "run_id": found.run_id,
+            "attempt_id": found.attempt_id,
+            "source": {
+                "table": found.source_table,
+                "address": found.source_address,
+                "system_identifier": found.source_system,
+                "database_oid": found.source_database_oid,
+                "clock": found.source_clock,
+            },
+            "dest_table": found.table,
+            "slice": {
+                "all": everything and not where,
+                **where,
+                **(
+                    {}
+                    if everything
+                    else {
+                        "by": found.column,
+                        "timezone": found.zone,
+                        "instants": found.instants,
+                    }
+                ),
+            },
+            "mode": found.mode,
+            "rows": found.rows,
+            "deleted": found.deleted,
+            "bytes": found.bytes,
+            "format": found.format,
+            "digest": found.checksum,
+            "signature": found.signature,
+            "reversed": found.reversed,
+            "state": found.state,
+            "open_because": found.open_because,
+            "complete_until": found.complete_until,
+            "began_at": found.began_at,
+            "recorded_at": found.recorded_at,
+            "tool_version": found.tool_version,
+            "manifest": found.manifest,
+            "superseded": found.superseded,
+            "superseded_by": found.superseded_by,
+            "by_another_column": found.by_another_column,
+        },
+    )
 
 
 # -------------------------------------------------------------------------------------- needs

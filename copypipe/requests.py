@@ -41,6 +41,11 @@ DEFAULT_SETTLE_SECONDS = 3600.0
 # lock_timeout is an int4 of milliseconds: nearly 25 days.
 LONGEST_WAIT_SECONDS = 24 * 86400
 
+# What of the ledger may be removed for its age: a run asks for a minute, and somewhat longer, what
+# became of its COMMIT. The most is some century, and a time that servers can subtract.
+YOUNGEST_SECONDS = 600
+OLDEST_SECONDS = 36525 * 86400
+
 # The least that a rate may be limited to: a transaction that takes days holds back vacuum on both
 # sides.
 SLOWEST = 1024
@@ -142,6 +147,26 @@ class Request:
         return everything and self.mode == "replace"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A slice of a table of the dest, of which the ledger there is asked."""
+
+    table: str
+    """A name as in SQL, as of a request."""
+    wanted: slices.Wanted
+    by: str = "created_at"
+    timezone: str = "UTC"
+
+
+def check_recorded(asked: Recorded) -> None:
+    """Raise UsageError for what the words alone show to be wrong."""
+    slices.zone_name(asked.timezone)
+    slices.check_order(asked.wanted)
+    for text in (asked.table, asked.by, asked.timezone):
+        _check_name(text)
+    _check_named(asked.table, asked.by)
+
+
 def check(request: Request) -> None:
     """Raise UsageError for what the words alone show to be wrong."""
     check_endpoint("source", request.source)
@@ -159,13 +184,11 @@ def check(request: Request) -> None:
     names = (request.table, request.into or "", request.by, request.timezone)
     named = (*request.exclude, *request.cast, *request.allow_lossy, *request.key)
     for text in (*names, *named, *(name for name, _ in request.columns)):
-        if not _is_text(text):
-            raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
+        _check_name(text)
     _check_sql(request)
-    if not request.table.strip() or (request.into is not None and not request.into.strip()):
+    _check_named(request.table, request.by)
+    if request.into is not None and not request.into.strip():
         raise UsageError("the table has no name")
-    if not request.by.strip():
-        raise UsageError("the slice column has no name")
     if request.rate_limit is not None and request.rate_limit < SLOWEST:
         raise UsageError(
             f"cannot copy at {request.rate_limit} bytes a second", hint="At least 1kB."
@@ -187,6 +210,18 @@ def check(request: Request) -> None:
             "--clear truncate removes every row, and the slice is what a condition selects",
             hint="Leave it out to delete the slice alone.",
         )
+
+
+def _check_name(text: str) -> None:
+    if not _is_text(text):
+        raise UsageError("a name is not valid text", detail=f"It is {text!r}.")
+
+
+def _check_named(table: str, by: str) -> None:
+    if not table.strip():
+        raise UsageError("the table has no name")
+    if not by.strip():
+        raise UsageError("the slice column has no name")
 
 
 def _check_mode(request: Request) -> None:
@@ -294,6 +329,16 @@ def check_wait(seconds: float) -> None:
         raise UsageError(
             f"cannot wait {seconds} seconds for a lock",
             hint=f"At least 0 and at most {LONGEST_WAIT_SECONDS // 86400} days.",
+        )
+
+
+def check_age(seconds: float) -> None:
+    """Raise UsageError for an age from which on nothing of the ledger may be removed."""
+    if not YOUNGEST_SECONDS <= seconds <= OLDEST_SECONDS:
+        raise UsageError(
+            f"cannot remove what is older than {seconds:g} seconds",
+            hint=f"At least {YOUNGEST_SECONDS // 60} minutes, at most "
+            f"{OLDEST_SECONDS // 86400} days.",
         )
 
 
@@ -413,11 +458,13 @@ def wanted(
     start: slices.Bound | slices.DaysAgo | None,
     stop: slices.Bound | slices.DaysAgo | None,
     everything: bool,
-    where: str | None,
+    where: str | None = None,
+    takes_where: bool = True,
 ) -> slices.Wanted:
     """Return the one slice that was asked for; raises UsageError for none and for several.
 
-    A condition is asked of all rows where it stands alone, else of those in the range.
+    A condition is asked of all rows where it stands alone, else of those in the range;
+    `takes_where` tells whether one could be given.
     """
     if (start is None) != (stop is None):
         raise UsageError(
@@ -435,6 +482,7 @@ def wanted(
     if len(asked) != 1:
         raise UsageError(
             "several slices were asked for" if asked else "which rows? No slice was given",
-            hint="Give one of --day, --month, --from with --to, --where, or --all.",
+            hint="Give one of --day, --month, --from with --to, "
+            f"{'--where, ' if takes_where else ''}or --all.",
         )
     return asked[0]

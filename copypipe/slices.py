@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -121,6 +122,17 @@ def parse_bound(text: str) -> Bound | DaysAgo:
         )
     _within_calendar(moment.date())
     return moment
+
+
+def parse_range(text: str) -> Wanted:
+    """Return the range that `text` names: a day, two bounds such as 2018-04-01..2018-05-01, or all.
+
+    The second bound is exclusive. Raises UsageError for anything else.
+    """
+    start, dots, stop = text.partition("..")
+    if dots:
+        return Between(parse_bound(start), parse_bound(stop))
+    return Everything() if text.strip().lower() == "all" else day(parse_day(text))
 
 
 def day(value: date | DaysAgo) -> Between:
@@ -418,6 +430,29 @@ def instants(slice_: Slice) -> tuple[tuple[datetime, datetime], ...] | None:
     edges.append(_utc(around.stop))
     pairs = zip(edges[::2], edges[1::2], strict=True)
     return tuple((start, stop) for start, stop in pairs if start < stop)
+
+
+class Covered:
+    """Instants, as disjoint intervals ``[start, stop)``; None stands for no bound."""
+
+    def __init__(self) -> None:
+        self._starts: list[datetime] = []
+        self._stops: list[datetime] = []
+
+    def add(self, start: datetime | None, stop: datetime | None) -> None:
+        """Add an interval."""
+        start, stop = start or _BEGINNING, stop or _END
+        first = bisect_left(self._stops, start)
+        after = bisect_right(self._starts, stop)
+        if first < after:  # those between touch it
+            start, stop = min(start, self._starts[first]), max(stop, self._stops[after - 1])
+        self._starts[first:after] = [start]
+        self._stops[first:after] = [stop]
+
+    def holds(self, start: datetime | None, stop: datetime | None) -> bool:
+        """Return whether a whole interval is among them."""
+        place = bisect_right(self._starts, start or _BEGINNING) - 1
+        return place >= 0 and (stop or _END) <= self._stops[place]
 
 
 # West of the date line a day ends twelve hours after it has in UTC; no zone is later.

@@ -24,6 +24,27 @@ Dest = Annotated[
         show_default=False,
     ),
 ]
+DestTable = Annotated[str, typer.Argument(help="Table at the dest, as in SQL: public.users.")]
+By = Annotated[
+    str,
+    typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
+]
+Timezone = Annotated[
+    str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
+]
+Day = Annotated[
+    str | None,
+    typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
+]
+Month = Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")]
+From = Annotated[
+    str | None,
+    typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
+]
+To = Annotated[
+    str | None,
+    typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
+]
 Into = Annotated[
     str | None, typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE")
 ]
@@ -134,22 +155,6 @@ class Progress(StrEnum):
     NONE = "none"
 
 
-By = Annotated[
-    str,
-    typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
-]
-Timezone = Annotated[
-    str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
-]
-Month = Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")]
-From = Annotated[
-    str | None,
-    typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
-]
-To = Annotated[
-    str | None,
-    typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
-]
 Where = Annotated[
     str | None,
     typer.Option(
@@ -297,8 +302,4 @@ Quiet = Annotated[
 ]
 Verbose = Annotated[
     bool, typer.Option("--verbose", "-v", help="Say more, notices of the servers included.")
-]
-Day = Annotated[
-    str | None,
-    typer.Option(help="One day: 2018-04-29, today, yesterday or -3d.", metavar="DAY"),
 ]

@@ -19,12 +19,32 @@ VERSION = 1
 
 SCHEMA = "copypipe"
 
-# What a role needs of each table.
-RIGHTS = {
+Rights = Mapping[str, Sequence[str]]
+"""Of tables of the ledger, by their names."""
+
+# What a role needs of each table to record what it copies.
+RIGHTS: Rights = {
     "version": ("SELECT",),
     "slice": ("SELECT", "INSERT"),
     "attempt": ("SELECT", "INSERT", "UPDATE"),
     "sliced_by": ("SELECT", "INSERT"),
+}
+
+# What a role needs to read what was recorded of a slice.
+READING: Rights = {"slice": ("SELECT",)}
+
+# What a role needs to remove what does not count any more.
+PRUNING: Rights = {
+    "version": ("SELECT",),
+    "slice": ("SELECT", "DELETE"),
+    "attempt": ("SELECT", "DELETE"),
+}
+
+# What a role needs to have a slice forgotten.
+FORGETTING: Rights = {
+    "version": ("SELECT",),
+    "slice": ("SELECT", "DELETE"),
+    "sliced_by": ("SELECT",),
 }
 
 _TABLES = (
@@ -120,17 +140,17 @@ _TABLES = (
 )
 
 
-def look(role: str | None = None) -> Composed:
+def look(role: str | None = None, needed: Rights = RIGHTS) -> Composed:
     """Ask whether there is a ledger, whose it is, and what a role lacks to use or make it.
 
-    The role is the session's unless another one is named.
+    The role is the session's unless another one is named; `needed` is what it wants to do.
 
     Its owner, and the schema's, who may drop and make tables in it, could have it run anything with
     our rights (a trigger, a default). So that must be the role itself, one that it is a member of,
     the owner of the database or a superuser. A superuser counts as a member of every role, so for
     one that says nothing. A schema without tables may be filled by whoever may create in it.
     """
-    wanted = [(table, right) for table, rights in RIGHTS.items() for right in rights]
+    wanted = [(table, right) for table, rights in needed.items() for right in rights]
     return SQL(
         """
         SELECT n.oid IS NOT NULL AS schema,
@@ -400,10 +420,203 @@ def _written(intervals: Sequence[tuple[datetime, datetime]]) -> str:
 
 
 def holds(attempt_id: str) -> Composed:
-    """Ask whether an attempt was committed."""
-    return SQL("SELECT EXISTS (SELECT 1 FROM copypipe.slice WHERE attempt_id = {}::uuid)").format(
-        Literal(attempt_id)
+    """Ask whether an attempt was committed.
+
+    The slice may have been forgotten since then; its attempt was told of in the same transaction.
+    """
+    return SQL(
+        """
+        SELECT EXISTS (SELECT 1 FROM copypipe.slice WHERE attempt_id = {attempt}::uuid)
+               OR EXISTS (SELECT 1 FROM copypipe.attempt
+                           WHERE attempt_id = {attempt}::uuid AND state = 'copied')
+        """
+    ).format(attempt=Literal(attempt_id))
+
+
+# ------------------------------------------------------------------------- read, prune, forget
+
+# The intervals of the row `s`, NULL for no bound.
+_INSTANTS = SQL(
+    """
+           ARRAY(SELECT ARRAY[pg_catalog.lower(i.within), pg_catalog.upper(i.within)]
+                   FROM pg_catalog.unnest(s.instants) AS i (within)) AS instants
+    """
+)
+
+_RECEIPT = SQL(
+    """
+    SELECT s.id, s.attempt_id::text, s.run_id, s.dest_table, s.source_table, s.source_address,
+           s.source_system, s.source_database_oid::int8, s.by_column, s.zone,
+           {intervals},
+           s.condition, s.mode, s.rows_deleted, s.rows_copied, s.bytes, s.format, s.signature,
+           s.checksum, s.reversed, s.state, s.open_because, s.complete_until, s.source_clock,
+           s.began_at, s.recorded_at, s.tool_version, s.manifest,
+           ARRAY(SELECT l.id FROM copypipe.slice l
+                  WHERE l.root_oid = s.root_oid AND l.id > s.id AND l.instants && s.instants
+                    AND coalesce(l.by_column = s.by_column, true)
+                  ORDER BY l.id) AS superseded_by,
+           ARRAY(SELECT l.id FROM copypipe.slice l
+                  WHERE l.root_oid = s.root_oid AND l.id > s.id AND l.by_column <> s.by_column
+                  ORDER BY l.id) AS by_another_column
+      FROM copypipe.slice s
+     WHERE s.root_oid = {root_oid}
+    """
+)
+
+
+def _receipt(root_oid: int) -> Composed:
+    return _RECEIPT.format(intervals=_INSTANTS, root_oid=Literal(root_oid))
+
+
+def told_exactly(
+    root_oid: int, column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None
+) -> Composed:
+    """Read what was recorded last of these instants exactly, of all rows in them."""
+    return SQL(
+        """
+        {receipt} AND s.by_column IS NOT DISTINCT FROM {column} AND s.instants = {instants}
+           AND s.condition IS NULL
+         ORDER BY s.id DESC LIMIT 1
+        """
+    ).format(
+        receipt=_receipt(root_oid),
+        column=Literal(column),
+        instants=instants(wanted),
     )
+
+
+def told_of(
+    root_oid: int,
+    column: str | None,
+    wanted: Sequence[tuple[datetime, datetime]] | None,
+    without: Sequence[int],
+) -> Composed:
+    """Read all that was recorded of some of these instants, the last first; not what is named."""
+    return SQL("{} AND {} AND s.id <> ALL ({}::int8[]) ORDER BY s.id DESC").format(
+        _receipt(root_oid), _touches(column, wanted), Literal(list(without))
+    )
+
+
+def all_told(root_oid: int | None, seconds: float) -> Composed:
+    """Read what decides which slices still count, the last first; None for those of all tables.
+
+    Rows: id, table, column, whether it went against the usual direction, its instants, whether it
+    tells all of them, whether it is older than so many seconds. One by which nothing was cleared,
+    and which brought nothing, tells nothing of the rows that were there before.
+    """
+    return SQL(
+        """
+        SELECT s.id, s.root_oid::int8, s.by_column, s.reversed, {intervals},
+               s.condition IS NULL AND (s.rows_copied > 0 OR s.mode IN ('replace', 'verify')),
+               s.recorded_at < {before}
+          FROM copypipe.slice s
+         WHERE {of_table}
+         ORDER BY s.id DESC
+        """
+    ).format(
+        intervals=_INSTANTS,
+        before=_before(seconds),
+        of_table=SQL("true")
+        if root_oid is None
+        else SQL("s.root_oid = {}").format(Literal(root_oid)),
+    )
+
+
+def _touches(column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None) -> Composed:
+    """Return the condition under which the row `s` tells of some of these instants.
+
+    Of one by another column nobody can tell.
+    """
+    if wanted is None:
+        return SQL("true").format()
+    return SQL("(coalesce(s.by_column = {}, true) AND s.instants && {})").format(
+        Literal(column), instants(wanted)
+    )
+
+
+def remove_slices(ids: Sequence[int]) -> Composed:
+    """Remove slices."""
+    return SQL("DELETE FROM copypipe.slice WHERE id = ANY ({}::int8[])").format(Literal(list(ids)))
+
+
+def old_attempts(seconds: float) -> Composed:
+    """Count what `remove_attempts` would remove."""
+    return SQL("SELECT count(*) FROM copypipe.attempt a WHERE {}").format(_old_attempts(seconds))
+
+
+def remove_attempts(seconds: float) -> Composed:
+    """Remove attempts that ended longer ago, and those that began then and died."""
+    return SQL("DELETE FROM copypipe.attempt a WHERE {}").format(_old_attempts(seconds))
+
+
+def _old_attempts(seconds: float) -> Composed:
+    # A session that is not ours shows its name all the same.
+    return SQL(
+        """
+        coalesce(a.ended_at, a.began_at) < {}
+        AND (a.state <> 'running'
+             OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity r
+                             WHERE r.application_name = 'copypipe/' || a.run_id))
+        """
+    ).format(_before(seconds))
+
+
+def _before(seconds: float) -> Composed:
+    return SQL(
+        "pg_catalog.statement_timestamp() - pg_catalog.make_interval(secs => {}::float8)"
+    ).format(Literal(seconds))
+
+
+def forgettable(
+    root_oid: int,
+    table: str,
+    column: str | None,
+    wanted: Sequence[tuple[datetime, datetime]] | None,
+) -> Composed:
+    """Count what `forget` would remove, what of that tells of more, and what it cannot tell.
+
+    Rows: those to be removed, those of them that tell of other instants too, those by another
+    column.
+    """
+    return SQL(
+        """
+        SELECT count(*) FILTER (WHERE {touches}),
+               count(*) FILTER (WHERE {touches} AND NOT s.instants <@ {instants}),
+               count(*) FILTER (WHERE s.by_column <> {column})
+          FROM copypipe.slice s
+         WHERE {of_table}
+        """
+    ).format(
+        touches=_touches(column, wanted),
+        instants=instants(wanted),
+        column=Literal(column),
+        of_table=_of_table(root_oid, table),
+    )
+
+
+def forget(
+    root_oid: int,
+    table: str,
+    column: str | None,
+    wanted: Sequence[tuple[datetime, datetime]] | None,
+) -> Composed:
+    """Remove all that was recorded of some of these instants."""
+    return SQL("DELETE FROM copypipe.slice s WHERE {} AND {}").format(
+        _of_table(root_oid, table), _touches(column, wanted)
+    )
+
+
+def _of_table(root_oid: int, table: str) -> Composed:
+    """Return the condition under which the row `s` is of a table.
+
+    Also of one that bore its name and is gone: what was put in its place often has its rows.
+    """
+    return SQL(
+        """
+        (s.root_oid = {} OR (s.dest_table = {} AND NOT EXISTS (
+            SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = s.root_oid)))
+        """
+    ).format(Literal(root_oid), Literal(table))
 
 
 def receives(

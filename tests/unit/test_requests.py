@@ -10,8 +10,11 @@ from copypipe.errors import UsageError
 from copypipe.requests import (
     LOOK_FIRST,
     Endpoint,
+    Recorded,
     Request,
     check,
+    check_age,
+    check_recorded,
     check_settings,
     computed,
     duration,
@@ -189,6 +192,43 @@ def test_no_slice_several_and_half_a_range_are_refused(asked: dict[str, Any], me
 
     assert caught.value.message == message
     assert caught.value.hint
+
+
+def test_without_conditions_none_is_hinted_at() -> None:
+    with pytest.raises(UsageError) as caught:
+        wanted(**NOTHING, takes_where=False)
+
+    assert caught.value.hint == "Give one of --day, --month, --from with --to, or --all."
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"table": " "}, "the table has no name"),
+        ({"table": "t\0"}, "a name is not valid text"),
+        ({"by": ""}, "the slice column has no name"),
+        ({"by": "\udcff"}, "a name is not valid text"),
+        ({"timezone": "+02"}, "not the name of a time zone: '+02'"),
+        ({"wanted": Between(DaysAgo(0), DaysAgo(1))}, "the range is empty: from today to yester"),
+    ],
+)
+def test_what_the_ledger_cannot_be_asked(changes: dict[str, Any], message: str) -> None:
+    check_recorded(Recorded(table="public.users", wanted=DAY))
+    with pytest.raises(UsageError) as caught:
+        check_recorded(Recorded(**{"table": "users", "wanted": DAY, **changes}))
+
+    assert caught.value.message.startswith(message)
+
+
+def test_an_age_has_a_least_and_a_most() -> None:
+    for fine in ("10min", "1h", "90d", "36525d"):
+        check_age(duration(fine))
+    for bad in ("0", "599s", "36526d"):
+        with pytest.raises(UsageError, match="cannot remove what is older than"):
+            check_age(duration(bad))
 
 
 # --- modes and settings ---------------------------------------------------------------------------

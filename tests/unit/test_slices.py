@@ -57,6 +57,33 @@ def refused(call: Callable[[], object], error: type[Exception] = UsageError) -> 
 
 
 @pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("2018-04-29", Between(DAY, DAY + WHOLE_DAY)),
+        ("yesterday", Between(DaysAgo(1), DaysAgo(0))),
+        ("-3d", Between(DaysAgo(3), DaysAgo(2))),
+        ("2018-04-29..2018-05-01", Between(DAY, date(2018, 5, 1))),
+        ("-3d..today", Between(DaysAgo(3), DaysAgo(0))),
+        (" 2018-04-29 .. today ", Between(DAY, DaysAgo(0))),
+        ("2018-04-29T10:00..2018-04-30", Between(local(2018, 4, 29, 10), date(2018, 4, 30))),
+        ("2018-04-29T10:00Z..today", Between(utc(2018, 4, 29, 10), DaysAgo(0))),
+        ("all", Everything()),
+        (" ALL ", Everything()),
+    ],
+)
+def test_a_range_is_one_word(text: str, means: object) -> None:
+    assert slices.parse_range(text) == means
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "..", "2018-04-29..", "..2018-04-29", "2018-04", "2018-04-29T10:00", "all..today"],
+)
+def test_what_is_no_range_is_refused(text: str) -> None:
+    assert refused(lambda: slices.parse_range(text))
+
+
+@pytest.mark.parametrize(
     ("text", "day"),
     [
         ("2018-04-29", DAY),

@@ -1,0 +1,80 @@
+"""Which slices of a ledger still count: compared with instants that are counted one by one."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from copypipe.ledger import superseded
+from copypipe.slices import Covered
+
+# So few hours that intervals often touch, overlap and contain each other.
+HOURS = 12
+TABLES, COLUMNS = (1, 2), ("created_at", "paid_at", None)
+
+
+def at(hour: int) -> datetime:
+    return datetime(2018, 4, 29, tzinfo=UTC) + timedelta(hours=hour)
+
+
+def interval(bounds: tuple[int, int]) -> tuple[datetime | None, datetime | None]:
+    """Return an interval of hours; what reaches to the ends has no bound."""
+    start, stop = bounds
+    return at(start) if start else None, at(stop) if stop < HOURS else None
+
+
+bounds = st.tuples(st.integers(0, HOURS), st.integers(0, HOURS)).filter(lambda b: b[0] < b[1])
+
+
+@given(st.lists(bounds), bounds)
+def test_intervals_cover_what_their_instants_do(
+    added: list[tuple[int, int]], asked: tuple[int, int]
+) -> None:
+    covered, hours = Covered(), set[int]()
+    for each in added:
+        covered.add(*interval(each))
+        hours |= {*range(*each)}
+
+    assert covered.holds(*interval(asked)) == (hours >= {*range(*asked)})
+
+
+told = st.lists(
+    st.tuples(
+        st.sampled_from(TABLES),
+        st.sampled_from(COLUMNS),
+        st.booleans(),
+        st.lists(bounds, max_size=2),
+        st.booleans(),
+        st.booleans(),
+    ),
+    max_size=12,
+)
+
+
+@given(told)
+def test_a_slice_counts_until_later_ones_tell_all_its_instants(slices: list[Any]) -> None:
+    rows, expected = [], {}
+    later: list[Any] = []
+    for number, row in reversed([*enumerate(slices)]):
+        table, column, is_reversed, parts, _, is_old = row
+        rows.append((number, table, column, is_reversed, [*map(interval, parts)], *row[4:]))
+        hours = {hour for part in parts for hour in range(*part)}
+        known = {
+            hour
+            for of, by, turned, instants, whole, _ in later
+            if (of, by) == (table, column) and whole and (is_reversed or not turned)
+            for part in instants
+            for hour in range(*part)
+        }
+        if hours and hours <= known:
+            expected[number] = is_old
+        later.append(row)
+
+    assert superseded(rows) == expected
+
+
+@pytest.mark.parametrize("stop", [None, at(3)], ids=["without a bound", "to a time"])
+def test_nothing_covers_nothing(stop: datetime | None) -> None:
+    assert not Covered().holds(None, stop)
