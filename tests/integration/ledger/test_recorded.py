@@ -49,7 +49,7 @@ def test_a_copy_is_recorded_with_every_fact(sides: Sides) -> None:
         name: datetime.fromisoformat(row.pop(name))
         for name in ("source_clock", "began_at", "recorded_at", "complete_until")
     }
-    signature = row.pop("signature")
+    signature, manifest = row.pop("signature"), row.pop("manifest")
     # The row is of the transaction that wrote the rows.
     assert int(row.pop("xid")) % 2**32 == int(dest.scalar("SELECT xmin::text FROM public.t"))
     assert row == {
@@ -77,11 +77,27 @@ def test_a_copy_is_recorded_with_every_fact(sides: Sides) -> None:
         "bytes": done.bytes,
         "format": "binary",
         "checksum": None,
+        "equal": True,
         "state": "sealed",
         "open_because": None,
         "tool_version": __version__,
     }
     assert re.fullmatch("[0-9a-f]{64}", signature)
+    read = manifest.pop("source")
+    assert re.fullmatch(r"\d+:\d+:.*", read.pop("snapshot"))
+    assert re.fullmatch("[0-9A-F]+/[0-9A-F]+", read.pop("lsn"))
+    assert read == {"version": source.scalar("SHOW server_version").split()[0]}
+    assert [*manifest["statements"]] == ["clear", "copy_in", "copy_out"]
+    assert "2018-04-28 22:00:00+00" in manifest.pop("statements")["clear"]
+    assert manifest == {
+        "dest": {"version": dest.scalar("SHOW server_version").split()[0]},
+        "rows_inserted": None,
+        "rows_updated": None,
+        "rows_dropped": 0,
+        "accepted": [],
+        "transport": done.transport,
+        "seconds": manifest["seconds"],
+    }
     assert before[0] < at["source_clock"] < after[0]
     assert before[1] < at["recorded_at"] < after[1]
     assert at["complete_until"] < at["source_clock"]
