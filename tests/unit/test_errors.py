@@ -10,8 +10,8 @@ import pytest
 from copypipe import errors
 from copypipe.errors import (
     EXIT_CODES,
-    PARTLY_DONE,
     MESSAGE_CHARACTERS,
+    PARTLY_DONE,
     CopypipeError,
     Interrupted,
     printable,
