@@ -53,8 +53,9 @@ class Sharing:
 
     def run(self, *, kills: int, restarts: int) -> None:
         """Keep the members at work until all is done, killed and hindered as often as that."""
-        places = [PLACES[number % len(PLACES)] for number in range(kills)]
-        self.chance.shuffle(places)
+        more = [self.chance.choice(PLACES) for _ in range(kills - len(PLACES))]
+        # Taken from the end: first each of them as early as may be, while there is most to do.
+        places = [*more, *((phase, name, (least, least)) for phase, name, (least, _) in PLACES)]
         running: dict[int, tuple[subprocess.Popen[bytes], str | None]] = {}
         left = dict(enumerate(self.members))
         until = time.monotonic() + LONGEST_SECONDS
