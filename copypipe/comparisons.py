@@ -122,7 +122,7 @@ def make(
             source_at=source.address,
             dest_at=dest.address,
             columns=columns,
-            forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns]),
+            forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns], found.sides),
             parts=tuple(parts(request, every, source, found.relation, decided.slice)),
             key=places,
             can_merge=can_merge,

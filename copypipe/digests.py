@@ -11,16 +11,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from copypipe import crossings
-from copypipe.crossings import Crossing
+from copypipe.crossings import Crossing, Sides
 from copypipe.errors import PlanRefused
 from copypipe.servers import Session
 from copypipe.statements import Statement
 from copypipe.statements import digests as statements
-from copypipe.statements.digests import Cast, Rows
+from copypipe.statements.digests import Form, Rows
 from copypipe.tables import Column
 from copypipe.types import Value, leaves
 
@@ -89,8 +89,8 @@ def _signed(text: str) -> int:
 class Forms:
     """In which form each column is hashed, on either side, in their order."""
 
-    at_source: tuple[Cast, ...]
-    at_dest: tuple[Cast, ...]
+    at_source: tuple[Form, ...]
+    at_dest: tuple[Form, ...]
     seed: str
 
     def sent(self, query: Statement) -> Rows:
@@ -102,44 +102,90 @@ class Forms:
         return Rows(query, self.at_dest)
 
 
-def forms(columns: Sequence[tuple[Column, Column, Crossing]]) -> Forms:
+def forms(columns: Sequence[tuple[Column, Column, Crossing]], sides: Sides) -> Forms:
     """Decide in which form columns are hashed, given as (source, dest, how it crosses).
 
     Raises PlanRefused for a column whose values have no form that is the same on both sides.
     """
-    pairs: list[tuple[Cast, Cast]] = []
+    pairs: list[tuple[Form, Form]] = []
     signature: list[tuple[str, str]] = []
     for source, dest, crossing in columns:
         sent = crossing.into or source.value
-        form = _form(sent, dest.value)
-        if form is None:
+        problem = _without_form(sent, dest.value, sides)
+        if problem is not None:
             raise PlanRefused(
                 f'the values of "{dest.name}" cannot be compared by a digest',
-                detail=f"{dest.type_name} has no form that is the same on two servers.",
+                detail=f"{dest.type_name} has no form that is the same on two servers: {problem}.",
                 hint="Leave --verify checksum out, or --exclude the column.",
             )
-        pairs.append(form[:2])
-        signature.append((dest.name, form[2]))
+        *both, name = _form(sent, dest.value)
+        pairs.append((both[0], both[1]))
+        signature.append((dest.name, name))
     told = json.dumps([VERSION, signature])
     seed = f"sha256/{VERSION}/{hashlib.sha256(told.encode()).hexdigest()[:16]}"
     return Forms(tuple(one for one, _ in pairs), tuple(other for _, other in pairs), seed)
 
 
-def _form(sent: Value, held: Value) -> tuple[Cast, Cast, str] | None:
-    """Return the casts of both sides and the name of the form, None for none."""
+def _without_form(sent: Value, held: Value, sides: Sides) -> str | None:
+    """Return why equal values may have different forms on the two sides, None where they do not."""
     there = held.bare
     parts = [leaf.type for leaf in leaves(there)]
     if any(part.extension in crossings.LOSSY_TEXT for part in parts):
-        return None
+        return "its text rounds"
     if any(part.oid in crossings.WITHOUT_INPUT for part in parts):
+        return "its text cannot be read"
+    encodings = {side.encoding for side in (sides.source, sides.dest)} - {"SQL_ASCII"}
+    if len(encodings) > 1:
+        for part in parts:
+            if part.oid in _SORTED or part.extension in _SORTED_TOO:
+                return f"{part.name} sorts its parts by the bytes of the database's encoding"
+    if _by_bytes(there) or there.type.oid in _TEXTS:
         return None
-    if not _by_bytes(there):
-        if any(part.oid == crossings.MONEY for part in parts):
-            return None  # its text depends on lc_monetary
-        return "text", "text", "text"
-    at_source = None if _same(sent, there) else there.name
-    at_dest = None if held is there else there.type.name
-    return at_source, at_dest, there.name
+    if any(part.oid == crossings.MONEY for part in parts):
+        return "the text of money depends on lc_monetary"
+    if any(part.oid == crossings.CHAR for part in parts) and (
+        (sides.source.major < crossings.OCTAL_CHARS) != (sides.dest.major < crossings.OCTAL_CHARS)
+    ):
+        return 'the two majors write a "char" differently'
+    if not _castable(there) and any(
+        theirs.typmod not in (-1, ours.typmod)
+        for ours, theirs in zip(
+            _with_blanks_or_zeros(sent), _with_blanks_or_zeros(there), strict=False
+        )
+    ):
+        return "numbers and blanks in it are written as long as the modifiers ask for"
+    return None
+
+
+def _form(sent: Value, held: Value) -> tuple[Form, Form, str]:
+    """Return the forms at both sides and the name of what is hashed."""
+    there = held.bare
+    if _by_bytes(there):
+        at_source = None if _same(sent, there) else there.name
+        return Form(at_source), Form(None if held is there else there.type.name), there.name
+    if there.type.oid in _TEXTS:
+        return Form("text"), Form("text"), "text"
+    at_source = there.name if _castable(there) and not _same(sent, there) else None
+    return Form(at_source, written=True), Form(written=True), "text"
+
+
+def _castable(value: Value) -> bool:
+    """Return whether it is an array that every server knows, so that the source can cast to it."""
+    element = value.element
+    return value.type.built_in and element is not None and element.type.built_in
+
+
+def _with_blanks_or_zeros(value: Value) -> Iterator[Value]:
+    """Yield the parts of a value whose text is filled up as their modifiers ask for."""
+    bare = value.bare
+    element = bare.element
+    if element is not None:
+        yield from _with_blanks_or_zeros(element)
+    elif bare.type.fields:
+        for field in bare.type.fields:
+            yield from _with_blanks_or_zeros(field.value)
+    elif bare.type.oid in (crossings.NUMERIC, crossings.BPCHAR):
+        yield bare
 
 
 def _same(sent: Value, there: Value) -> bool:
@@ -164,12 +210,17 @@ def _by_bytes(of: Value) -> bool:
     )
 
 
+# Texts, whose casts to text are PostgreSQL's own; that of bpchar leaves out blanks at the end.
+_TEXTS = frozenset({crossings.TEXT, crossings.VARCHAR, crossings.BPCHAR, crossings.NAME})
+
+# What keeps its parts in the order of their bytes, or of their lengths: jsonb, tsvector.
+_SORTED = frozenset({crossings.JSONB, 3614})
+_SORTED_TOO = frozenset({"hstore.hstore"})
+
 # What is hashed by its text though it is built in: texts, XML (which tells its encoding), the names
 # of objects, vectors that are arrays, and ACLs.
 _BY_TEXT = frozenset(
-    {crossings.TEXT, crossings.VARCHAR, crossings.BPCHAR, crossings.NAME, crossings.XML}
-    | {crossings.REFCURSOR, 22, 30, 1033}
-    | crossings.BY_NAME
+    _TEXTS | {crossings.XML, crossings.REFCURSOR, 22, 30, 1033} | crossings.BY_NAME
 )
 
 

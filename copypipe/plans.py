@@ -266,7 +266,9 @@ def _drafted(request: Request, source: Session, dest: Session, refusals: Refusal
     forms = None
     if request.verify == "checksum":
         with refusals.gathering():
-            forms = digests.forms([(c.source, c.dest, c.crossing) for c in decided.columns])
+            forms = digests.forms(
+                [(c.source, c.dest, c.crossing) for c in decided.columns], decided.found.sides
+            )
     plan = _assembled(request, decided, partitions, refusals)
     notes = [*plan.notes, *_on_freezing(plan), *notes]
     return replace(plan, notes=tuple(notes), forms=forms, script=script, refusals=refusals.all)
@@ -318,6 +320,11 @@ class Found:
     table: Table
     source_is: catalog.Server
     dest_is: catalog.Server
+
+    @property
+    def sides(self) -> Sides:
+        """Return what the meaning of values depends on besides their types."""
+        return Sides(self.source_is.surroundings, self.dest_is.surroundings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -621,7 +628,7 @@ def _copied(request: Request, found: Found, matching: tables.Matching) -> tuple[
     lossy = readings.asked(request.allow_lossy, table, names, option="--allow-lossy")
     if both := sorted(cast & lossy):
         raise PlanRefused(f'"{both[0]}" was given to both --cast and --allow-lossy')
-    sides = Sides(found.source_is.surroundings, found.dest_is.surroundings)
+    sides = found.sides
 
     def asked(name: str) -> crossings.Asked:
         return "cast" if name in cast else "lossy" if name in lossy else None

@@ -12,7 +12,7 @@ instead of 4.1 us a row of eight columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
@@ -21,8 +21,27 @@ from copypipe.slices import DATE, Slice
 from copypipe.statements.slices import predicate
 from copypipe.tables import Table
 
-Cast = str | None
-"""The type as which a column is hashed, as SQL spells it; None for its own."""
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """What of a column is hashed: its value, or its text form."""
+
+    cast: str | None = None
+    """The type that it is brought to first, as SQL spells it; None for its own."""
+    written: bool = False
+    """The text that the type's output function writes is hashed. Not a cast to text: users can
+    make such casts, and that of xml keeps what a declaration says of the encoding."""
+
+    def of(self, value: Composable) -> Composable:
+        """Return what is hashed of a value."""
+        brought = value if self.cast is None else SQL("{}::{}").format(value, SQL(self.cast))
+        if not self.written:
+            return brought
+        # A row of NULLs is no NULL, so IS NULL is not asked.
+        return SQL(
+            "CASE WHEN pg_catalog.num_nulls({0}) = 1 THEN NULL ELSE pg_catalog.concat({0}) END"
+        ).format(brought)
+
 
 # A bucket of keys is told by the first two bytes of the hash of the key.
 MOST_BUCKETS = 1 << 16
@@ -33,7 +52,7 @@ class Rows:
     """Rows that are hashed: a query, and the form of each of its columns in turn."""
 
     query: Composable
-    casts: tuple[Cast, ...]
+    forms: tuple[Form, ...]
 
     def value(self, number: int) -> Composable:
         """Return a column by its place, counted from 0."""
@@ -41,14 +60,12 @@ class Rows:
 
     def form(self, number: int) -> Composable:
         """Return what is hashed of a column."""
-        cast = self.casts[number]
-        value = self.value(number)
-        return value if cast is None else SQL("{}::{}").format(value, SQL(cast))
+        return self.forms[number].of(self.value(number))
 
     @property
     def from_item(self) -> Composed:
         """Return the query as FROM takes it."""
-        names = SQL(", ").join(self.value(number) for number in range(len(self.casts)))
+        names = SQL(", ").join(self.value(number) for number in range(len(self.forms)))
         return SQL("({}) AS rows ({})").format(self.query, names)
 
     def hash_of(self, numbers: Sequence[int]) -> Composed:
@@ -60,7 +77,7 @@ class Rows:
     @property
     def hash(self) -> Composed:
         """Return the hash of a row."""
-        return self.hash_of(range(len(self.casts)))
+        return self.hash_of(range(len(self.forms)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,14 +181,14 @@ class Within:
             )
             for end in ("min", "max")
         ]
-        after = (
-            SQL("1")
-            if not self.groups.step
-            else SQL("interval {}").format(Literal(self.groups.step))
-        )
-        return SQL("{0} >= {1} AND {0} < {2} + {3} AND {4}").format(
-            column, ends[0], ends[1], after, found
-        )
+        if not self.groups.step:
+            return SQL("{0} >= {1} AND {0} <= {2} AND {3}").format(column, *ends, found)
+        # Infinite times are groups of their own, and what is added to the last ones is no time.
+        after = SQL(
+            "(SELECT CASE WHEN last < '290000-01-01' THEN last + {}::interval ELSE 'infinity' END"
+            " FROM (SELECT {}) AS ends (last))"
+        ).format(Literal(self.groups.step), ends[1])
+        return SQL("{0} >= {1} AND {0} <= {2} AND {3}").format(column, ends[0], after, found)
 
 
 def _condition(rows: Rows, within: Within | None) -> Composable:
@@ -211,7 +228,7 @@ def listed(
 ) -> Composed:
     """List the rows of some buckets: key, hash, and all columns `with_data`; as texts."""
     hashed = "k" if key else "h"
-    shown = range(len(rows.casts)) if with_data else ()
+    shown = range(len(rows.forms)) if with_data else ()
     return SQL(
         """
         SELECT {key_texts}, pg_catalog.encode(h, 'hex'), {data}
@@ -221,8 +238,9 @@ def listed(
          WHERE {late}
         """
     ).format(
-        key_texts=_texts(rows, key),
-        data=_texts(rows, shown),
+        # As they are compared, so that a key has the same text on both sides.
+        key_texts=_texts(map(rows.form, key)),
+        data=_texts(map(rows.value, shown)),
         row=rows.hash,
         key=rows.hash_of(key) if key else SQL("NULL::bytea").format(),
         rows=rows.from_item,
@@ -236,9 +254,9 @@ def _among(hashed: str, buckets: int, wanted: Sequence[int]) -> Composed:
     return SQL("{} = ANY ({}::int4[])").format(_bucket(hashed, buckets), Literal(list(wanted)))
 
 
-def _texts(rows: Rows, numbers: Sequence[int]) -> Composed:
+def _texts(values: Iterable[Composable]) -> Composed:
     return SQL("ARRAY[{}]::text[]").format(
-        SQL(", ").join(SQL("{}::text").format(rows.value(number)) for number in numbers)
+        SQL(", ").join(SQL("{}::text").format(value) for value in values)
     )
 
 

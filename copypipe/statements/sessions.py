@@ -31,6 +31,8 @@ PINNED: Mapping[str, str] = {
     "array_nulls": "on",
     "timezone_abbreviations": "Default",
     "xmloption": "content",
+    # The names of objects are values too (regclass), and told apart by how they are written.
+    "quote_all_identifiers": "off",
     # A NOTICE for each row would cost more than the row, and may quote it.
     "client_min_messages": "warning",
     # Row security must raise an error instead of silently hiding rows, as in pg_dump.

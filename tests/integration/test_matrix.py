@@ -18,12 +18,13 @@ import pytest
 from psycopg.sql import Composed
 
 import copypipe
-from copypipe import catalog, crossings, readings, servers, slices
+from copypipe import catalog, crossings, digests, readings, servers, slices
 from copypipe.crossings import Asked, Crossing, Sides, Surroundings
 from copypipe.errors import CopyFailed, CopypipeError, PlanRefused
 from copypipe.requests import Endpoint
 from copypipe.servers import Session
 from copypipe.statements import copies, sessions
+from copypipe.statements import digests as statements
 from copypipe.tables import Table
 from plugins.databases import PINNED, Database
 from plugins.edges import EDGES, Edge, array
@@ -88,6 +89,8 @@ class Matrix:
     dest: Side
     counts: Counter[str] = field(default_factory=Counter)
     values: Counter[str] = field(default_factory=Counter)
+    proofs: Counter[str] = field(default_factory=Counter)
+    """The types of which there is no digest."""
 
     def make(self, edges: Sequence[Edge]) -> Sequence[Edge]:
         missing = [edge for edge in edges if edge not in self.source.tables]
@@ -190,6 +193,32 @@ class Matrix:
             assert as_meant, f"{pair} arrived as {came[n]!r}, not as {meant[n]!r}"
             again = loses or back[n] == one or same_value(here, back[n], one)
             assert again, f"{pair} arrived as {came[n]!r}, came back as {back[n]!r}"
+        self.prove(here, there, crossing, number)
+
+    def prove(self, here: Edge, there: Edge, crossing: Crossing, number: int | None) -> None:
+        """Have both servers compute the digest of what arrived, as the engine would."""
+        of, to = self.source.tables[here].columns, self.dest.tables[there].columns
+        columns = list(zip(of, to, (SAME, crossing), strict=True))
+        pair = f"{here.name} into {there.name} ({crossing.decision})"
+        try:
+            forms = digests.forms(columns, Sides(self.source.surroundings, self.dest.surroundings))
+        except PlanRefused:
+            self.proofs[there.name] += 1
+            return
+        within = slices.Whole()
+        slice_ = within if number is None else slices.Where(f"n = {number}", within)
+        select = copies.select(
+            self.source.tables[here], [(one, way) for one, _, way in columns], slice_
+        )
+        held = statements.held(self.dest.tables[there], ["n", "v"], slice_)
+        sent, came = (
+            connection.execute(statements.digest(rows)).fetchone()
+            for connection, rows in (
+                (self.source.carrier, forms.sent(select)),
+                (self.dest.carrier, forms.held(held)),
+            )
+        )
+        assert sent == came, f"{pair}: the digests differ of what arrived"
 
     def name(self, there: Edge) -> str:
         return self.dest.tables[there].full_name

@@ -38,6 +38,12 @@ class Pair:
         chosen = {**sides, "retries": 0, "retry_delay": 0.01, "listener": self.hear, **options}
         return copypipe.copy(table, **chosen)
 
+    def verify(self, table: str = "public.t", **options: Any) -> list[Any]:
+        """Return what was found of each slice; nothing is changed unless that is asked for."""
+        sides = {"source": self.source.dsn, "dest": self.dest.dsn}
+        chosen = {**sides, "retries": 0, "retry_delay": 0.01, "listener": self.hear, **options}
+        return list(copypipe.verify(table, **chosen))
+
     def start(self, **options: Any) -> Begun[Transferred]:
         return Begun(lambda: self.copy(**options))
 
