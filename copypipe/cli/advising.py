@@ -10,7 +10,7 @@ import typer
 
 from copypipe import reporting, requests, slices
 from copypipe.cli.again import given
-from copypipe.cli.copying import Clear, Mode, endpoint
+from copypipe.cli.copying import Clear, Mode, Verify, endpoint
 from copypipe.cli.options import (
     Columns,
     Dest,
@@ -84,6 +84,9 @@ def grants(
     swap: Swap = False,
     key: Key = None,
     merge_deletes: Deletes = False,
+    verify: Annotated[
+        Verify, typer.Option(help="What must be equal on both sides before these copies commit.")
+    ] = Verify.COUNT,
     no_ledger: Annotated[
         bool, typer.Option("--no-ledger", help="For copies that are not recorded at the dest.")
     ] = False,
@@ -131,6 +134,7 @@ def grants(
             swap=swap,
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
+            verify=verify.value,
             ledger=not no_ledger,
             # What is asked of a person, or accepted, needs no right.
             accept=("references", "cascade", "triggers"),
