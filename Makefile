@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep matrix faults faults-planted bench walk wheel check fmt clean install
+.PHONY: help demo test unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -26,6 +26,9 @@ sweep: install ## the whole sweeps, of which the suite takes samples
 
 matrix: install ## every type into every other, of which the suite takes samples; part of sweep
 	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/test_matrix.py
+
+damage: install ## 200 damaged days of up to 50,000 rows, each found; part of sweep
+	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/verify/test_damage.py
 
 faults: install ## every fault at every place of a copy; resumes, takes an hour; ARGS=--matrix
 	@$(BIN)/python scripts/faults.py --jobs 2 $(ARGS)

@@ -294,9 +294,11 @@ def check_rights(
     """
     lacking, locks = [], ""
     unreadable = sorted(set(compared) - dest.rights.readable)
-    if unreadable:
+    if whole and not dest.rights.select:
+        lacking.append("SELECT")
+    elif unreadable:
         lacking.append(f"SELECT ({', '.join(unreadable)})")
-    elif (removes is not None and not dest.rights.readable) or (whole and not dest.rights.select):
+    elif removes is not None and not dest.rights.readable:
         lacking.append("SELECT")
     refused = [name for name in columns if name not in dest.rights.insert]
     if refused:

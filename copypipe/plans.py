@@ -402,10 +402,7 @@ def _check_rights(request: Request, decided: Decided, refusals: Refusals) -> Non
             privileges.looked_at(request, names, compared),
             removes=privileges.removes(request),
             updates=merge.updates if merge is not None else (),
-            # To count what triggers let through.
-            whole=request.mode == "append"
-            and found.table.has_triggers
-            and "triggers" not in request.accept,
+            whole=privileges.reads_own_rows(request, found.table),
         )
     with refusals.gathering():
         drawn = catalog.drawn(found.dest, found.table, decided.matching.left_to_defaults)

@@ -24,6 +24,7 @@ from copypipe.cli.options import (
     SourceSet,
     Swap,
     Table,
+    Verify,
 )
 from copypipe.cli.output import outcome, say
 from copypipe.errors import Side, UsageError
@@ -86,6 +87,9 @@ def grants(
     swap: Swap = False,
     key: Key = None,
     merge_deletes: Deletes = False,
+    verify: Annotated[
+        Verify, typer.Option(help="What must be equal on both sides before these copies commit.")
+    ] = Verify.COUNT,
     no_ledger: Annotated[
         bool, typer.Option("--no-ledger", help="For copies that are not recorded at the dest.")
     ] = False,
@@ -133,6 +137,7 @@ def grants(
             swap=swap,
             key=tuple(key or ()),
             merge_deletes=merge_deletes,
+            verify=verify.value,
             ledger=not no_ledger,
             # What is asked of a person, or accepted, needs no right.
             accept=("references", "cascade", "triggers"),

@@ -40,6 +40,7 @@ CASES = {
     "merge where": ("--mode merge --where 'id < 9'", "--mode merge --where 'id < 9'"),
     "merge and delete": ("--mode merge --merge-deletes", f"--mode merge --merge-deletes {DAY}"),
 }
+CHECKED = "--verify checksum"
 SOURCE_NEEDS = {"USAGE schema", "SELECT table", "CONNECT database"}
 DEST_NEEDS = {
     "replace": {"SELECT table", "INSERT table", "DELETE table"},
@@ -204,6 +205,42 @@ def test_what_is_printed_is_enough_and_none_of_it_too_much(
     assert result["recorded"] == (ledger != "off")
     assert "warning: the ledger" not in done.err
     assert pair.dest.scalar("SELECT count(*) FROM shop.users") == (5 if "day" in pair.copies else 7)
+
+
+# With a digest the dest reads what it has written.
+MORE_TO_CHECK = {"append": {"SELECT table"}, "append a range": {"SELECT table"}}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, marks=[pytest.mark.slow] if case.startswith("merge ") else [])
+        for case in CASES
+    ],
+)
+def test_what_is_printed_for_digests_is_enough(pair: Pair, case: str) -> None:
+    pair.options, pair.copies = (f"{each} {CHECKED} --no-ledger" for each in CASES[case])
+
+    before = pair.told()
+
+    assert needed(before["source"]) == SOURCE_NEEDS
+    assert needed(before["dest"]) == DEST_NEEDS[case] | ALWAYS | MORE_TO_CHECK.get(case, set())
+    pair.grant()
+    (select,) = [each for each in before["dest"] if each["privilege"] == "SELECT"]
+    pair.forget(keep_ledger=False)
+    with pair.without("dest", select["sql"]):
+        said = pair.copy("--dry-run")
+    assert said.code == 6
+    assert names(said.err, select), (select["sql"], said.err)
+    for column in select["columns"] or ():
+        one = f'GRANT SELECT ("{column}") ON shop.users TO "{pair.loader.name}"'
+        with pair.without("dest", one):
+            said = pair.copy("--dry-run")
+        assert said.code == 6
+        assert f"SELECT ({column})" in said.err
+    done = pair.copy("--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)["digest"].startswith("sha256/")
 
 
 # --- swaps ----------------------------------------------------------------------------------------
