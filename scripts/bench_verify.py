@@ -21,7 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +128,8 @@ def _measured(servers: Servers, options: argparse.Namespace) -> dict[str, list[C
 
 def _days(rows: int) -> Sequence[str]:
     """Return the range of the table: a row a second from 2018 on."""
-    last = datetime.fromtimestamp(1514764800 + rows, UTC).date()
-    return ("--from", "2018-01-01", "--to", f"{last.replace(day=1)}T23:59", "--quiet")
+    after = datetime(2018, 1, 1, tzinfo=UTC) + timedelta(seconds=rows, days=1)
+    return ("--from", "2018-01-01", "--to", str(after.date()), "--quiet")
 
 
 def _rounds(ways: dict[str, Callable[[], Cost]], rounds: int) -> dict[str, list[Cost]]:
