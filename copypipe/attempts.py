@@ -52,10 +52,11 @@ from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.readings import ABOUT_THE_TEXT
 from copypipe.requests import Endpoint, Request, check, check_settings, left_open
-from copypipe.servers import Session
+from copypipe.servers import Idle, Session
 from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Transferred
 from copypipe.watches import Watch
+from copypipe.workers import LOOK_SECONDS, Stop
 
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
@@ -82,13 +83,16 @@ _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 T = TypeVar("T")
 
 
-def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
+def copy(
+    request: Request, listen: Listener, approve: Approve, stop: Stop | None = None
+) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
 
-    CommitUnknown is the exception to that, it says so.
+    CommitUnknown is the exception to that, it says so. Whoever calls for a `stop` ends it in any
+    wait, where a COMMIT may be under way.
     """
     begin(request, listen)
-    return _Run(request, listen, approve)()
+    return _Run(request, listen, approve, stop)()
 
 
 def plan(request: Request, listen: Listener) -> Plan:
@@ -134,10 +138,13 @@ def _tell_retry(
 class _Run:
     """One call: its tries, and what they know of each other."""
 
-    def __init__(self, request: Request, listen: Listener, approve: Approve) -> None:
+    def __init__(
+        self, request: Request, listen: Listener, approve: Approve, stop: Stop | None
+    ) -> None:
         self._request = request
         self._listen = listen
         self._approve = approve
+        self._stop = stop
         self._run_id = secrets.token_hex(8)
         self._unknown: CommitUnknown | None = None
         """A COMMIT of which nobody can tell whether it happened: there is no ledger."""
@@ -186,7 +193,7 @@ class _Run:
     def _try(self, number: int) -> Transferred:
         request, listen = self._request, self._listen
         attempt = Attempt(self._run_id, str(uuid.uuid4()), number)
-        with both(request, listen, self._run_id, self._reached) as (source, dest):
+        with both(request, listen, self._run_id, self._reached, self._stop) as (source, dest):
             if not self._connected:
                 self._connected = True
                 listen(Connected(str(source.address), str(dest.address)))
@@ -375,11 +382,16 @@ def _tell(plan: Plan, listen: Listener) -> None:
 
 @contextmanager
 def both(
-    request: Request, listen: Listener, run_id: str, reached: set[Side]
+    request: Request,
+    listen: Listener,
+    run_id: str,
+    reached: set[Side],
+    stop: Stop | None = None,
 ) -> Iterator[tuple[Session, Session]]:
     """Connect to both sides, each watched and heard.
 
-    `reached` are the sides that have let this run in before, and gets those that do.
+    `reached` are the sides that have let this run in before, and gets those that do. All waits end
+    where a `stop` is called for.
     """
     with (
         _connected("source", request.source, run_id, reached) as source,
@@ -388,8 +400,18 @@ def both(
         for session in (source, dest):
             session.hear(lambda *said: listen(_noticed(*said)))
         with closing(Watch(source, dest, listen, request.stall_timeout)) as watch:
-            source.idle = dest.idle = watch
+            source.idle = dest.idle = watch if stop is None else _ending(watch, stop)
             yield source, dest
+
+
+def _ending(watch: Watch, stop: Stop) -> Idle:
+    """Have whoever waits look whether all is to end."""
+
+    def idle(side: Side, moved: float, /) -> float:
+        stop.check()
+        return min(watch(side, moved), time.monotonic() + LOOK_SECONDS)
+
+    return idle
 
 
 @contextmanager

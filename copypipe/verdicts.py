@@ -256,10 +256,8 @@ class _Worker:
     def _connected(self) -> tuple[Session, Session]:
         if self.sessions is None:
             self.sessions = self.stack.enter_context(
-                attempts.both(self.comparison.request, self.listen, self.run_id, set())
+                attempts.both(self.comparison.request, self.listen, self.run_id, set(), self.stop)
             )
-            for session in self.sessions:
-                session.idle = _ending(session, self.stop)
         return self.sessions
 
     # ------------------------------------------------------------------------------- compare
@@ -324,7 +322,7 @@ class _Worker:
                 where=where,
                 key=self.options.key,
             )
-        attempts.copy(request, self._of_repairs, lambda plan: True)
+        attempts.copy(request, self._of_repairs, lambda plan: True, self.stop)
 
     def _of_repairs(self, event: Event, /) -> None:
         """Pass on why a repair takes long; what it does besides is told by the verdict."""
@@ -487,17 +485,6 @@ def _take(dest: Session, wanted: Sequence[Lock], comparison: Comparison, slice_:
         hint="Run it again later, or wait longer with --wait-lock.",
         side="dest",
     )
-
-
-def _ending(session: Session, stop: Stop) -> Callable[[str, float], float]:
-    """Have whoever waits for a session look whether all is to end."""
-    watch = session.idle
-
-    def idle(side: str, moved: float, /) -> float:
-        stop.check()
-        return min(watch(session.side, moved), time.monotonic() + workers.LOOK_SECONDS)
-
-    return idle
 
 
 def _judged(sent: Digest, held: Digest) -> Judgement:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from plugins.command import Command, Run, Words, eventually, no_backends, users
+from plugins.command import (
+    Command,
+    Run,
+    Words,
+    eventually,
+    no_backends,
+    pause,
+    users,
+    waits_in_pause,
+)
 from plugins.databases import Database
 from plugins.proxy import HOST, Cut, Frame, Proxy
 
@@ -241,6 +250,28 @@ def test_an_interrupt(run: Command, two: tuple[Database, Database], held: str, j
     assert took < 2.0
     assert done.out == ""
     assert "interrupted: nothing was changed" in done.err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("repair", ["rows", "slices"])
+def test_a_signal_during_a_repair(
+    run: Command, two: tuple[Database, Database], repair: str, number: signal.Signals
+) -> None:
+    _, dest = two
+    dest.execute("DELETE FROM users WHERE id = 1000004")
+    pause(dest, when="NEW.id = 1000004")
+    before = dest.digest("public.users", "id")
+    process = run.start(*VERIFY, "--repair", repair, "--jobs", "2")
+    eventually(lambda: waits_in_pause(dest), seconds=10)
+
+    sent = process.signal(number)
+    done = process.wait()
+    took = time.monotonic() - sent
+    no_backends(*two, seconds=2.0)
+
+    assert (done.code, took < 2.0) == (128 + number, True), done.err
+    assert "a slice under way may be" in done.err
+    assert dest.digest("public.users", "id") == before
 
 
 def test_a_whole_run(run: Command, two: tuple[Database, Database]) -> None:
