@@ -140,13 +140,19 @@ class Pair:
         self._stack.close()
 
 
-def copy(request: Request, listen: Listener, approve: Approve) -> Transferred:
+def copy(
+    request: Request,
+    listen: Listener,
+    approve: Approve,
+    look: Callable[[], None] | None = None,
+) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
 
-    CommitUnknown is the exception to that, it says so.
+    CommitUnknown is the exception to that, it says so. `look` may end it in any wait by raising
+    (see `Pair`), where a COMMIT may be under way.
     """
     begin(request, listen)
-    pair = Pair(request, listen)
+    pair = Pair(request, listen, look)
     with closing(pair):
         done = _Run(request, listen, approve, pair)()
     if done is None:

@@ -569,13 +569,19 @@ def _common(plan: Plan, server: Server) -> dict[str, str]:
     if plan.format == "text" and plan.has_money:
         # The text of money is read by this; what it counts was compared.
         local["lc_monetary"] = "C"
-    if server.on_linux:
-        # A DELETE or a sort whose client was killed ends, and frees its locks. Elsewhere some
-        # servers refuse the setting.
-        local["client_connection_check_interval"] = "10s"
+    local |= ends_with_client(server)
     if plan.request.notices:
         local["client_min_messages"] = "notice"
     return local
+
+
+def ends_with_client(server: Server) -> dict[str, str]:
+    """Return the settings with which a long statement ends whose client was killed.
+
+    A DELETE or a sort would go on otherwise, and hold its locks. Elsewhere than on Linux some
+    servers refuse the setting.
+    """
+    return {"client_connection_check_interval": "10s"} if server.on_linux else {}
 
 
 def keeps_views_out(table: Relation, server: Server) -> dict[str, str]:

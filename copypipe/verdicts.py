@@ -249,7 +249,11 @@ class _Worker:
         seen = transfers.complete_until(
             comparison.relation, comparison.request.settle, writers, source
         )
-        dest.begin("REPEATABLE READ", read_only=True, local={"lock_timeout": plans.OTHER_LOCKS})
+        local = {
+            "lock_timeout": plans.OTHER_LOCKS,
+            **transfers.ends_with_client(comparison.dest_is),
+        }
+        dest.begin("REPEATABLE READ", read_only=True, local=local)
         sides = _Sides(comparison, source, dest, comparison.sent(slice_), comparison.held(slice_))
         groups = sides.grouped()
         sent, held = (_sum(groups, side, comparison.forms.seed) for side in (0, 1))
@@ -297,7 +301,7 @@ class _Worker:
                 where=where,
                 key=self.options.key,
             )
-        attempts.copy(request, self._of_repairs, lambda plan: True)
+        attempts.copy(request, self._of_repairs, lambda plan: True, self.stop.check)
 
     def _of_repairs(self, event: Event, /) -> None:
         """Pass on why a repair takes long; what it does besides is told by the verdict."""
@@ -365,7 +369,10 @@ class _Worker:
         dest.begin(
             "READ COMMITTED",
             read_only=False,
-            local={"lock_timeout": plans.milliseconds(comparison.request.wait_lock)},
+            local={
+                "lock_timeout": plans.milliseconds(comparison.request.wait_lock),
+                **transfers.ends_with_client(comparison.dest_is),
+            },
         )
         wanted = [ledger.IN_USE, attempt.lock, *slices.locks(slice_, sliced_by)]
         _take(dest, wanted, comparison, slice_)
@@ -436,10 +443,12 @@ class _Worker:
 
 
 def _begin_reading(comparison: Comparison, source: Session) -> None:
-    local = transfers.keeps_views_out(comparison.relation, comparison.source_is)
-    source.begin(
-        "REPEATABLE READ", read_only=True, local={"lock_timeout": plans.OTHER_LOCKS, **local}
-    )
+    local = {
+        "lock_timeout": plans.OTHER_LOCKS,
+        **transfers.keeps_views_out(comparison.relation, comparison.source_is),
+        **transfers.ends_with_client(comparison.source_is),
+    }
+    source.begin("REPEATABLE READ", read_only=True, local=local)
 
 
 def _take(dest: Session, wanted: Sequence[Lock], comparison: Comparison, slice_: Slice) -> None:

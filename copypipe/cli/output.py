@@ -47,9 +47,15 @@ def error_text(error: CopypipeError, *, as_json: bool) -> str:
     return reporting.error_json(error) if as_json else str(error)
 
 
+ROLLED_BACK = "rolled back, the dest is as it was"
+
+
 @contextmanager
-def outcome(*, as_json: bool) -> Iterator[None]:
-    """Turn an error of the block into its text on stderr and its exit code."""
+def outcome(*, as_json: bool, interrupted: str = ROLLED_BACK) -> Iterator[None]:
+    """Turn an error of the block into its text on stderr and its exit code.
+
+    `interrupted` says what a signal leaves behind.
+    """
     try:
         yield
     except CopypipeError as error:
@@ -58,5 +64,5 @@ def outcome(*, as_json: bool) -> Iterator[None]:
         raise typer.Exit(error.exit_code) from None
     except (Interrupted, KeyboardInterrupt) as interrupt:
         code = interrupt.exit_code if isinstance(interrupt, Interrupted) else 130
-        log("interrupted: rolled back, the dest is as it was")
+        log(f"interrupted: {interrupted}")
         raise typer.Exit(code) from None

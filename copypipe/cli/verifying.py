@@ -31,6 +31,7 @@ from copypipe.cli.options import (
 )
 from copypipe.cli.output import error_text, log, outcome, say
 from copypipe.errors import Differs
+from copypipe.events import ignore
 
 
 class Repair(StrEnum):
@@ -139,7 +140,11 @@ def verify(
 
     Example: copypipe verify public.users --month 2018-04 --jobs 4
     """
-    with outcome(as_json=as_json):
+    writes = record or repair is not Repair.NONE
+    left = (
+        "what was told is done, and a slice under way may be" if writes else "nothing was changed"
+    )
+    with outcome(as_json=as_json, interrupted=left):
         request = requests.Request(
             source=endpoint("source", source, source_set),
             dest=endpoint("dest", dest, dest_set),
@@ -178,7 +183,7 @@ def verify(
             record=record,
             repair=repair.value,
         )
-        lines = reporting.Lines(log, verbose=False, progress=False)
+        lines = ignore if quiet else reporting.Lines(log, verbose=False, progress=False)
         tally = verdicts.Tally()
         for found in verdicts.verify(request, options, lines):
             tally.add(found)

@@ -826,3 +826,95 @@ def test_a_condition_is_shown_on_one_line_that_is_not_long() -> None:
     assert str(Where("id >\n  7", Whole())) == "where id > 7"
     assert str(Where("id > 7", day_of(clock(0), DAY))).startswith("[2018-04-29, 2018-04-30)")
     assert str(Where("x" * 100, Whole())) == "where " + "x" * 57 + "..."
+
+
+# --- parts of a range -----------------------------------------------------------------------------
+
+BOUNDS = st.one_of(
+    st.dates(date(1999, 1, 1), date(2001, 12, 31)),
+    st.datetimes(datetime(1999, 1, 1), datetime(2001, 12, 31)),  # noqa: DTZ001 - local times
+)
+
+
+def as_time(bound: date) -> datetime:
+    if isinstance(bound, datetime):
+        return bound
+    return datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - as above
+
+
+@given(st.tuples(BOUNDS, BOUNDS), st.sampled_from(["day", "week", "month"]))
+def test_parts_are_the_whole_range(bounds: tuple[date, date], every: slices.Every) -> None:
+    start, stop = sorted(bounds, key=as_time)
+    parts = list(slices.split(Period(start, stop), every))
+
+    assert all(as_time(part.start) < as_time(part.stop) for part in parts)
+    assert all(one.stop == other.start for one, other in pairwise(parts))
+    if as_time(start) < as_time(stop):
+        assert (parts[0].start, parts[-1].stop) == (start, stop)
+    else:
+        assert parts == []
+    for part in parts[1:]:
+        assert not isinstance(part.start, datetime)
+        assert every != "week" or part.start.weekday() == 0
+        assert every != "month" or part.start.day == 1
+    longest = {"day": 1, "week": 7, "month": 31}[every]
+    assert all(as_time(p.stop) - as_time(p.start) <= timedelta(days=longest) for p in parts)
+
+
+@pytest.mark.parametrize(
+    ("every", "starts"),
+    [
+        ("day", [f"2018-04-{day}" for day in range(27, 31)] + ["2018-05-01"]),
+        ("week", ["2018-04-27", "2018-04-30"]),
+        ("month", ["2018-04-27", "2018-05-01"]),
+    ],
+)
+def test_where_parts_begin(every: slices.Every, starts: list[str]) -> None:
+    parts = slices.split(Period(date(2018, 4, 27), date(2018, 5, 2)), every)
+    assert [str(part.start) for part in parts] == starts
+
+
+def test_parts_of_the_end_of_the_calendar() -> None:
+    days = slices.split(Period(LAST_DAY - WHOLE_DAY, LAST_DAY + WHOLE_DAY), "day")
+    assert [part.start for part in days] == [LAST_DAY - WHOLE_DAY, LAST_DAY]
+    (month,) = slices.split(Period(LAST_DAY, LAST_DAY + WHOLE_DAY), "month")
+    assert month == Period(LAST_DAY, LAST_DAY + WHOLE_DAY)
+    assert next(slices.split(Period(FIRST_DAY, LAST_DAY), "month")).start == FIRST_DAY
+
+
+def test_instants_have_no_days() -> None:
+    start = datetime(2018, 4, 29, tzinfo=UTC)
+    with pytest.raises(UsageError, match="no days of its own"):
+        list(slices.split(Period(start, start + WHOLE_DAY), "day"))
+
+
+def test_too_many_parts() -> None:
+    with pytest.raises(UsageError, match="more than 100000 days"):
+        list(slices.split(Period(date(1000, 1, 1), date(2018, 1, 1)), "day"))
+    around = Range("at", TIMESTAMPTZ, datetime(1900, 1, 1, tzinfo=UTC), START, "UTC")
+    with pytest.raises(UsageError, match="more than 100000 hours"):
+        list(slices.hours(around))
+
+
+START = datetime(2018, 4, 29, 0, 20, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("minutes", [0, 1, 60, 90, 24 * 60, 25 * 60])
+def test_hours_of_a_range(minutes: int) -> None:
+    stop = START + timedelta(minutes=minutes)
+    holes = ((START, START + HOUR),)
+    around = Range("at", TIMESTAMPTZ, START, stop, "UTC", (DAY, DAY), holes)
+
+    found = list(slices.hours(around))
+
+    assert len(found) == -(-minutes // 60)
+    assert all(one.stop == other.start for one, other in pairwise(found))
+    assert all(part.stop - part.start <= HOUR for part in found)
+    assert {(part.days, part.zone, part.holes) for part in found} <= {(None, "UTC", holes)}
+    if found:
+        assert (found[0].start, found[-1].stop) == (START, stop)
+
+
+def test_dates_have_no_hours() -> None:
+    with pytest.raises(UsageError, match="has no hours"):
+        list(slices.hours(Range("at", DATE, DAY, DAY + WHOLE_DAY, None)))
