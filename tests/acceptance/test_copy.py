@@ -613,6 +613,7 @@ def test_json(words: Words, kept_source: Database, kept_dest: Database) -> None:
         "deleted": 3,
         "state": "sealed",
         "open_because": None,
+        "digest": None,
         "recorded": True,
         "tries": 1,
         "transport": "socket",

@@ -55,13 +55,13 @@ def after_looking(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> N
 
 
 def after_the_snapshot(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
-    real = transfers._begin_reading
+    real = transfers.begin_reading
 
     def begin_reading(plan: Any, source: servers.Session) -> None:
         real(plan, source)
         act()
 
-    monkeypatch.setattr(transfers, "_begin_reading", begin_reading)
+    monkeypatch.setattr(transfers, "begin_reading", begin_reading)
 
 
 def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
@@ -76,7 +76,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         ):
             facts.append(catalog.writers(again))
 
-    real_begin, real_because = transfers._begin_reading, transfers.open_because
+    real_begin, real_because = transfers.begin_reading, transfers.open_because
 
     def begin_reading(plan: Any, source: servers.Session) -> None:
         real_begin(plan, source)
@@ -85,7 +85,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     def open_because(slice_: Any, seen: horizons.Horizon) -> str | None:
         return real_because(slice_, horizons.horizon(facts[0], timedelta(), facts[0].instance))
 
-    monkeypatch.setattr(transfers, "_begin_reading", begin_reading)
+    monkeypatch.setattr(transfers, "begin_reading", begin_reading)
     monkeypatch.setattr(transfers, "open_because", open_because)
 
 
