@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from copypipe import slices
@@ -533,3 +533,21 @@ def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
         tuple((instant.astimezone(UTC), timedelta(seconds=seconds)) for instant, seconds in found),
         stop,
     )
+
+
+def all_offsets(
+    session: Session, zone: str, bounds: Iterable[slices.Bound]
+) -> list[slices.Offsets]:
+    """Return the zone's offsets around many bounds, in stretches that do not touch.
+
+    Raises UsageError as `offsets` does.
+    """
+    windows = slices.windows(bounds)
+    with _known_zone(session, zone):
+        found = session.fetch(slice_queries.offsets_within(zone, windows))
+    changes: list[list[tuple[datetime, timedelta]]] = [[] for _ in windows]
+    for place, instant, seconds in found:
+        changes[place - 1].append((instant.astimezone(UTC), timedelta(seconds=seconds)))
+    return [
+        slices.Offsets(tuple(each), stop) for each, (_, stop) in zip(changes, windows, strict=True)
+    ]
