@@ -423,12 +423,16 @@ def rows(session: Session, of: Relation) -> str:
     """Say how many rows a table has: counted where that is quick, else the planner's estimate."""
     if isinstance(of, Query):
         return "an unknown number of rows"
-    size = int(session.fetch_one(copies.size(of))[0])
-    if of.kind in "rpm" and size <= BYTES_WORTH_COUNTING:
+    if is_small(session, of):
         return f"{session.fetch_one(copies.count(of, slices.Whole()))[0]} rows"
     if of.estimated_rows >= 0 and of.kind in "rpm":
         return f"about {of.estimated_rows} rows"
     return "an unknown number of rows"
+
+
+def is_small(session: Session, of: Table) -> bool:
+    """Return whether it takes a fraction of a second to read all of the table."""
+    return of.kind in "rpm" and int(session.fetch_one(copies.size(of))[0]) <= BYTES_WORTH_COUNTING
 
 
 def has_rows(session: Session, of: Table, within: slices.Slice | None = None) -> bool:

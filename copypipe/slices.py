@@ -459,6 +459,12 @@ class Covered:
         ends = [*self._starts[first:after], stop]
         return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
 
+    def touches(self, start: datetime | None, stop: datetime | None) -> bool:
+        """Return whether a part of an interval is among them."""
+        start, stop = start or _BEGINNING, stop or _END
+        place = bisect_right(self._stops, start)
+        return place < len(self._starts) and self._starts[place] < stop
+
     def holds(self, start: datetime | None, stop: datetime | None) -> bool:
         """Return whether a whole interval is among them."""
         place = bisect_right(self._starts, start or _BEGINNING) - 1
