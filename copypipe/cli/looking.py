@@ -105,14 +105,14 @@ def status(
         else:
             glyphs = reporting.shows_glyphs(sys.stdout.encoding)
             for line in reporting.calendar_lines(
-                found, repairs, colour=_has_colour(), glyphs=glyphs
+                found, repairs, colour=has_colour(), glyphs=glyphs
             ):
                 say(line)
         if count and any(square.is_different for square in found.squares):
             raise typer.Exit(Differs.exit_code)
 
 
-def _has_colour() -> bool:
+def has_colour() -> bool:
     """Return whether colours are seen, and wanted (https://no-color.org)."""
     return (
         sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
