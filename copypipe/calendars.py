@@ -17,7 +17,7 @@ from copypipe import attempts, catalog, comparisons, ledger, plans, slices
 from copypipe.comparisons import Part
 from copypipe.errors import PlanRefused, Side, UsageError
 from copypipe.events import Connected, Listener, Warned, ignore
-from copypipe.hazards import check_reading, check_row_security
+from copypipe.hazards import check_kinds, check_reading, check_row_security
 from copypipe.ledger import Entry, Try
 from copypipe.requests import Request
 from copypipe.servers import Session
@@ -72,6 +72,9 @@ REMEDIES: Sequence[Remedy] = (
         ("--record",),
     ),
 )
+
+# A look waits for nobody: who has locked a table may do so for hours.
+_PATIENCE = "2s"
 
 # A run that told of its beginning only, and is gone.
 DIED = "died"
@@ -174,6 +177,8 @@ def _read(
     count: bool,
     listen: Listener,
 ) -> Calendar:
+    for session in (source, dest):
+        session.execute(sessions.set_local("lock_timeout", _PATIENCE))
     relation = catalog.table(source, catalog.resolve(source, request.table))
     table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
     around = plans.slice_at(source, relation, request.wanted, request.by, request.timezone)
@@ -181,6 +186,7 @@ def _read(
         raise AssertionError("a calendar is of a range")
     column = plans.slice_column(around.column, table, "dest")
     _check_columns(around, column)
+    check_kinds(relation, table)
     check_row_security(relation, table)
     check_reading(relation, [around.column])
     if around.column not in table.rights.readable:
@@ -478,22 +484,33 @@ class _Side:
         pieces = [(place, piece) for place in wanted for piece in _pieces(self._ranges[place])]
         if not pieces:
             return None
+        problem = ""
+
+        def look() -> None:
+            nonlocal problem
+            problem = self._look(wanted, pieces)
+
+        if not catalog.works(self.session, look, ("55P03",)):  # lock_not_available
+            problem = f"{self.table.full_name} is locked"
+        return f"{self.session.side}: {problem}" if problem else None
+
+    def _look(self, wanted: Sequence[int], pieces: Sequence[tuple[int, tuple[date, date]]]) -> str:
+        """Look whether these slices, which consist of these pieces, have rows."""
         column = self._ranges[0].column
         if catalog.indexes(self.session, self.table, column):
             self.session.execute(sessions.set_local("enable_seqscan", "off"))
             asked = statements.filled(self.table, column, [piece for _, piece in pieces])
             filled = {pieces[place - 1][0] for (place,) in self.session.fetch(asked)}
             self._seen |= {place: Seen(place in filled) for place in wanted}
-            return None
-        if catalog.is_small(self.session, self.table):
+        elif catalog.is_small(self.session, self.table):
             self.ask()()
             # Counted to look whether there is a row: only --count tells how many.
             self._seen = {place: Seen(seen.has_rows) for place, seen in self._seen.items()}
-            return None
-        if self.table.kind in "rpm" and not catalog.has_rows(self.session, self.table):
+        elif self.table.kind in "rpm" and not catalog.has_rows(self.session, self.table):
             self._seen |= {place: Seen(False) for place in wanted}
-            return None
-        return f"{self.session.side}: no index of {self.table.full_name} serves {column}"
+        else:
+            return f"no index of {self.table.full_name} serves {column}"
+        return ""
 
 
 def _pieces(around: Range) -> list[tuple[date, date]]:

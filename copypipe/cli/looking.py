@@ -33,9 +33,6 @@ from copypipe.errors import Differs
 if TYPE_CHECKING:
     from copypipe.calendars import Calendar, Remedy
 
-# A look waits for nobody: whoever holds the dest's table that long may do so for hours.
-_WAIT_SECONDS = 10.0
-
 # More ranges than that are repaired by one command over all of them, which leaves out what is done.
 _MOST_COMMANDS = 10
 
@@ -92,7 +89,6 @@ def status(
             ),
             by=by,
             timezone=timezone,
-            wait_lock=_WAIT_SECONDS,
         )
         requests.check(request)
         from copypipe import calendars  # psycopg, which --help need not pay for
