@@ -313,7 +313,8 @@ class Layers(Generic[T]):
     def within(self, start: datetime, stop: datetime) -> Iterator[T]:
         """Yield the values of an interval, in the order of their instants."""
         first = max(bisect_right(self._starts, start) - 1, 0)
-        for begin, end, value in self._pieces[first:]:
+        for place in range(first, len(self._pieces)):
+            begin, end, value = self._pieces[place]
             if begin >= stop:
                 return
             if end > start:
