@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 
 from copypipe import slices
@@ -423,12 +423,16 @@ def rows(session: Session, of: Relation) -> str:
     """Say how many rows a table has: counted where that is quick, else the planner's estimate."""
     if isinstance(of, Query):
         return "an unknown number of rows"
-    size = int(session.fetch_one(copies.size(of))[0])
-    if of.kind in "rpm" and size <= BYTES_WORTH_COUNTING:
+    if is_small(session, of):
         return f"{session.fetch_one(copies.count(of, slices.Whole()))[0]} rows"
     if of.estimated_rows >= 0 and of.kind in "rpm":
         return f"about {of.estimated_rows} rows"
     return "an unknown number of rows"
+
+
+def is_small(session: Session, of: Table) -> bool:
+    """Return whether it takes a fraction of a second to read all of the table."""
+    return of.kind in "rpm" and int(session.fetch_one(copies.size(of))[0]) <= BYTES_WORTH_COUNTING
 
 
 def has_rows(session: Session, of: Table, within: slices.Slice | None = None) -> bool:
@@ -533,3 +537,21 @@ def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
         tuple((instant.astimezone(UTC), timedelta(seconds=seconds)) for instant, seconds in found),
         stop,
     )
+
+
+def all_offsets(
+    session: Session, zone: str, bounds: Iterable[slices.Bound]
+) -> list[slices.Offsets]:
+    """Return the zone's offsets around many bounds, in stretches that do not touch.
+
+    Raises UsageError as `offsets` does.
+    """
+    windows = slices.windows(bounds)
+    with _known_zone(session, zone):
+        found = session.fetch(slice_queries.offsets_within(zone, windows))
+    changes: list[list[tuple[datetime, timedelta]]] = [[] for _ in windows]
+    for place, instant, seconds in found:
+        changes[place - 1].append((instant.astimezone(UTC), timedelta(seconds=seconds)))
+    return [
+        slices.Offsets(tuple(each), stop) for each, (_, stop) in zip(changes, windows, strict=True)
+    ]

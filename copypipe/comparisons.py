@@ -170,7 +170,10 @@ def parts(
         return
     column = next(c for c in relation.columns if c.name == around.column)
     offsets = plans.Zone(source, request.timezone)
-    for period in slices.split(plans.settled(source, wanted, request.timezone), every):
+    periods = list(slices.split(plans.settled(source, wanted, request.timezone), every))
+    if column.type_oid == slices.TIMESTAMPTZ:
+        offsets.foresee([periods[0].start, *(period.stop for period in periods)])
+    for period in periods:
         each = plans.of_period(offsets, period, column)
         yield Part(slices.Between(period.start, period.stop), _narrowed(slice_, each))
 

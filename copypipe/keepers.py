@@ -172,7 +172,7 @@ def _reaches(session: Session, rights: Rights) -> bool:
 def _asked(session: Session, asked: Recorded) -> tuple[Table, Slice]:
     """Return the table and the slice that are meant, as the dest knows them."""
     table = catalog.table(session, catalog.resolve(session, asked.table))
-    return table, plans.slice_at_dest(session, table, asked.wanted, asked.by, asked.timezone)
+    return table, plans.slice_at(session, table, asked.wanted, asked.by, asked.timezone)
 
 
 def _look(session: Session) -> ledger.Ledger:

@@ -22,10 +22,10 @@ import psycopg
 from copypipe import __version__, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
-from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, TransientError
+from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, TransientError
 from copypipe.requests import Mode
 from copypipe.servers import Session
-from copypipe.slices import Covered, Lock, Slice, Where, range_of
+from copypipe.slices import Covered, Lock, Range, Slice, Where, range_of
 from copypipe.statements import copies, locks, privileges
 from copypipe.statements import ledger as statements
 from copypipe.statements.ledger import Rights
@@ -624,6 +624,48 @@ def superseded(told: Iterable[Sequence[Any]]) -> dict[int, bool]:
             for interval in instants if tells_all else ():
                 later[root_oid, column, counts].add(*interval)
     return found
+
+
+class Entry(NamedTuple):
+    """What was recorded of some instants."""
+
+    is_this: bool
+    """Of the table that is there now; else of one that bore its name."""
+    is_whole: bool
+    """Of all rows of the table, by no column."""
+    is_sealed: bool
+    rows: int
+    instants: Sequence[Sequence[datetime | None]]
+
+
+class Try(NamedTuple):
+    """What was tried with some instants."""
+
+    state: Literal["running", "copied", "failed", "skipped"]
+    is_alive: bool
+    """It is running, and a session of its run is there."""
+    side: Side | None
+    sqlstate: str | None
+    error: str | None
+    """The kind of the error."""
+    instants: Sequence[Sequence[datetime | None]]
+
+
+def entries(session: Session, table: Table, around: Range) -> list[Entry]:
+    """Return what was recorded of a range of a table, the last first.
+
+    In the session's open transaction, after `reach`.
+    """
+    wanted = slices.instants(around) or ()
+    asked = statements.entries(table.root_oid, table.full_name, around.column, wanted)
+    return [Entry(*row) for row in session.fetch(asked)]
+
+
+def tries(session: Session, table: Table, around: Range) -> list[Try]:
+    """Return what was tried with a range of a table, the last first; as `entries`."""
+    wanted = slices.instants(around) or ()
+    asked = statements.tries(table.root_oid, around.column, wanted)
+    return [Try(*row) for row in session.fetch(asked)]
 
 
 class Forgotten(NamedTuple):

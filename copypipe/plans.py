@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -838,7 +839,7 @@ def _range(
     of: Relation,
     columns: Sequence[Copied],
 ) -> slices.Range:
-    column = _slice_column(request.by, of, "source")
+    column = slice_column(request.by, of, "source")
     copied = next((each for each in columns if each.source is column), None)
     if copied is not None and not copied.as_it_is:
         raise PlanRefused(
@@ -859,17 +860,17 @@ def _range(
     return of_period(Zone(source, request.timezone), period, column)
 
 
-def slice_at_dest(
-    dest: Session, of: Table, wanted: slices.Wanted, by: str, zone: str
+def slice_at(
+    session: Session, of: Table, wanted: slices.Wanted, by: str, zone: str
 ) -> slices.Whole | slices.Range:
-    """Return the slice of a table of the dest, where no source is asked.
+    """Return the slice of a table of one side, where the other one is not asked.
 
-    Today and the zone are those of the dest. Raises UsageError, and PlanRefused as for a plan.
+    Today and the zone are those of that side. Raises UsageError, and PlanRefused as for a plan.
     """
     if isinstance(wanted, slices.Everything):
         return slices.Whole()
-    column = _slice_column(by, of, "dest")
-    return of_period(Zone(dest, zone), settled(dest, wanted, zone), column)
+    column = slice_column(by, of, session.side)
+    return of_period(Zone(session, zone), settled(session, wanted, zone), column)
 
 
 def settled(session: Session, wanted: slices.Between, zone: str) -> slices.Period:
@@ -888,9 +889,18 @@ class Zone:
         self._session = session
         self.name = name
         self._known: dict[slices.Bound, slices.Offsets] = {}
+        self._foreseen: list[slices.Offsets] = []
+
+    def foresee(self, bounds: Sequence[slices.Bound]) -> None:
+        """Ask for the offsets around many bounds at once; they are in order."""
+        self._foreseen = catalog.all_offsets(self._session, self.name, bounds)
 
     def around(self, bound: slices.Bound) -> slices.Offsets:
         """Return the offsets that decide at which instant a local day or time is."""
+        start, stop = slices.window(bound)
+        place = bisect_right(self._foreseen, start, key=lambda each: each.changes[0][0]) - 1
+        if place >= 0 and stop <= self._foreseen[place].stop:
+            return self._foreseen[place].within(start, stop)
         if bound not in self._known:
             # Days come in order, and each begins where the one before it ends.
             self._known = {bound: catalog.offsets(self._session, self.name, bound)}
@@ -907,7 +917,8 @@ def of_period(zone: Zone, period: slices.Period, column: Column) -> slices.Range
     return slices.of_timestamptz(period, column.name, zone.name, at_start, zone.around(period.stop))
 
 
-def _slice_column(name: str, of: Relation, side: SideName) -> Column:
+def slice_column(name: str, of: Relation, side: SideName) -> Column:
+    """Return the column by which a relation is sliced; raises PlanRefused where it cannot be."""
     column = tables.named(name, of.columns)
     fitting = [c.name for c in of.columns if c.type_oid in _SLICE_TYPES]
     listed = ", ".join(fitting) if fitting else "none"

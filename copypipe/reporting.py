@@ -13,18 +13,19 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import date
-from typing import TYPE_CHECKING, Any, TextIO
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from copypipe import events
 from copypipe.errors import CopypipeError, PlanRefused, one_line
-from copypipe.slices import Slice, Where, range_of
+from copypipe.slices import Every, Slice, Where, range_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
 
     from copypipe.backfills import Range
     from copypipe.backfills import Tally as BackfillTally
+    from copypipe.calendars import Calendar, Failure, Square, State
     from copypipe.checkups import Checkup
     from copypipe.ledger import Receipt
     from copypipe.needs import Needs
@@ -373,6 +374,185 @@ def receipt_json(found: Receipt) -> str:
             "superseded": found.superseded,
             "superseded_by": found.superseded_by,
             "by_another_column": found.by_another_column,
+        },
+    )
+
+
+# ---------------------------------------------------------------------------------- calendars
+
+
+class _Look(NamedTuple):
+    """How a state is shown."""
+
+    glyph: str
+    plain: str
+    """Where the terminal's encoding does not have the glyph."""
+    colour: str
+    """What Select Graphic Rendition calls it (ECMA-48)."""
+
+
+# In the order of the legend.
+LOOKS: dict[State, _Look] = {
+    "copied": _Look("■", "#", "32"),
+    "open": _Look("◧", "o", "33"),
+    "differs": _Look("≠", "!", "35"),
+    "failed": _Look("✗", "X", "31"),
+    "running": _Look("▶", ">", "36"),
+    "missing": _Look("□", "m", "1"),
+    "lost": _Look("⊘", "L", "1;31"),
+    "unrecorded": _Look("▒", "u", "34"),
+    "unknown": _Look("?", "?", "2"),
+    "empty": _Look("·", ".", "2"),
+}
+
+_MONTHS = (
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
+    "December",
+)
+
+# How many kinds of failures, one after the other, a person looks at.
+SHOWN_FAILURES = 10
+
+
+def shows_glyphs(encoding: str | None) -> bool:
+    """Return whether all glyphs of a calendar can be written in an encoding."""
+    try:
+        "".join(look.glyph for look in LOOKS.values()).encode(encoding or "ascii")
+    except (UnicodeEncodeError, LookupError):
+        return False
+    return True
+
+
+def calendar_lines(
+    found: Calendar, repairs: Sequence[Repair], *, colour: bool = False, glyphs: bool = True
+) -> Iterator[str]:
+    """Yield the lines of a calendar, what its glyphs mean, and the commands that repair it."""
+
+    def shown(state: State) -> str:
+        look = LOOKS[state]
+        text = look.glyph if glyphs else look.plain
+        return f"\x1b[{look.colour}m{text}\x1b[0m" if colour else text
+
+    yield one_line(f"{found.table} {found.around}  by {found.around.column}, {_EVERY[found.every]}")
+    yield ""
+    yield from _grid(found, shown)
+    yield ""
+    counts = found.counts
+    yield "  ".join(f"{shown(state)} {state} {counts[state]}" for state in LOOKS if counts[state])
+    failures = found.ranges(lambda square: square.failure)
+    for period, failure in failures[:SHOWN_FAILURES]:
+        yield one_line(f"failed: [{period.start}, {period.stop}), {_failed(failure)}")
+    if len(failures) > SHOWN_FAILURES:
+        yield f"... {len(failures) - SHOWN_FAILURES} more that failed (--json lists them)"
+    for repair in repairs:
+        yield ""
+        yield f"{repair.why}:"
+        yield from (f"  {one_line(command)}" for command in repair.commands)
+
+
+class Repair(NamedTuple):
+    """Commands that help, and against what."""
+
+    why: str
+    commands: Sequence[str]
+
+
+_EVERY = {
+    "hour": "a day a row, from its first hour",
+    "day": "a week a row",
+    "week": "a year a row, from its first week",
+    "month": "a year a row",
+}
+_HEADS = {
+    "hour": (2, "".join(f"{hour:<6}" for hour in range(0, 24, 3))),
+    "day": (3, "Mo Tu We Th Fr Sa Su"),
+    "week": (1, "".join(f"{week:<10}" for week in ("1", *range(11, 53, 10)))),
+    "month": (4, " ".join(month[:3] for month in _MONTHS)),
+}
+
+
+def _grid(found: Calendar, shown: Callable[[State], str]) -> Iterator[str]:
+    """Yield a row after the other, what it begins with at its left."""
+    width, head = _HEADS[found.every]
+    rows: dict[str, dict[int, Square]] = {}
+    named: dict[str, str] = {}
+    for square in found.squares:
+        label, column = _place(found.every, square)
+        row = rows.setdefault(label, {})
+        row[column] = square
+        month = f"{_MONTHS[square.day.month - 1]} {square.day.year}"
+        if found.every == "day" and month not in named.values():
+            named[label] = month
+    indent = max(map(len, rows)) + 2
+    yield f"{'':<{indent}}{head}".rstrip()
+    last = max(_LAST.get(found.every, 0), *(max(row) for row in rows.values()))
+    for label, row in rows.items():
+        cells = [
+            shown(row[column].state) + " " * (width - 1) if column in row else " " * width
+            for column in range(last + 1)
+        ]
+        yield f"{label:<{indent}}{''.join(cells)} {named.get(label, '')}".rstrip()
+
+
+# What stands behind a row is aligned.
+_LAST = {"day": 6}
+
+
+def _place(every: Every, square: Square) -> tuple[str, int]:
+    """Return the row and the column of a slice."""
+    day = square.day
+    if every == "hour":
+        return day.isoformat(), square.hour
+    if every == "day":
+        return (day - timedelta(days=day.weekday())).isoformat(), day.weekday()
+    if every == "week":
+        year, week, _ = day.isocalendar()
+        return f"{year:04}", week - 1
+    return f"{day.year:04}", day.month - 1
+
+
+def _failed(failure: Failure) -> str:
+    side = f" at the {failure.side}" if failure.side else ""
+    code = f", SQLSTATE {failure.sqlstate}" if failure.sqlstate else ""
+    return f"{failure.error}{side}{code}"
+
+
+def calendar_json(found: Calendar, repairs: Sequence[Repair]) -> str:
+    """Return a calendar as one JSON object."""
+    return _json(
+        "calendar",
+        {
+            "source_table": found.source_table,
+            "dest_table": found.table,
+            "range": _slice(found.around),
+            "every": found.every,
+            "ledger": found.has_ledger,
+            "counted": found.counted,
+            "states": {state: found.counts[state] for state in LOOKS},
+            "slices": [
+                {
+                    "slice": _slice(square.slice),
+                    "state": square.state,
+                    "rows_recorded": square.recorded,
+                    "rows_at_source": square.source_rows,
+                    "rows_at_dest": square.dest_rows,
+                    "error": square.failure and square.failure.error,
+                    "side": square.failure and square.failure.side,
+                    "sqlstate": square.failure and square.failure.sqlstate,
+                }
+                for square in found.squares
+            ],
+            "repairs": [command for repair in repairs for command in repair.commands],
         },
     )
 

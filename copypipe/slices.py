@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
@@ -449,6 +449,22 @@ class Covered:
         self._starts[first:after] = [start]
         self._stops[first:after] = [stop]
 
+    def lacking(
+        self, start: datetime | None, stop: datetime | None
+    ) -> list[tuple[datetime, datetime]]:
+        """Return the parts of an interval that are not among them."""
+        start, stop = start or _BEGINNING, stop or _END
+        first, after = bisect_right(self._stops, start), bisect_left(self._starts, stop)
+        begins = [start, *self._stops[first:after]]
+        ends = [*self._starts[first:after], stop]
+        return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
+
+    def touches(self, start: datetime | None, stop: datetime | None) -> bool:
+        """Return whether a part of an interval is among them."""
+        start, stop = start or _BEGINNING, stop or _END
+        place = bisect_right(self._stops, start)
+        return place < len(self._starts) and self._starts[place] < stop
+
     def holds(self, start: datetime | None, stop: datetime | None) -> bool:
         """Return whether a whole interval is among them."""
         place = bisect_right(self._starts, start or _BEGINNING) - 1
@@ -491,11 +507,29 @@ class Offsets:
             for (instant, offset), end in zip(self.changes, ends, strict=True)
         ]
 
+    def within(self, start: datetime, stop: datetime) -> Offsets:
+        """Return those of a part of it."""
+        first = bisect_right(self.changes, start, key=lambda change: change[0]) - 1
+        after = bisect_left(self.changes, stop, key=lambda change: change[0])
+        _, offset = self.changes[first]
+        return Offsets(((start, offset), *self.changes[first + 1 : after]), stop)
+
 
 def window(bound: Bound) -> tuple[datetime, datetime]:
     """Return the stretch of UTC whose offsets decide at which instant `bound` is."""
     local = _as_datetime(bound).replace(tzinfo=UTC)
     return local - WIDEST_OFFSET, local + WIDEST_OFFSET
+
+
+def windows(bounds: Iterable[Bound]) -> list[tuple[datetime, datetime]]:
+    """Return the `window` of each bound, those joined that touch; the bounds are in order."""
+    joined: list[tuple[datetime, datetime]] = []
+    for start, stop in map(window, bounds):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(stop, joined[-1][1]))
+        else:
+            joined.append((start, stop))
+    return joined
 
 
 def of_date(period: Period, column: str) -> Range:

@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from copypipe.cli import advising, backfilling, copying, demonstrating, keeping, verifying
+from copypipe.cli import (
+    advising,
+    backfilling,
+    copying,
+    demonstrating,
+    keeping,
+    looking,
+    verifying,
+)
 from copypipe.cli.output import say
 from copypipe.errors import EXIT_CODES
 
@@ -29,6 +37,7 @@ app = typer.Typer(
 )
 app.command("copy", epilog=_exit_status())(copying.copy)
 app.command("backfill", epilog=_exit_status())(backfilling.backfill)
+app.command("status", epilog=_exit_status())(looking.status)
 app.command("verify", epilog=_exit_status())(verifying.verify)
 app.command("receipt", epilog=_exit_status())(keeping.receipt)
 app.command("init", epilog=_exit_status())(keeping.init)

@@ -33,6 +33,9 @@ RIGHTS: Rights = {
 # What a role needs to read what was recorded of a slice.
 READING: Rights = {"slice": ("SELECT",)}
 
+# What it needs to read what was tried.
+READING_ATTEMPTS: Rights = {"attempt": ("SELECT",)}
+
 # What a role needs to remove what does not count any more.
 PRUNING: Rights = {
     "version": ("SELECT",),
@@ -442,6 +445,59 @@ _INSTANTS = SQL(
                    FROM pg_catalog.unnest(s.instants) AS i (within)) AS instants
     """
 )
+
+
+def entries(
+    root_oid: int, table: str, column: str, wanted: Sequence[tuple[datetime, datetime]]
+) -> Composed:
+    """Read what was recorded of these instants by that column, or of all rows, the last first.
+
+    Of a table that bore this name and is gone too: what it held may be missed. Not what a condition
+    has selected.
+    """
+    return SQL(
+        """
+        SELECT s.root_oid = {root_oid} AS is_this, s.by_column IS NULL AS is_whole,
+               s.state = 'sealed' AS is_sealed, s.rows_copied, {intervals}
+          FROM copypipe.slice s
+         WHERE {of_table} AND coalesce(s.by_column = {column}, true) AND s.condition IS NULL
+           AND s.instants && {instants}
+         ORDER BY s.id DESC
+        """
+    ).format(
+        root_oid=Literal(root_oid),
+        intervals=_INSTANTS,
+        of_table=_of_table(root_oid, table),
+        column=Literal(column),
+        instants=instants(wanted),
+    )
+
+
+def tries(root_oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]]) -> Composed:
+    """Read what was tried of these instants by that column, or of all rows, the last first.
+
+    Rows: the state, whether a session of its run is there, side, SQLSTATE and kind of the error,
+    the instants. A session that is not ours shows its name all the same.
+    """
+    return SQL(
+        """
+        SELECT s.state,
+               s.state = 'running'
+                   AND EXISTS (SELECT 1 FROM pg_catalog.pg_stat_activity r
+                                WHERE r.application_name = 'copypipe/' || s.run_id) AS is_alive,
+               s.side, s.sqlstate, s.error, {intervals}
+          FROM copypipe.attempt s
+         WHERE s.root_oid = {root_oid} AND coalesce(s.by_column = {column}, true)
+           AND s.condition IS NULL AND s.instants && {instants}
+         ORDER BY s.began_at DESC
+        """
+    ).format(
+        intervals=_INSTANTS,
+        root_oid=Literal(root_oid),
+        column=Literal(column),
+        instants=instants(wanted),
+    )
+
 
 _RECEIPT = SQL(
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
@@ -80,6 +81,40 @@ def offsets(zone: str, start: datetime, stop: datetime) -> Composed:
         """
     ).format(
         zone=Literal(zone), start=Literal(start), stop=Literal(stop), step=Literal(_SAMPLE_SECONDS)
+    )
+
+
+def offsets_within(zone: str, windows: Sequence[tuple[datetime, datetime]]) -> Composed:
+    """Ask for the zone's offsets in several stretches of time at once.
+
+    Rows: the place of the stretch, counted from 1, and what `offsets` tells of it.
+    """
+    return SQL(
+        """
+        SELECT w.place, c.instant,
+               extract(epoch FROM (c.instant AT TIME ZONE {zone})
+                                  - (c.instant AT TIME ZONE 'UTC'))::int4 AS seconds
+          FROM unnest({starts}, {stops}) WITH ORDINALITY AS w (start, stop, place),
+               LATERAL (
+                SELECT w.start AS instant
+                 UNION ALL
+                SELECT (SELECT pg_catalog.min(s)
+                          FROM pg_catalog.generate_series(t - {step} * interval '1 second', t,
+                                                          interval '1 second') AS s
+                         WHERE (s AT TIME ZONE {zone}) - (s AT TIME ZONE 'UTC')
+                               = (t AT TIME ZONE {zone}) - (t AT TIME ZONE 'UTC'))
+                  FROM pg_catalog.generate_series(w.start + {step} * interval '1 second', w.stop,
+                                                  {step} * interval '1 second') AS t
+                 WHERE (t AT TIME ZONE {zone}) - (t AT TIME ZONE 'UTC')
+                       <> ((t - {step} * interval '1 second') AT TIME ZONE {zone})
+                          - ((t - {step} * interval '1 second') AT TIME ZONE 'UTC')) AS c
+         ORDER BY w.place, c.instant
+        """
+    ).format(
+        zone=Literal(zone),
+        starts=Literal([start for start, _ in windows]),
+        stops=Literal([stop for _, stop in windows]),
+        step=Literal(_SAMPLE_SECONDS),
     )
 
 
