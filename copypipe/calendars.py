@@ -9,7 +9,7 @@ import secrets
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
 from typing import Generic, Literal, TypeVar
 
@@ -181,6 +181,11 @@ def _read(
         session.execute(sessions.set_local("lock_timeout", _PATIENCE))
     relation = catalog.table(source, catalog.resolve(source, request.table))
     table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
+    if not isinstance(request.wanted, Between):
+        raise AssertionError("a calendar is of a range")
+    # Today is asked for once: it may end meanwhile.
+    period = plans.settled(source, request.wanted, request.timezone)
+    request = replace(request, wanted=Between(period.start, period.stop))
     around = plans.slice_at(source, relation, request.wanted, request.by, request.timezone)
     if not isinstance(around, Range):
         raise AssertionError("a calendar is of a range")

@@ -414,6 +414,17 @@ def test_hours_of_a_range_that_begins_in_the_middle_of_a_day(pair: Pair) -> None
     assert [(each.day.day, each.hour) for each in found.squares] == [(2, 22), (2, 23), (3, 0)]
 
 
+def test_days_counted_back_from_today(pair: Pair) -> None:
+    found = read(pair, start="-3d", stop="today")
+
+    today = pair.source.scalar("SELECT (now() AT TIME ZONE 'UTC')::date")
+    days = [each.day for each in found.squares]
+    assert days in (
+        [today - timedelta(days=ago) for ago in (3, 2, 1)],
+        [today - timedelta(days=ago) for ago in (4, 3, 2)],  # midnight has passed since
+    )
+
+
 def test_hours_between_instants(pair: Pair) -> None:
     found = read(pair, start="2018-04-02T22:00+00:00", stop="2018-04-03T01:00+00:00", every="hour")
 
