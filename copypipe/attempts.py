@@ -294,7 +294,11 @@ class _Run:
                 _tell(plan, listen)
             self._keep_days(plan)
             self._ask_for_yes(plan)
-            if request.skip and plan.ledger.state == "ready" and transfers.is_done(plan, dest):
+            if (
+                request.skip
+                and plan.ledger.state == "ready"
+                and transfers.is_done(plan, source, dest)
+            ):
                 return None
             plan, sliced_by = self._prepare(plan, dest, attempt)
             try:

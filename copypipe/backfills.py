@@ -51,7 +51,7 @@ from copypipe.servers import Session
 from copypipe.slices import Between, Every, Slice
 from copypipe.snapshots import Snapshot
 from copypipe.statements import copies
-from copypipe.tables import Column
+from copypipe.tables import Column, Table
 from copypipe.transfers import Transferred
 from copypipe.workers import Stop, Stopped
 
@@ -154,7 +154,7 @@ def backfill(
             parts = tuple(
                 comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
             )
-            done = set() if options.again else _done(plan, column, parts, dest)
+            done = set() if options.again else _done(plan, column, parts, source, dest)
         plan = attempts.with_ledger(plan, dest, listen)
     if not plan.ledger.records:
         raise PlanRefused(
@@ -186,10 +186,13 @@ def _column(plan: Plan) -> Column:
     return next(c for c in plan.dest.table.columns if c.name == around.column)
 
 
-def _done(plan: Plan, column: Column, parts: Sequence[Part], dest: Session) -> set[int]:
+def _done(
+    plan: Plan, column: Column, parts: Sequence[Part], source: Session, dest: Session
+) -> set[int]:
     """Return the places of the slices that the ledger covers, and whose rows are there.
 
-    Tables are dropped and made again, truncated and restored while the ledger stays.
+    Tables are dropped and made again, truncated and restored while the ledger stays. A day without
+    rows may have been copied as a part of a month that had some: then the source has none either.
     """
     if plan.ledger.state != "ready":
         return set()
@@ -200,12 +203,21 @@ def _done(plan: Plan, column: Column, parts: Sequence[Part], dest: Session) -> s
     ranges = [each for place in filled if isinstance(each := wanted[place], slices.Range)]
     if not filled:
         return set(found)
-    if catalog.indexes(dest, plan.dest.table, column.name):
-        lost = {filled[place - 1] for (place,) in dest.fetch(copies.empty(plan.dest.table, ranges))}
-    else:
+    if not catalog.indexes(dest, plan.dest.table, column.name):
         # Each look would read the whole table.
-        lost = set() if catalog.has_rows(dest, plan.dest.table) else set(filled)
+        return set() if not catalog.has_rows(dest, plan.dest.table) else set(found)
+    lost = _empty(dest, plan.dest.table, filled, ranges)
+    relation = plan.source.table
+    if lost and isinstance(relation, Table) and catalog.indexes(source, relation, column.name):
+        lost -= _empty(source, relation, filled, ranges)
     return set(found) - lost
+
+
+def _empty(
+    session: Session, table: Table, places: Sequence[int], ranges: Sequence[slices.Range]
+) -> set[int]:
+    """Return those of the places whose range has no row."""
+    return {places[place - 1] for (place,) in session.fetch(copies.empty(table, ranges))}
 
 
 def _copied(

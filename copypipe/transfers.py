@@ -124,7 +124,7 @@ def transfer(
     if plan.ledger.records:
         # It may have waited long.
         ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
-        if request.skip and covered(plan, dest):
+        if request.skip and _covered(plan, source, dest):
             raise Covered
         if request.mode == "append" and not request.again:
             ledger.check_new(dest, plan.dest.table, plan.slice)
@@ -191,25 +191,31 @@ def transfer(
     return done
 
 
-def covered(plan: Plan, dest: Session) -> bool:
-    """Return whether the ledger covers the slice, and the rows are there."""
-    around = plan.slice
+def _covered(plan: Plan, source: Session, dest: Session) -> bool:
+    """Return whether the ledger covers the slice, and its rows are there, if it has any."""
+    around, relation = plan.slice, plan.source.table
     if not isinstance(around, Range):
         return False
     found = ledger.covered(dest, plan.dest.table, around.column, [around], plan.request.mode)
     if 0 not in found:
         return False
-    return not found[0] or catalog.has_rows(dest, plan.dest.table, around)
+    if not found[0] or catalog.has_rows(dest, plan.dest.table, around):
+        return True
+    if not isinstance(relation, Table):
+        return False
+    # The longer slice had rows that covers this one, which need not have had any.
+    with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        return not catalog.has_rows(source, relation, around)
 
 
-def is_done(plan: Plan, dest: Session) -> bool:
+def is_done(plan: Plan, source: Session, dest: Session) -> bool:
     """Return whether the ledger covers the slice, before anything is told of an attempt.
 
     Raises SliceBusy where nobody shall be waited for and another run has the slice: of many runs
     that share a range each would write down many attempts that came to nothing.
     """
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-        if covered(plan, dest):
+        if _covered(plan, source, dest):
             return True
     held = plan.request.wait_lock == 0 and _holders(plan, dest, locks(plan.slice, plan.sliced_by))
     if held:

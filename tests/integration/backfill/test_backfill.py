@@ -218,6 +218,17 @@ def test_a_day_without_rows_is_done(pair: Pair) -> None:
     assert backfill(pair).skipped == 10
 
 
+def test_a_day_without_rows_in_a_month_that_had_some_is_done(pair: Pair) -> None:
+    pair.source.execute("DELETE FROM public.t WHERE created_at < '2018-04-02Z'")
+    pair.copy(**RANGE)
+
+    assert backfill(pair).skipped == 10
+    pair.source.execute(
+        "INSERT INTO public.t VALUES (999, 'late', '2018-04-01 10:00Z')"
+    )  # which nobody can tell from one that was lost
+    assert days(backfill(pair)) == DAYS[:1]
+
+
 # --- what fails -----------------------------------------------------------------------------------
 
 
