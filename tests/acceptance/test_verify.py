@@ -218,8 +218,7 @@ def test_a_side_that_goes_away_in_the_middle(
 # --- signals --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("jobs", ["1", "4"])
-@pytest.mark.parametrize("held", ["a lock", "a server that computes"])
+@pytest.mark.parametrize(("held", "jobs"), [("a lock", "1"), ("a server that computes", "4")])
 def test_an_interrupt(run: Command, two: tuple[Database, Database], held: str, jobs: str) -> None:
     source, _ = two
     if held == "a lock":
@@ -252,8 +251,9 @@ def test_an_interrupt(run: Command, two: tuple[Database, Database], held: str, j
     assert "interrupted: nothing was changed" in done.err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("repair", ["rows", "slices"])
+@pytest.mark.parametrize(
+    ("repair", "number"), [("rows", signal.SIGINT), ("slices", signal.SIGTERM)]
+)
 def test_a_signal_during_a_repair(
     run: Command, two: tuple[Database, Database], repair: str, number: signal.Signals
 ) -> None:

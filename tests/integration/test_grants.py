@@ -214,7 +214,7 @@ MORE_TO_CHECK = {"append": {"SELECT table"}, "append a range": {"SELECT table"}}
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=[pytest.mark.slow] if case.startswith("merge ") else [])
+        pytest.param(case, marks=[] if case in ("append", "merge") else [pytest.mark.slow])
         for case in CASES
     ],
 )

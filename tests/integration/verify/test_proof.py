@@ -40,7 +40,6 @@ MODES: dict[str, tuple[dict[str, Any], int]] = {
     "truncate": ({**WHOLE, "clear": "truncate"}, 36),
     "swap": ({**WHOLE, "swap": True}, 36),
     "append": ({**ON_DAY, "mode": "append"}, 24),
-    "append all": ({"all": True, **PROVED, "mode": "append"}, 36),
     "merge": ({**ON_DAY, "mode": "merge"}, 24),
     "merge and delete": ({**ON_DAY, "mode": "merge", "merge_deletes": True}, 24),
     "where": ({"where": "id < 10", **PROVED}, 10),
@@ -144,9 +143,24 @@ FILLING: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("accept", [(), ("triggers",)], ids=["counted", "accepted"])
-@pytest.mark.parametrize("mode", FILLING)
-@pytest.mark.parametrize("trigger", TRIGGERS)
+@pytest.mark.parametrize(
+    ("trigger", "mode", "accept"),
+    [
+        # Each trigger and each mode in every run of the suite, all of them in the sweeps.
+        pytest.param(
+            trigger,
+            mode,
+            accept,
+            id=f"{trigger}-{mode}-{'accepted' if accept else 'counted'}",
+            marks=[]
+            if accept and (mode == "replace" or trigger == "deferred")
+            else [pytest.mark.slow],
+        )
+        for trigger in TRIGGERS
+        for mode in FILLING
+        for accept in ((), ("triggers",))
+    ],
+)
 def test_a_trigger_that_changes_a_value(
     pair: Pair, trigger: str, mode: str, accept: tuple[str, ...]
 ) -> None:

@@ -153,9 +153,9 @@ def test_what_is_recorded_is_proved_like_a_copy(pair: Pair) -> None:
 @pytest.mark.parametrize("jobs", [1, 4])
 def test_many_are_recorded(pair: Pair, jobs: int) -> None:
     two_days(pair)
-    found = pair.verify(start="2018-04-20", stop="2018-05-10", record=True, jobs=jobs)
+    found = pair.verify(start="2018-04-26", stop="2018-05-03", record=True, jobs=jobs)
     assert all(each.recorded for each in found)
-    assert len(pair.told()) == 20
+    assert len(pair.told()) == 7
     assert one(pair.verify(all=True, record=True)).recorded
 
 
@@ -289,7 +289,6 @@ KEYED = {
     "timestamptz": ("timestamptz", "timestamptz '2018-04-29Z' + n * interval '1 us'"),
     "bytea": ("bytea", "decode(md5(n::text), 'hex')"),
     "negative": ("int8", "-n - 9223372036854770000"),
-    "numeric": ("numeric", "-n / 8.0"),
     "enum": ("public.e", "('v' || n)::public.e"),
     "domain": ("public.d", "n"),
 }

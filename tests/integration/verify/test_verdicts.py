@@ -160,8 +160,9 @@ def test_how_a_range_is_cut(pair: Pair, unchanged: Unchanged, every: Any, slices
     assert sum(each.source.rows for each in found) == 120
 
 
-@pytest.mark.parametrize("type_", ["date", "timestamp", "timestamptz"])
-@pytest.mark.parametrize("every", ["day", "week"])
+@pytest.mark.parametrize(
+    ("type_", "every"), [("date", "day"), ("timestamp", "day"), ("date", "week")]
+)
 def test_columns_of_days(pair: Pair, unchanged: Unchanged, type_: str, every: Any) -> None:
     same(pair, T.replace("timestamptz", type_))
     pair.dest.execute("UPDATE public.t SET note = '' WHERE id = 30")
@@ -175,10 +176,9 @@ def test_columns_of_days(pair: Pair, unchanged: Unchanged, type_: str, every: An
 
 ZONES = {
     "an hour more": ("Europe/Berlin", "2018-10-28", "hour"),
-    "an hour less": ("Europe/Berlin", "2018-03-25", "hour"),
     "midnight twice": ("America/Havana", "2018-11-04", "day"),
     "a hole": ("America/St_Johns", "2010-11-07", "day"),
-    "hours with a hole": ("America/St_Johns", "2010-11-06", "hour"),
+    "hours with a hole": ("America/St_Johns", "2010-11-07", "hour"),
     "no such day": ("Pacific/Apia", "2011-12-30", "day"),
 }
 
@@ -191,12 +191,13 @@ def test_days_of_zones(pair: Pair, unchanged: Unchanged, zone: str, day: str, ev
         f"{T}; INSERT INTO public.t SELECT n, '', '{first}Z'::timestamptz + n * interval '10 min'"
         "  FROM generate_series(-300, 800) AS n"
     )
-    range_: dict[str, Any] = {"start": first, "stop": first + timedelta(days=3), "timezone": zone}
+    days = 3 if every == "day" else 2
+    range_: dict[str, Any] = {"start": first, "stop": first + timedelta(days), "timezone": zone}
     mine = f"(created_at AT TIME ZONE '{zone}')::date"
     expected = dict(
         pair.source.fetch(
             f"SELECT {mine}, count(*) FROM public.t"
-            f" WHERE {mine} BETWEEN '{first}' AND '{first + timedelta(days=2)}' GROUP BY 1"
+            f" WHERE {mine} BETWEEN '{first}' AND '{first + timedelta(days - 1)}' GROUP BY 1"
         )
     )
 
@@ -239,7 +240,7 @@ def test_all_with_times_of_no_day(pair: Pair, unchanged: Unchanged, type_: str) 
         )
     assert judged(unchanged(all=True)) == ["same"]
 
-    for number in range(len(times)):
+    for number in (0, 2, len(times) - 2, len(times) - 1):
         pair.dest.execute(f"UPDATE public.t SET note = 'x' WHERE id = {number} * 10 + 2")
         (found,) = unchanged(all=True)
         assert of_rows(found) == [("differs", str(number * 10 + 2))], times[number]
