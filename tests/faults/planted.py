@@ -49,17 +49,17 @@ DEFECTS = {
         "transfers.py",
         (
             (
-                "    if plan.ledger.records:\n"
+                "    if position is not None:\n"
                 "        _record(plan, dest, filled.table or plan.dest.table, done, seen,"
-                " moment)\n",
-                "    _LATER.append((plan, done, seen, moment))\n",
+                " position, moment)\n",
+                "    _LATER.append((plan, done, seen, position, moment))\n",
             ),
             (
                 "    listen(Decided(committed=True))\n",
-                "    plan, done, seen, moment = _LATER.pop()\n"
-                "    if plan.ledger.records:\n"
+                "    plan, done, seen, position, moment = _LATER.pop()\n"
+                "    if position is not None:\n"
                 '        dest.begin("READ COMMITTED", read_only=False)\n'
-                "        _record(plan, dest, plan.dest.table, done, seen, moment)\n"
+                "        _record(plan, dest, plan.dest.table, done, seen, position, moment)\n"
                 "        dest.commit_note()\n"
                 "    listen(Decided(committed=True))\n",
             ),
