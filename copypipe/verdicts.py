@@ -68,6 +68,10 @@ _MOST_BUCKETS = 4096
 # nobody wants to see all of them.
 _MOST_LISTED = 20_000
 
+# The first bucket may be larger, or of a table of a hundred million rows nothing would be told; but
+# not as large as one of equal rows without a key can be.
+_LARGEST_BUCKET = 10 * _MOST_LISTED
+
 # Up to so many rows, and so large a part of the slice, are repaired one by one; beyond that the
 # slice is copied as quickly.
 _MOST_REPAIRED = 1000
@@ -554,7 +558,8 @@ class _Sides:
             if sent == held:
                 continue
             size = sent.rows + held.rows
-            if listed and listed + size > _MOST_LISTED:
+            most = _MOST_LISTED if listed else _LARGEST_BUCKET
+            if listed + size > most:
                 complete = False
                 continue
             listed += size
