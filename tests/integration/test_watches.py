@@ -116,7 +116,9 @@ def test_a_dest_that_waits_for_a_lock_is_waited_for(ways: list[Way]) -> None:
     for name, heard in at_once(ways, copy).items():
         pid = holders[name].info.backend_pid
         doing = {event.doing for event in silences(heard, "dest")}
-        assert doing == {f"waiting for a lock held by backend {pid}"}, name
+        held = f"waiting for a lock held by backend {pid}"
+        # Before it waits it may be caught at work, on a machine that is busy.
+        assert {held} <= doing <= {held, "working"}, name
     for way in ways:
         way.assert_copied(ROWS)
 
@@ -130,7 +132,10 @@ def test_a_dest_that_works_after_the_last_row_is_waited_for(ways: list[Way]) -> 
     for way in ways:
         silent = silences(told[way.name], "dest")
         assert len(silent) >= 3, way.name
-        assert {event.doing for event in silent} == {"waiting (Timeout: PgSleep)"}, way.name
+        doing = {event.doing for event in silent}
+        # Before and after its sleep it may be caught at something else, on a machine that is busy.
+        asleep = "waiting (Timeout: PgSleep)"
+        assert {asleep} <= doing <= {asleep, "working", "waiting for us (ClientRead)"}, way.name
         way.assert_copied(ROWS)
 
 
@@ -173,8 +178,8 @@ def test_a_server_that_is_full_is_waited_for(
     sleeping = {}
     for way, (side, _) in cases:
         if side == "dest":
-            way.trigger("PERFORM pg_sleep(1.5); RETURN NULL;", "AFTER INSERT", "STATEMENT")
-        sleeping[way.label] = "pg_sleep(0)," if side == "dest" else "pg_sleep(1.5),"
+            way.trigger("PERFORM pg_sleep(3); RETURN NULL;", "AFTER INSERT", "STATEMENT")
+        sleeping[way.label] = "pg_sleep(0)," if side == "dest" else "pg_sleep(3),"
 
     told = at_once(
         [way for way, _ in cases],
