@@ -20,7 +20,6 @@ from copypipe import (
     attempts,
     catalog,
     comparisons,
-    ledger,
     plans,
     slices,
     snapshots,
@@ -196,11 +195,10 @@ def _done(
     """
     if plan.ledger.state != "ready":
         return set()
-    wanted = [part.slice for part in parts]
-    mode = plan.request.mode
-    found = ledger.covered(dest, plan.dest.table, column.name, wanted, mode)
+    wanted = [around for part in parts if (around := slices.range_of(part.slice)) is not None]
+    found = transfers.covered(plan, wanted, dest)
     filled = [place for place, had_rows in found.items() if had_rows]
-    ranges = [each for place in filled if isinstance(each := wanted[place], slices.Range)]
+    ranges = [wanted[place] for place in filled]
     if not filled:
         return set(found)
     if not catalog.indexes(dest, plan.dest.table, column.name):
@@ -387,8 +385,11 @@ class _Worker:
         """Close the connections."""
         self._pair.close()
 
-    def copy(self, part: Part, patience: float = 0.0) -> list[Outcome | _Busy]:
-        """Copy a slice, or its halves where it takes too long."""
+    def copy(self, part: Part, patience: float | None = None) -> list[Outcome | _Busy]:
+        """Copy a slice, or its halves where it takes too long.
+
+        Waits for another run that has it for so many seconds; for none it is passed over.
+        """
         try:
             self._await_standbys()
         except CopypipeError as error:
@@ -397,16 +398,16 @@ class _Worker:
         self._work.advance.end(self, outcomes)
         return outcomes
 
-    def _copy(self, part: Part, patience: float) -> list[Outcome | _Busy]:
+    def _copy(self, part: Part, patience: float | None) -> list[Outcome | _Busy]:
         work = self._work
-        request = replace(work.request, wanted=part.wanted, wait_lock=patience)
+        request = replace(work.request, wanted=part.wanted, wait_lock=patience or 0.0)
         plan = None
         if not (request.swap or request.clear == "truncate"):  # their partitions are to be found
             plan = plans.part(work.plan, request, part.slice, of=work.of)
         try:
             done = attempts.copy_part(request, self._hear, self._pair, plan, work.snapshot)
         except SliceBusy as error:
-            return [_Busy(part) if patience == 0 else Failed(part.slice, error)]
+            return [_Busy(part) if patience is None else Failed(part.slice, error)]
         except CopypipeError as error:
             halves = self._halves(part, error)
             if halves is None:

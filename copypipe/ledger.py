@@ -532,9 +532,16 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
 
 
 def covered(
-    session: Session, table: Table, column: str, wanted: Sequence[Slice], mode: Mode
+    session: Session,
+    table: Table,
+    column: str,
+    wanted: Sequence[Slice],
+    mode: Mode,
+    kind: Mapping[str, Any],
 ) -> dict[int, bool]:
     """Return the places of the slices that were copied, and whether they had rows.
+
+    `kind` are the signature of the copies that count, and the facts of `of_source`.
 
     For a replace only what left the slice equal to the source's counts. Slices without an instant
     are covered by nothing.
@@ -544,7 +551,12 @@ def covered(
     if not places:
         return {}
     asked = statements.covered(
-        table.root_oid, column, [intervals[place] for place in places], equal=mode == "replace"
+        table.root_oid,
+        table.oid,
+        column,
+        [intervals[place] for place in places],
+        kind,
+        equal=mode == "replace",
     )
     return {places[place - 1]: had_rows for place, had_rows in session.fetch(asked)}
 

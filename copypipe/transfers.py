@@ -191,13 +191,21 @@ def transfer(
     return done
 
 
+def covered(plan: Plan, wanted: Sequence[Range], dest: Session) -> dict[int, bool]:
+    """Return the places of those slices that the ledger covers, and whether they had rows."""
+    kind = {
+        "signature": plan.signature,
+        **ledger.of_source(plan.source.table, plan.source.server, plan.source.address),
+    }
+    return ledger.covered(dest, plan.dest.table, wanted[0].column, wanted, plan.request.mode, kind)
+
+
 def _covered(plan: Plan, source: Session, dest: Session) -> bool:
     """Return whether the ledger covers the slice, and its rows are there, if it has any."""
     around, relation = plan.slice, plan.source.table
     if not isinstance(around, Range):
         return False
-    found = ledger.covered(dest, plan.dest.table, around.column, [around], plan.request.mode)
-    if 0 not in found:
+    if 0 not in (found := covered(plan, [around], dest)):
         return False
     if not found[0] or catalog.has_rows(dest, plan.dest.table, around):
         return True

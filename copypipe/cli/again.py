@@ -15,6 +15,9 @@ _SLICE = ("day", "month", "start", "stop")
 
 _SIDES = ("source", "dest")
 
+# What a command for many slices has, and one for a single slice has not.
+_OF_MANY = ("every", "jobs", "order", "fail_fast", "min_slice", "snapshot", "max_replica_lag")
+
 
 def again(context: typer.Context, slice_: Slice) -> str:
     """Return the command line of this run for a slice with absolute bounds.
@@ -22,6 +25,12 @@ def again(context: typer.Context, slice_: Slice) -> str:
     Connection strings are left out, since they may hold a password: dots stand in their place.
     """
     words = ["copypipe", str(context.info_name), *given(context, leave_out=_SLICE)]
+    return shlex.join([*words, *_bounds(slice_)])
+
+
+def copied_alone(context: typer.Context, slice_: Slice) -> str:
+    """Return the command line that copies one slice of many, as `again`."""
+    words = ["copypipe", "copy", *given(context, leave_out=(*_SLICE, *_OF_MANY))]
     return shlex.join([*words, *_bounds(slice_)])
 
 

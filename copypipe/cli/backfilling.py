@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from copypipe import reporting, requests, slices
-from copypipe.cli.again import again
+from copypipe.cli.again import copied_alone
 from copypipe.cli.copying import endpoint, listener_for
 from copypipe.cli.options import (
     Accept,
@@ -247,6 +247,6 @@ def backfill(
         if not tally.failed:
             return
         for each in tally.failed:
-            log(f"failed: {each.slice}; {again(context, each.slice)}")
+            log(f"failed: {each.slice}; {copied_alone(context, each.slice)}")
         nothing = not tally.copied and not found.skipped
         raise typer.Exit(tally.failed[0].error.exit_code if nothing else PARTLY_DONE)

@@ -372,26 +372,54 @@ def record(values: dict[str, Any]) -> Composed:
 
 def covered(
     root_oid: int,
+    dest_oid: int,
     column: str,
     wanted: Sequence[Sequence[tuple[datetime, datetime]]],
+    kind: Mapping[str, Any],
     *,
     equal: bool,
 ) -> Composed:
     """Find which of these slices were copied: their places, and whether they had rows.
 
-    A slice is where the union of what is sealed covers it, whatever pieces it was copied in. What
-    was copied again later and is open is not sealed any more. `equal` tells that nothing counts
+    A slice is where the union of what is sealed covers it, whatever pieces it was copied in. Only
+    copies of the same `kind` count: of the same columns by the same casts (signature) from the same
+    source, into the table itself or what it is a partition of. `equal` tells that nothing counts
     beside which other rows may be there.
+
+    What came later undoes that: copies of another kind, by another column too, since nobody knows
+    which of these rows they removed; and those that found the slice open. A later copy of the same
+    kind that leaves rows equal to the source's, whichever, undoes nothing; nor does one that only
+    compared.
     """
+    hull = [interval for intervals in wanted for interval in intervals]
     return SQL(
         """
-        WITH told AS MATERIALIZED (
-                SELECT s.id, s.instants, s.rows_copied,
-                       s.state = 'sealed' AND (s.equal OR NOT {equal}) AS counts
+        WITH kin AS MATERIALIZED (
+                SELECT s.id, s.by_column, s.condition, s.rows_copied, s.state, s.mode, s.equal,
+                       CASE WHEN s.by_column = {column} THEN s.instants
+                            ELSE '{{(,)}}'::tstzmultirange END AS instants,
+                       (s.dest_oid = {dest_oid} OR s.dest_oid IN (
+                            SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({dest_oid})
+                                   AS a (relid)))
+                       AND NOT s.reversed AND s.signature = {signature}
+                       AND s.source_database_oid = {source_database_oid}
+                       AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
+                       AND coalesce(s.source_system = {source_system}::int8,
+                                    s.source_address = {source_address}) AS of_kind
                   FROM copypipe.slice s
-                 WHERE s.root_oid = {root_oid} AND s.by_column = {column}
-                   AND s.condition IS NULL),
-             undone AS MATERIALIZED (SELECT * FROM told WHERE NOT told.counts),
+                 WHERE s.root_oid = {root_oid}
+                   AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {hull})),
+             told AS MATERIALIZED (
+                SELECT kin.*,
+                       kin.of_kind AND kin.by_column = {column} AND kin.condition IS NULL
+                           AND kin.state = 'sealed' AND (kin.equal OR NOT {equal}) AS counts
+                  FROM kin),
+             undone AS MATERIALIZED (
+                SELECT told.id, told.instants FROM told
+                 WHERE NOT told.counts AND told.mode <> 'verify'
+                   AND NOT (told.of_kind AND told.equal
+                            AND (told.state = 'sealed'
+                                 OR told.by_column IS DISTINCT FROM {column}))),
              sealed AS (
                 SELECT pg_catalog.range_agg(piece) AS instants
                   FROM told,
@@ -400,19 +428,33 @@ def covered(
                               FROM undone, unnest(undone.instants) AS later
                              WHERE undone.id > told.id AND undone.instants && told.instants),
                            '{{}}')) AS piece
-                 WHERE told.counts)
-        SELECT wanted.place,
-               EXISTS (SELECT 1 FROM told
-                        WHERE told.rows_copied > 0 AND told.instants && wanted.instants)
+                 WHERE told.counts),
+             filled AS (
+                SELECT coalesce(pg_catalog.range_agg(piece), '{{}}') AS instants
+                  FROM told, unnest(told.instants) AS piece
+                 WHERE told.counts AND told.rows_copied > 0)
+        SELECT wanted.place, wanted.instants && filled.instants
           FROM unnest({wanted}::tstzmultirange[]) WITH ORDINALITY AS wanted (instants, place),
-               sealed
+               sealed, filled
          WHERE wanted.instants <@ sealed.instants
         """
     ).format(
         root_oid=Literal(root_oid),
+        dest_oid=Literal(dest_oid),
         column=Literal(column),
         equal=Literal(equal),
+        hull=instants([(min(start for start, _ in hull), max(stop for _, stop in hull))]),
         wanted=Literal([_written(intervals) for intervals in wanted]),
+        **{
+            name: Literal(kind[name])
+            for name in (
+                "signature",
+                "source_database_oid",
+                "source_root_oid",
+                "source_system",
+                "source_address",
+            )
+        },
     )
 
 

@@ -157,6 +157,67 @@ def test_what_does_not_make_a_slice_equal_covers_nothing(
     assert days(backfill(pair)) == DAYS
 
 
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "of a query": {"query": "SELECT * FROM public.t WHERE id % 10 = 0"},
+    "without a column": {"exclude": ["note"]},
+    "with a computed one": {"columns": {"note": "'x'"}},
+}
+
+
+@pytest.mark.parametrize("options", OTHERWISE.values(), ids=OTHERWISE.keys())
+def test_copies_of_another_kind_cover_nothing(pair: Pair, options: dict[str, Any]) -> None:
+    backfill(pair, **options)
+
+    assert days(backfill(pair)) == DAYS
+    assert is_equal(pair)
+
+
+def test_copies_from_another_source_cover_nothing(pair: Pair) -> None:
+    """From another table, whose rows are others."""
+    pair.source.execute(
+        "CREATE TABLE public.other (LIKE public.t INCLUDING ALL);"
+        "INSERT INTO public.other SELECT id, 'other', created_at FROM public.t"
+    )
+    sides = {"source": pair.source.dsn, "dest": pair.dest.dsn}
+    copypipe.backfill("public.other", into="public.t", **sides, **RANGE)
+
+    assert days(backfill(pair)) == DAYS
+    assert is_equal(pair)
+
+
+@pytest.mark.parametrize("options", [{"all": True, "yes": True}, {"where": "id >= 0"}])
+def test_what_removes_rows_otherwise_uncovers(pair: Pair, options: dict[str, Any]) -> None:
+    backfill(pair)
+    pair.copy(**options)
+    assert backfill(pair).skipped == 10, "all that is there is the source's"
+
+    query = "SELECT * FROM public.t WHERE id % 10 = 0"
+    whole = {"all": True, "yes": True}
+    pair.copy(**(whole if "all" in options else RANGE), query=query)
+
+    assert days(backfill(pair)) == DAYS
+    assert is_equal(pair)
+
+
+def test_a_partition_does_not_cover_the_table(pair: Pair) -> None:
+    """And the table covers its partitions."""
+    pair.make(
+        "DROP TABLE public.t; CREATE TABLE public.t (id int, country text, created_at timestamptz)"
+        " PARTITION BY LIST (country);"
+        "CREATE TABLE public.t_de PARTITION OF public.t FOR VALUES IN ('de');"
+        "CREATE TABLE public.t_fr PARTITION OF public.t FOR VALUES IN ('fr')"
+    )
+    pair.source.execute(
+        "INSERT INTO public.t SELECT n, CASE WHEN n % 2 = 0 THEN 'de' ELSE 'fr' END,"
+        " '2018-04-01Z'::timestamptz + n * interval '1 hour' FROM generate_series(0, 239) AS n"
+    )
+    sides = {"source": pair.source.dsn, "dest": pair.dest.dsn}
+    copypipe.backfill("public.t_de", **sides, **RANGE)
+
+    assert days(backfill(pair)) == DAYS
+    assert pair.dest.scalar("SELECT count(*) FROM public.t") == 240
+
+
 def test_a_merge_that_deletes_makes_it_equal(pair: Pair) -> None:
     pair.copy(day="2018-04-02", mode="merge", merge_deletes=True)
 
