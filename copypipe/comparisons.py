@@ -74,6 +74,8 @@ class Comparison:
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
     signature: str
+    is_reversed: bool
+    """The source is filled from this dest."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -126,10 +128,11 @@ def make(
             parts=tuple(parts(request, every, source, found.relation, decided.slice)),
             key=places,
             can_merge=can_merge,
-            groups=_groups(request, source, found.relation, columns, places, decided.slice),
+            groups=_groups(request, found, columns, places, decided.slice),
             ledger=kept,
             sliced_by=ledger.sliced_by(dest, found.table) if kept.state == "ready" else None,
             signature=plans.signature(columns, request),
+            is_reversed=decided.is_reversed,
         )
 
 
@@ -205,7 +208,11 @@ def _key(
         return tuple(places[name] for name in names), known
     for unique in uniques:
         if unique.is_primary and all(name in places for name in unique.columns):
-            return tuple(places[name] for name in unique.columns), unique.hindrance is None
+            found_in = [columns[places[name]] for name in unique.columns]
+            # A condition on them has to mean the same on both sides.
+            alike = all(c.as_it_is and c.source.name == c.dest.name for c in found_in)
+            merges = alike and unique.hindrance is None
+            return tuple(places[name] for name in unique.columns), merges
     if not isinstance(found.relation, Table):
         return (), False
     by_source = {
@@ -226,8 +233,7 @@ def _asked(name: str, table: Table, places: dict[str, int]) -> str:
 
 def _groups(
     request: Request,
-    source: Session,
-    relation: Relation,
+    found: Found,
     columns: Sequence[Copied],
     key: Sequence[int],
     slice_: Slice,
@@ -243,13 +249,19 @@ def _groups(
         if column.source.name == name and type_oid in times:
             short = around is not None and around.stop - around.start <= _SHORT
             return Groups(place, statements.step_for(type_oid, short=short), times[type_oid])
+    relation = found.relation
     if len(key) != 1 or not isinstance(relation, Table):
         return None
     column = columns[key[0]]
     if not column.as_it_is or column.source.value.type.oid not in crossings.INTEGERS:
         return None
-    least, most = source.fetch_one(statements.bounds(relation, column.source.name))
-    if least is None:
+    ends = [
+        *found.source.fetch_one(statements.bounds(relation, column.source.name)),
+        *found.dest.fetch_one(statements.bounds(found.table, column.dest.name)),
+    ]
+    known = [end for end in ends if end is not None]
+    if not known:
         return None
+    least, most = min(known), max(known)
     step = max(1, (most - least) // _NUMBERED_GROUPS)
     return Groups(key[0], str(step), "int8")

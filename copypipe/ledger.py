@@ -523,6 +523,7 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
     found = session.fetch(
         statements.told_last(
             table.root_oid,
+            table.oid,
             around.column if around else None,
             slices.instants(slice_),
             slice_.condition if isinstance(slice_, Where) else None,

@@ -137,6 +137,8 @@ def verdict_lines(found: Verdict) -> Iterator[str]:
         more.append(found.drift)
     more += ["repaired"] if found.repaired and not found.is_different else []
     more += ["recorded"] if found.recorded else []
+    more += ["not repaired"] if found.failure is not None else []
+    more += [found.open_because] if found.verdict == "open" and found.open_because else []
     told = "; ".join(["", *more])
     yield one_line(
         f"{found.table} {found.slice}  {found.verdict}  {counts}  {found.seconds:.1f} s{told}"
@@ -185,6 +187,7 @@ def verdict_json(found: Verdict) -> str:
             "open_because": found.open_because,
             "recorded": found.recorded,
             "repaired": found.repaired,
+            "failure": None if found.failure is None else _error(found.failure),
             "seconds": round(found.seconds, 3),
             "differing": None
             if differing is None

@@ -23,6 +23,7 @@ from copypipe import (
     catalog,
     comparisons,
     digests,
+    hazards,
     horizons,
     ledger,
     plans,
@@ -124,6 +125,8 @@ class Verdict:
     recorded: bool = False
     repaired: bool = False
     """It differed, and was copied again: what is told here was found afterwards."""
+    failure: CopypipeError | None = None
+    """Why it could not be repaired."""
 
     @property
     def is_different(self) -> bool:
@@ -183,6 +186,9 @@ def verify(
     with attempts.both(request, listen, secrets.token_hex(8), set()) as (source, dest):
         listen(Connected(str(source.address), str(dest.address)))
         comparison = comparisons.make(request, options.every, options.key, source, dest)
+        changes = options.record or options.repair != "none"
+        if changes and comparison.is_reversed and not request.allow_reverse:
+            raise hazards.reversed_sides(comparison.relation, comparison.table)
     stop = Stop()
     hear = _one_at_a_time(listen, stop)
 
@@ -221,13 +227,20 @@ class _Worker:
         try:
             found = self._again(part)
             if found.is_different and self.options.repair != "none":
-                self._repair(part, found)
-                found = replace(self._again(part), repaired=True)
+                found = self._repaired(part, found)
             if found.verdict == "same" and self.options.record:
                 found = replace(found, recorded=self._again_recorded(part))
         except CopypipeError as error:
             return Failed(part.slice, error)
         return found
+
+    def _repaired(self, part: Part, found: Verdict) -> Verdict:
+        """Repair a slice, and compare it again; where it fails, what was found still holds."""
+        try:
+            self._repair(part, found)
+        except CopypipeError as error:
+            return replace(found, failure=error)
+        return replace(self._again(part), repaired=True)
 
     def _again(self, part: Part) -> Verdict:
         """Compare a slice, and do that again after what passes."""
@@ -270,11 +283,11 @@ class _Worker:
         source.rollback()
         dest.rollback()
         open_because = horizons.open_because(slice_, seen)
-        may_grow = open_because is not None and slices.range_of(slice_) is not None
+        is_open = _may_be_late(slice_, seen, open_because, found)
         return Verdict(
             table=comparison.table.full_name,
             slice=slice_,
-            verdict="open" if may_grow and verdict in ("differs", "missing") else verdict,
+            verdict="open" if is_open else verdict,
             source=sent,
             dest=held,
             key=comparison.key_names,
@@ -289,7 +302,7 @@ class _Worker:
 
     def _repair(self, part: Part, found: Verdict) -> None:
         """Copy what differs again; raises a CopypipeError, and then it is as it was."""
-        request = replace(self.comparison.request, wanted=part.wanted, verify="checksum", yes=True)
+        request = replace(self.comparison.request, wanted=part.wanted, verify="checksum")
         condition = self._condition(found) if self.options.repair == "rows" else None
         if condition is not None:
             where = condition
@@ -305,7 +318,7 @@ class _Worker:
                 where=where,
                 key=self.options.key,
             )
-        attempts.copy(request, self._of_repairs, lambda plan: True, self.stop.check)
+        attempts.copy(request, self._of_repairs, lambda plan: False, self.stop.check)
 
     def _of_repairs(self, event: Event, /) -> None:
         """Pass on why a repair takes long; what it does besides is told by the verdict."""
@@ -477,6 +490,23 @@ def _judged(sent: Digest, held: Digest) -> Judgement:
     if not held.rows:
         return "missing"
     return "differs" if sent.rows else "extra"
+
+
+def _may_be_late(
+    slice_: Slice, seen: Horizon, open_because: str | None, found: Differing | None
+) -> bool:
+    """Return whether the rows that differ may all have come since the slice was copied.
+
+    Not where nothing can ever be said of the source (a materialized view, a pooler): damage would
+    pass for that for ever.
+    """
+    if open_because is None or found is None or slices.range_of(slice_) is None:
+        return False
+    end = slices.end(slice_)
+    is_past = end is not None and end <= seen.clock
+    if is_past and seen.until is None:
+        return False
+    return all(row.is_ == "missing" for row in found.rows) and (found.complete or not is_past)
 
 
 def _drift(

@@ -16,7 +16,16 @@ _SLICE = ("day", "month", "start", "stop")
 _SIDES = ("source", "dest")
 
 # What a command for many slices has, and one for a single slice has not.
-_OF_MANY = ("every", "jobs", "order", "fail_fast", "min_slice", "snapshot", "max_replica_lag")
+_OF_MANY = (
+    "redo",
+    "every",
+    "jobs",
+    "order",
+    "fail_fast",
+    "min_slice",
+    "snapshot",
+    "max_replica_lag",
+)
 
 
 def again(context: typer.Context, slice_: Slice) -> str:

@@ -61,6 +61,9 @@ from copypipe.cli.options import (
 from copypipe.cli.output import error_text, log, outcome, say
 from copypipe.errors import PARTLY_DONE
 
+# What a signal leaves behind.
+_LEFT = "slices that were told are done, others may be; the same command goes on"
+
 
 class Order(StrEnum):
     """Choices of --order."""
@@ -155,7 +158,7 @@ def backfill(
 
     Example: copypipe backfill public.users --from -3d --to today --jobs 4
     """
-    with outcome(as_json=as_json):
+    with outcome(as_json=as_json, interrupted=_LEFT):
         request = requests.Request(
             source=endpoint("source", source, source_set),
             dest=endpoint("dest", dest, dest_set),
@@ -220,6 +223,8 @@ def backfill(
 
         def tell(each: backfills.Outcome) -> None:
             if isinstance(each, Failed):
+                if not as_json:
+                    log(f"{each.slice} failed:")
                 for line in error_text(each.error, as_json=as_json).splitlines():
                     log(line)
             elif isinstance(each, backfills.Skipped):

@@ -125,6 +125,9 @@ def verify(
     settle: Settle = "1h",
     source_set: SourceSet = None,
     dest_set: DestSet = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Let a repair replace all rows of a table (--all).")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print verdicts (and errors) as JSON, one a line.")
     ] = False,
@@ -167,6 +170,7 @@ def verify(
             by=by,
             timezone=timezone,
             allow_empty=allow_empty,
+            yes=yes,
             wait_lock=requests.duration(wait_lock),
             retries=retries,
             settle=requests.duration(settle),
@@ -188,6 +192,8 @@ def verify(
         for found in verdicts.verify(request, options, lines):
             tally.add(found)
             if isinstance(found, Failed):
+                if not as_json:
+                    log(f"{found.slice} could not be compared:")
                 for line in error_text(found.error, as_json=as_json).splitlines():
                     log(line)
             elif as_json:
@@ -195,6 +201,10 @@ def verify(
             elif found.is_different or not quiet:
                 for line in reporting.verdict_lines(found):
                     say(line)
+                if found.failure is not None:
+                    log(f"{found.slice} could not be repaired:")
+                    for line in error_text(found.failure, as_json=False).splitlines():
+                        log(line)
         if not as_json and not quiet and tally.slices > 1:
             say(reporting.tally_line(tally))
         if tally.differing:

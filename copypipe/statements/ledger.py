@@ -331,6 +331,7 @@ def recorded(
 
 def told_last(
     root_oid: int,
+    dest_oid: int,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
     condition: str | None,
@@ -345,12 +346,13 @@ def told_last(
                    AND s.condition IS NOT DISTINCT FROM {condition} AS exactly,
                s.mode, s.checksum, s.rows_copied, s.id
           FROM copypipe.slice s
-         WHERE s.root_oid = {root_oid}
+         WHERE s.root_oid = {root_oid} AND s.dest_oid = {dest_oid}
            AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
         root_oid=Literal(root_oid),
+        dest_oid=Literal(dest_oid),
         column=Literal(column),
         instants=instants(wanted),
         condition=Literal(condition),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from copypipe import Failed, PlanRefused, SliceBusy
+from copypipe import Failed, PlanRefused, SliceBusy, Verdict
 from plugins.command import Words, eventually, no_backends, pause, waits_in_pause
 from plugins.modes import DAY, NEXT_DAY, Pair
 from plugins.ways import Begun
@@ -369,9 +369,11 @@ def test_an_empty_source_needs_a_word(pair: Pair, repair: Any, rows: int) -> Non
 
     failed = one(pair.verify(day=DAY, repair=repair))
 
-    assert isinstance(failed, Failed)
-    assert failed.error.exit_code == 6
-    assert "--allow-empty" in str(failed.error.hint)
+    assert isinstance(failed, Verdict)
+    assert failed.is_different
+    assert failed.failure is not None
+    assert failed.failure.exit_code == 6
+    assert "--allow-empty" in str(failed.failure.hint)
     assert pair.state() == before
     found = one(pair.verify(day=DAY, repair=repair, allow_empty=True))
     assert (found.verdict, found.repaired) == ("same", True)
@@ -383,8 +385,8 @@ def test_what_cannot_be_repaired_is_told(pair: Pair) -> None:
     pair.dest.execute("DELETE FROM public.t WHERE id IN (7, 30)")
     pair.dest.execute("ALTER TABLE public.t ADD CHECK (id <> 7)")
     first, second = pair.verify(**APRIL, repair="slices")
-    assert isinstance(first, Failed)
-    assert "violates check constraint" in first.error.message
+    assert (first.verdict, first.repaired) == ("differs", False)
+    assert "violates check constraint" in first.failure.message
     assert (second.verdict, second.repaired) == ("same", True)
 
 
@@ -414,3 +416,29 @@ def test_repairs_in_words(words: Words, pair: Pair) -> None:
     assert run.code == 0, run.err
     assert "same  24 rows" in run.out
     assert "; repaired; recorded" in run.out
+
+
+def test_all_rows_are_replaced_only_where_that_is_allowed(pair: Pair) -> None:
+    """A source that was half loaded would otherwise empty the dest."""
+    two_days(pair)
+    pair.source.execute("DELETE FROM public.t WHERE id > 1")
+    before = pair.state()
+
+    found = one(pair.verify(all=True, repair="slices"))
+
+    assert (found.verdict, found.failure.exit_code) == ("differs", 2)
+    assert pair.state() == before
+    assert one(pair.verify(all=True, repair="slices", yes=True)).verdict == "same"
+
+
+@pytest.mark.parametrize("options", [{"record": True}, {"repair": "slices"}])
+def test_swapped_sides_change_nothing(pair: Pair, options: dict[str, Any]) -> None:
+    two_days(pair)
+    pair.copy(**APRIL)
+    swapped = {"source": pair.dest.dsn, "dest": pair.source.dsn}
+
+    with pytest.raises(PlanRefused, match="swapped"):
+        pair.verify(day=DAY, **swapped, **options)
+
+    assert one(pair.verify(day=DAY, **swapped)).verdict == "same"
+    assert pair.copy(**APRIL).rows > 0
