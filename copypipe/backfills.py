@@ -401,6 +401,10 @@ class _Worker:
     def _copy(self, part: Part, patience: float | None) -> list[Outcome | _Busy]:
         work = self._work
         request = replace(work.request, wanted=part.wanted, wait_lock=patience or 0.0)
+        if work.snapshot is not None:
+            # A second try plans anew and would wait for locks: behind an ALTER TABLE that waits for
+            # the leader, which nobody sees as a deadlock.
+            request = replace(request, retries=0)
         plan = None
         if not (request.swap or request.clear == "truncate"):  # their partitions are to be found
             plan = plans.part(work.plan, request, part.slice, of=work.of)

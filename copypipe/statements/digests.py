@@ -289,8 +289,13 @@ def among(columns: Sequence[str], keys: Sequence[Sequence[str]]) -> Composed:
     form = SQL("{}") if one else SQL("({})")
     return SQL("{} IN ({})").format(
         form.format(SQL(", ").join(map(Identifier, columns))),
-        SQL(", ").join(form.format(SQL(", ").join(map(Literal, key))) for key in keys),
+        SQL(", ").join(form.format(SQL(", ").join(map(_quoted, key))) for key in keys),
     )
+
+
+def _quoted(text: str) -> SQL:
+    """Return a literal as standard_conforming_strings has it, which is pinned where it is read."""
+    return SQL("'" + text.replace("'", "''") + "'")
 
 
 def bounds(table: Table, column: str) -> Composed:
