@@ -129,14 +129,7 @@ def copy(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=requests.wanted(
-            day=slices.day(_day(day)) if day is not None else None,
-            month=slices.month(month) if month is not None else None,
-            start=_bound(start),
-            stop=_bound(stop),
-            everything=all,
-            where=where,
-        ),
+        wanted=_wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
@@ -237,14 +230,7 @@ def backfill(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=requests.wanted(
-            day=None,
-            month=slices.month(month) if month is not None else None,
-            start=_bound(start),
-            stop=_bound(stop),
-            everything=False,
-            where=None,
-        ),
+        wanted=_wanted(month=month, start=start, stop=stop),
         query=query,
         columns=tuple((columns or {}).items()),
         exclude=_names("exclude", exclude),
@@ -363,14 +349,7 @@ def verify(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=requests.wanted(
-            day=slices.day(_day(day)) if day is not None else None,
-            month=slices.month(month) if month is not None else None,
-            start=_bound(start),
-            stop=_bound(stop),
-            everything=all,
-            where=where,
-        ),
+        wanted=_wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
@@ -395,6 +374,25 @@ def verify(
         repair=repair,
     )
     return list(verdicts.verify(request, options, listener))
+
+
+def _wanted(
+    *,
+    day: str | date | None = None,
+    month: str | None,
+    start: str | Bound | None,
+    stop: str | Bound | None,
+    everything: bool = False,
+    where: str | None = None,
+) -> slices.Wanted:
+    return requests.wanted(
+        day=slices.day(_day(day)) if day is not None else None,
+        month=slices.month(month) if month is not None else None,
+        start=_bound(start),
+        stop=_bound(stop),
+        everything=everything,
+        where=where,
+    )
 
 
 def _names(argument: str, values: Sequence[str]) -> tuple[str, ...]:

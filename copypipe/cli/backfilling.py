@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from copypipe import reporting, requests, slices
+from copypipe import reporting, requests
 from copypipe.cli.again import copied_alone
 from copypipe.cli.copying import endpoint, listener_for
 from copypipe.cli.options import (
@@ -59,6 +59,7 @@ from copypipe.cli.options import (
     WaitLock,
 )
 from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.cli.words import wanted
 from copypipe.errors import PARTLY_DONE
 
 # What a signal leaves behind.
@@ -164,14 +165,7 @@ def backfill(
             dest=endpoint("dest", dest, dest_set),
             table=table,
             into=into,
-            wanted=requests.wanted(
-                day=None,
-                month=slices.month(month) if month is not None else None,
-                start=slices.parse_bound(start) if start is not None else None,
-                stop=slices.parse_bound(stop) if stop is not None else None,
-                everything=False,
-                where=None,
-            ),
+            wanted=wanted(month=month, start=start, stop=stop),
             query=query,
             columns=tuple(map(requests.computed, columns or ())),
             exclude=tuple(exclude or ()),

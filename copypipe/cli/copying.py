@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from copypipe import reporting, requests, slices
+from copypipe import reporting, requests
 from copypipe.cli.again import again
 from copypipe.cli.options import (
     Accept,
@@ -61,6 +61,7 @@ from copypipe.cli.options import (
 )
 from copypipe.cli.output import ask, error_text, log, outcome, say
 from copypipe.cli.signals import guard
+from copypipe.cli.words import wanted
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
 from copypipe.events import Event, Listener, Planned, ignore
 
@@ -158,11 +159,11 @@ def copy(
             dest=endpoint("dest", dest, dest_set),
             table=table,
             into=into,
-            wanted=requests.wanted(
-                day=slices.day(slices.parse_day(day)) if day is not None else None,
-                month=slices.month(month) if month is not None else None,
-                start=slices.parse_bound(start) if start is not None else None,
-                stop=slices.parse_bound(stop) if stop is not None else None,
+            wanted=wanted(
+                day=day,
+                month=month,
+                start=start,
+                stop=stop,
                 everything=everything,
                 where=where,
             ),

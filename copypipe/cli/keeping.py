@@ -11,6 +11,7 @@ from copypipe import reporting, requests, slices
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import By, Day, DestTable, From, Month, Timezone, To
 from copypipe.cli.output import ask, log, outcome, say
+from copypipe.cli.words import wanted
 from copypipe.errors import UsageError, one_line
 
 Dest = Annotated[
@@ -69,11 +70,11 @@ def receipt(
         at = endpoint("dest", dest)
         asked = requests.Recorded(
             table=table,
-            wanted=requests.wanted(
-                day=slices.day(slices.parse_day(day)) if day is not None else None,
-                month=slices.month(month) if month is not None else None,
-                start=slices.parse_bound(start) if start is not None else None,
-                stop=slices.parse_bound(stop) if stop is not None else None,
+            wanted=wanted(
+                day=day,
+                month=month,
+                start=start,
+                stop=stop,
                 everything=everything,
                 takes_where=False,
             ),

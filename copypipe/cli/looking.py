@@ -28,6 +28,7 @@ from copypipe.cli.options import (
     To,
 )
 from copypipe.cli.output import log, outcome, say
+from copypipe.cli.words import wanted
 from copypipe.errors import Differs
 
 if TYPE_CHECKING:
@@ -80,13 +81,7 @@ def status(
             dest=endpoint("dest", dest, dest_set),
             table=table,
             into=into,
-            wanted=requests.wanted(
-                day=None,
-                month=slices.month(month) if month is not None else None,
-                start=slices.parse_bound(start) if start is not None else None,
-                stop=slices.parse_bound(stop) if stop is not None else None,
-                everything=False,
-            ),
+            wanted=wanted(month=month, start=start, stop=stop),
             by=by,
             timezone=timezone,
         )

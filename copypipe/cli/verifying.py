@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from copypipe import reporting, requests, slices
+from copypipe import reporting, requests
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import (
     By,
@@ -30,6 +30,7 @@ from copypipe.cli.options import (
     To,
 )
 from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.cli.words import wanted
 from copypipe.errors import Differs
 from copypipe.events import ignore
 
@@ -153,11 +154,11 @@ def verify(
             dest=endpoint("dest", dest, dest_set),
             table=table,
             into=into,
-            wanted=requests.wanted(
-                day=slices.day(slices.parse_day(day)) if day is not None else None,
-                month=slices.month(month) if month is not None else None,
-                start=slices.parse_bound(start) if start is not None else None,
-                stop=slices.parse_bound(stop) if stop is not None else None,
+            wanted=wanted(
+                day=day,
+                month=month,
+                start=start,
+                stop=stop,
                 everything=everything,
                 where=where,
             ),
