@@ -57,6 +57,7 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Covered, Transferred
 from copypipe.watches import Watch
+from copypipe.workers import LOOK_SECONDS
 
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
@@ -81,9 +82,6 @@ _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 
 
 T = TypeVar("T")
-
-# How soon whoever waits for a server looks whether it is to end: a signal leaves two seconds.
-_LOOK_SECONDS = 0.2
 
 
 class Pair:
@@ -130,7 +128,7 @@ class Pair:
 
         def looking(side: Side, moved: float, /) -> float:
             look()
-            return min(idle(side, moved), time.monotonic() + _LOOK_SECONDS)
+            return min(idle(side, moved), time.monotonic() + LOOK_SECONDS)
 
         session.idle = looking
 

@@ -88,8 +88,6 @@ class Range:
     parts: int
     skipped: int
     """Those that the ledger covers."""
-    estimated_rows: int
-    estimated_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,14 +165,7 @@ def backfill(
     todo = [part for place, part in enumerate(parts) if place not in done]
     if options.order == "newest":
         todo.reverse()
-    share = len(todo) / len(parts)
-    found = Range(
-        table=plan.dest.table.full_name,
-        parts=len(parts),
-        skipped=len(done),
-        estimated_rows=round(plan.estimated_rows * share),
-        estimated_bytes=round(plan.estimated_bytes * share),
-    )
+    found = Range(table=plan.dest.table.full_name, parts=len(parts), skipped=len(done))
     return found, _copied(request, options, listen, plan, todo, of=len(parts))
 
 
@@ -228,6 +219,8 @@ def _copied(
     of: int,
 ) -> Iterator[Outcome]:
     """Copy the slices; first those that nobody else has, then the others."""
+    if not todo:
+        return
     work = _Work(
         request,
         options,
@@ -237,7 +230,7 @@ def _copied(
         Stop(),
     )
     with ExitStack() as stack:
-        if options.snapshot and todo:
+        if options.snapshot:
             work = replace(work, snapshot=stack.enter_context(_snapshot(work)))
         stack.enter_context(work.blaming())
         busy: list[Part] = []

@@ -59,7 +59,6 @@ class Comparison:
     source_is: catalog.Server
     dest_is: catalog.Server
     source_at: Address
-    dest_at: Address
     columns: tuple[Copied, ...]
     """In the dest's order."""
     forms: Forms
@@ -122,7 +121,6 @@ def make(
             source_is=found.source_is,
             dest_is=found.dest_is,
             source_at=source.address,
-            dest_at=dest.address,
             columns=columns,
             forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns], found.sides),
             parts=tuple(parts(request, every, source, found.relation, decided.slice)),

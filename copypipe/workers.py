@@ -12,8 +12,9 @@ from typing import TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-# How soon the one who waits for results hears a signal.
-_LOOK_SECONDS = 0.2
+# How soon whoever waits, for results or for a server, looks whether it is to end: a signal leaves
+# two seconds.
+LOOK_SECONDS = 0.2
 
 # How long all workers have to end what they do, within the two seconds of a signal; a server that
 # does not let go is left to itself.
@@ -95,7 +96,7 @@ def _next(done: queue.SimpleQueue[R], threads: Sequence[threading.Thread]) -> R:
     while True:
         alive = any(thread.is_alive() for thread in threads)
         try:
-            return done.get(timeout=_LOOK_SECONDS)  # a signal is heard between two of these
+            return done.get(timeout=LOOK_SECONDS)  # a signal is heard between two of these
         except queue.Empty:
             if not alive:
                 raise Stopped from None

@@ -43,10 +43,6 @@ class Form:
         ).format(brought)
 
 
-# A bucket of keys is told by the first two bytes of the hash of the key.
-MOST_BUCKETS = 1 << 16
-
-
 @dataclass(frozen=True, slots=True)
 class Rows:
     """Rows that are hashed: a query, and the form of each of its columns in turn."""
@@ -196,6 +192,7 @@ def _condition(rows: Rows, within: Within | None) -> Composable:
 
 
 def _bucket(of: str, buckets: int) -> Composed:
+    """Tell the bucket by the first two bytes of a hash: of at most 65,536."""
     return SQL("(pg_catalog.get_byte({0}, 0) * 256 + pg_catalog.get_byte({0}, 1)) % {1}").format(
         Identifier(of), Literal(buckets)
     )
