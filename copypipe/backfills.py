@@ -433,7 +433,7 @@ class _Worker:
         if shortest is None or around is None or error.sqlstate not in _TOO_LONG:
             return None
         found = slices.halves(around, shortest)
-        return [Part(Between(half.start, half.stop), half) for half in found] if found else None
+        return [Part(half, half) for half in found] if found else None
 
     def _look(self) -> None:
         """End what is waited for where all is to end; a COMMIT that is under way is waited for."""

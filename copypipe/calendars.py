@@ -8,10 +8,10 @@ from __future__ import annotations
 import secrets
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime, timedelta
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from copypipe import attempts, catalog, comparisons, ledger, plans, slices
 from copypipe.comparisons import Part
@@ -203,7 +203,11 @@ def _read(
         )
     parts = list(comparisons.parts(request, every, source, relation, around))
     ranges = [each for part in parts if isinstance(each := part.slice, Range)]
-    has_ledger, told = _told(dest, table, around, listen)
+    kind = {
+        "signature": None,  # whichever columns were copied
+        **ledger.of_source(relation, catalog.server(source), source.address),
+    }
+    has_ledger, told = _told(dest, table, around, kind, listen)
     marks = [told.of(each) for each in ranges]
     here, there = _Side(source, relation, ranges), _Side(dest, table, ranges)
     if count:
@@ -264,6 +268,8 @@ def _places(
 
 
 def _period(part: Part) -> Period:
+    if isinstance(part.wanted, Range):
+        return Period(part.wanted.start, part.wanted.stop)
     if isinstance(part.wanted, Between):
         start, stop = part.wanted.start, part.wanted.stop
         if isinstance(start, date) and isinstance(stop, date):
@@ -419,7 +425,9 @@ def _failure(attempt: Try) -> Failure | None:
     return None
 
 
-def _told(dest: Session, table: Table, around: Range, listen: Listener) -> tuple[bool, Told]:
+def _told(
+    dest: Session, table: Table, around: Range, kind: Mapping[str, Any], listen: Listener
+) -> tuple[bool, Told]:
     """Read the ledger; returns whether that was possible."""
     try:
         if not ledger.reach(dest, READING):
@@ -434,7 +442,7 @@ def _told(dest: Session, table: Table, around: Range, listen: Listener) -> tuple
         tries = ledger.tries(dest, table, around)
     except PlanRefused as error:
         listen(Warned(f"what failed and what is running is not known. {error.detail}"))
-    return True, gathered(ledger.entries(dest, table, around), tries)
+    return True, gathered(ledger.entries(dest, table, around, kind), tries)
 
 
 # --------------------------------------------------------------------------------- both sides

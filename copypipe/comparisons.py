@@ -167,7 +167,7 @@ def parts(
         return
     if every == "hour":
         for each in slices.hours(around):
-            yield Part(_settled(each, wanted), _narrowed(slice_, each))
+            yield Part(each, _narrowed(slice_, each))
         return
     column = next(c for c in relation.columns if c.name == around.column)
     offsets = plans.Zone(source, request.timezone)

@@ -412,7 +412,7 @@ def check_new(session: Session, table: Table, slice_: Slice) -> None:
     around = range_of(slice_)
     column = around.column if around else None
     found = session.fetch(
-        statements.recorded(table.root_oid, table.full_name, column, slices.instants(slice_))
+        statements.recorded(table.oid, table.full_name, column, slices.instants(slice_))
     )
     if not found:
         return
@@ -522,7 +522,6 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
     around = range_of(slice_)
     found = session.fetch(
         statements.told_last(
-            table.root_oid,
             table.oid,
             around.column if around else None,
             slices.instants(slice_),
@@ -542,7 +541,7 @@ def covered(
 ) -> dict[int, bool]:
     """Return the places of the slices that were copied, and whether they had rows.
 
-    `kind` are the signature of the copies that count, and the facts of `of_source`.
+    `kind` are the signature of the copies that count, None for any, and the facts of `of_source`.
 
     For a replace only what left the slice equal to the source's counts. Slices without an instant
     are covered by nothing.
@@ -552,7 +551,6 @@ def covered(
     if not places:
         return {}
     asked = statements.covered(
-        table.root_oid,
         table.oid,
         column,
         [intervals[place] for place in places],
@@ -611,8 +609,8 @@ def receipts(session: Session, table: Table, slice_: Slice) -> list[Receipt]:
     In the session's open transaction, after `reach`.
     """
     around = range_of(slice_)
-    asked = (table.root_oid, around.column if around else None, slices.instants(slice_))
-    over = superseded(session.fetch(statements.all_told(table.root_oid, 0)))
+    asked = (table.oid, around.column if around else None, slices.instants(slice_))
+    over = superseded(session.fetch(statements.all_told(table.oid, 0)))
     rows = session.fetch(statements.told_exactly(*asked))
     rows = rows or session.fetch(statements.told_of(*asked, list(over)))
     return [Receipt(*[*row, row[0] in over]) for row in rows]
@@ -622,20 +620,22 @@ def superseded(told: Iterable[Sequence[Any]]) -> dict[int, bool]:
     """Return the ids of slices of which later ones tell all instants, and whether they are old.
 
     `told` are the rows of `statements.all_told`, the last first. Later slices have to be of the
-    same table and column, and tell of all rows; one that went against the usual direction tells
-    nothing of those that did not.
+    same table, or one that it is a partition of, and by the same column, and tell of all rows; one
+    that went against the usual direction tells nothing of those that did not.
     """
     later: defaultdict[tuple[Any, ...], Covered] = defaultdict(Covered)
     found = {}
-    for number, root_oid, column, is_reversed, instants, tells_all, is_old in told:
-        covered = later[root_oid, column, is_reversed]
+    for number, tables, column, is_reversed, instants, tells_all, is_old in told:
+        known = [later[table, column, is_reversed] for table in tables]
         # What has no instant has nothing that later ones could tell.
-        if instants and all(covered.holds(*interval) for interval in instants):
+        if instants and all(
+            any(covered.holds(*interval) for covered in known) for interval in instants
+        ):
             found[number] = is_old
         # What went against the direction counts for its like alone, all else for both.
         for counts in (True,) if is_reversed else (False, True):
             for interval in instants if tells_all else ():
-                later[root_oid, column, counts].add(*interval)
+                later[tables[0], column, counts].add(*interval)
     return found
 
 
@@ -647,6 +647,7 @@ class Entry(NamedTuple):
     is_whole: bool
     """Of all rows of the table, by no column."""
     is_sealed: bool
+    """It counts: else it undoes what was told before."""
     rows: int
     instants: Sequence[Sequence[datetime | None]]
 
@@ -664,20 +665,24 @@ class Try(NamedTuple):
     instants: Sequence[Sequence[datetime | None]]
 
 
-def entries(session: Session, table: Table, around: Range) -> list[Entry]:
-    """Return what was recorded of a range of a table, the last first.
+def entries(session: Session, table: Table, around: Range, kind: Mapping[str, Any]) -> list[Entry]:
+    """Return what was recorded of a range of a table, the last first; `kind` is that of `covered`.
 
     In the session's open transaction, after `reach`.
     """
-    wanted = slices.instants(around) or ()
-    asked = statements.entries(table.root_oid, table.full_name, around.column, wanted)
+    wanted = slices.instants(around)
+    if not wanted:
+        return []
+    asked = statements.entries(
+        table.root_oid, table.oid, table.full_name, around.column, wanted, kind
+    )
     return [Entry(*row) for row in session.fetch(asked)]
 
 
 def tries(session: Session, table: Table, around: Range) -> list[Try]:
     """Return what was tried with a range of a table, the last first; as `entries`."""
     wanted = slices.instants(around) or ()
-    asked = statements.tries(table.root_oid, around.column, wanted)
+    asked = statements.tries(table.oid, around.column, wanted)
     return [Try(*row) for row in session.fetch(asked)]
 
 
@@ -686,7 +691,7 @@ class Forgotten(NamedTuple):
 
     rows: int
     beyond: int
-    """Those of them that tell of other instants too."""
+    """Those of them that tell of other instants too, or of what the table is a partition of."""
     others: int
     """Rows by another column, which stay: nobody can tell what they have of the slice."""
 
@@ -719,10 +724,10 @@ def forget(session: Session, table: Table, slice_: Slice) -> int:
 
 def _asked(
     table: Table, slice_: Slice
-) -> tuple[int, str, str | None, tuple[tuple[datetime, datetime], ...] | None]:
+) -> tuple[int, int, str, str | None, tuple[tuple[datetime, datetime], ...] | None]:
     around = range_of(slice_)
     column = around.column if around else None
-    return table.root_oid, table.full_name, column, slices.instants(slice_)
+    return table.root_oid, table.oid, table.full_name, column, slices.instants(slice_)
 
 
 class Pruned(NamedTuple):

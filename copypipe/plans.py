@@ -743,7 +743,7 @@ def reread(plan: Plan, session: Session) -> None:
         column.source.expression is not None and computed[column.dest.name] != column.source
         for column in plan.columns
     ):
-        raise _altered(plan.source, session)
+        raise _altered(plan.source.table, session)
     _check_sent(session, plan.select, plan.columns)
 
 
@@ -758,7 +758,7 @@ def reread_dest(plan: Plan, session: Session) -> Table:
         raise _swapped(planned)
     now = catalog.table(session, planned.oid)
     if _shape(planned) != _shape(now):
-        raise _altered(plan.dest, session)
+        raise _altered(plan.dest.table, session)
     _check_tables(plan.request, plan.source.table, now, plan.dest.server)
     if plan.merge is not None:
         hazards.check_updates(now, plan.merge.updates, plan.request.accept)
@@ -767,7 +767,7 @@ def reread_dest(plan: Plan, session: Session) -> Table:
         if part != before and replace(part, oid=before.oid) == before:
             raise _swapped(part)
     if partitions != plan.partitions:
-        raise _altered(plan.dest, session)
+        raise _altered(plan.dest.table, session)
     return now
 
 
@@ -800,7 +800,7 @@ def _check_values(side: Side[R], session: Session, values: Mapping[str, Value]) 
         return
     now = {column.name: column.value for column in catalog.table(session, side.table.oid).columns}
     if any(now.get(name, value) != value for name, value in values.items()):
-        raise _altered(side, session)
+        raise _altered(side.table, session)
 
 
 def _shape(of: Relation) -> tuple[object, ...]:
@@ -811,9 +811,9 @@ def _shape(of: Relation) -> tuple[object, ...]:
     return of.full_name, of.kind, of.root_oid, columns
 
 
-def _altered(side: Side[R], session: Session) -> PlanRefused:
+def _altered(of: Relation, session: Session) -> PlanRefused:
     return PlanRefused(
-        f"{session.side}: {side.table.full_name} was altered while the copy was prepared",
+        f"{session.side}: {of.full_name} was altered while the copy was prepared",
         hint="Run it again.",
         side=session.side,
     )
@@ -834,7 +834,7 @@ def _slice(
 
 def _range(
     request: Request,
-    wanted: slices.Between,
+    wanted: slices.Between | slices.Range,
     source: Session,
     of: Relation,
     columns: Sequence[Copied],
@@ -856,6 +856,10 @@ def _range(
             hint="Slice by another column with --by, or give it its name at the dest by "
             '--query "SELECT column AS name, ...".',
         )
+    if isinstance(wanted, slices.Range):
+        if wanted.type_oid != column.type_oid:
+            raise _altered(of, source)
+        return wanted
     period = settled(source, wanted, request.timezone)
     return of_period(Zone(source, request.timezone), period, column)
 
@@ -869,6 +873,8 @@ def slice_at(
     """
     if isinstance(wanted, slices.Everything):
         return slices.Whole()
+    if isinstance(wanted, slices.Range):
+        return wanted
     column = slice_column(by, of, session.side)
     return of_period(Zone(session, zone), settled(session, wanted, zone), column)
 

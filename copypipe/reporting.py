@@ -274,12 +274,13 @@ def result_json(done: Transferred) -> str:
     )
 
 
-def error_json(error: CopypipeError) -> str:
-    """Return an error as one JSON object."""
+def error_json(error: CopypipeError, of: Slice | None = None) -> str:
+    """Return an error as one JSON object, with the slice of many that it is of."""
     others = error.others if isinstance(error, PlanRefused) else ()
     return _json(
         "error",
         {
+            **({} if of is None else {"slice": _slice(of)}),
             "exit_code": error.exit_code,
             "retryable": error.retryable,
             **_error(error),

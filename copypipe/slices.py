@@ -68,9 +68,6 @@ class Between:
     stop: Bound | DaysAgo
 
 
-Wanted = Everything | Between
-
-
 @dataclass(frozen=True, slots=True)
 class Period:
     """A range whose relative days are settled: ``[start, stop)`` of local days or times."""
@@ -410,6 +407,9 @@ class Where:
 _SHOWN = 60
 
 Slice = Whole | Range | Where
+
+Wanted = Everything | Between | Range
+"""What was asked for: in words, or a slice that is settled."""
 
 
 def range_of(slice_: Slice) -> Range | None:

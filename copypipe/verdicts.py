@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from copypipe import (
     attempts,
@@ -73,6 +73,9 @@ _MOST_LISTED = 20_000
 # not as large as one of equal rows without a key can be.
 _LARGEST_BUCKET = 10 * _MOST_LISTED
 
+# How many bytes of rows of one slice are shown at most, of each side; of the others only the keys.
+_MOST_SHOWN = 8_000_000
+
 # Up to so many rows, and so large a part of the slice, are repaired one by one; beyond that the
 # slice is copied as quickly.
 _MOST_REPAIRED = 1000
@@ -87,7 +90,7 @@ class Row:
     key: tuple[str | None, ...]
     """Values of the key's columns as text; empty where the rows have no key."""
     source: tuple[str | None, ...] | None = None
-    """All values at the source, where that was asked for."""
+    """All values at the source, where that was asked for, and is not too much to be shown."""
     dest: tuple[str | None, ...] | None = None
 
 
@@ -305,19 +308,32 @@ class _Worker:
         request = replace(self.comparison.request, wanted=part.wanted, verify="checksum")
         condition = self._condition(found) if self.options.repair == "rows" else None
         if condition is not None:
-            where = condition
-            if isinstance(part.slice, slices.Where):
-                where = f"({part.slice.condition}\n) AND {condition}"
-            request = replace(
-                request,
-                mode="merge",
-                merge_deletes=True,
-                # That none of these rows is left at the source is no sign of a job that runs too
-                # early, unless none of the slice is.
-                allow_empty=request.allow_empty or found.source.rows > 0,
-                where=where,
-                key=self.options.key,
-            )
+            try:
+                self._copy(self._of_rows(request, part, found, condition))
+            except PlanRefused:
+                pass  # the rows cannot be told by their keys, or not be merged: all of the slice
+            else:
+                return
+        self._copy(request)
+
+    def _of_rows(self, request: Request, part: Part, found: Verdict, condition: str) -> Request:
+        """Return the request for the rows that differ."""
+        where = condition
+        if isinstance(part.slice, slices.Where):
+            where = f"({part.slice.condition}\n) AND {condition}"
+        return replace(
+            request,
+            mode="merge",
+            merge_deletes=True,
+            # That none of these rows is left at the source is no sign of a job that runs too
+            # early, unless none of the slice is.
+            allow_empty=request.allow_empty or found.source.rows > 0,
+            min_ratio=None,
+            where=where,
+            key=self.options.key,
+        )
+
+    def _copy(self, request: Request) -> None:
         attempts.copy(request, self._of_repairs, lambda plan: False, self.stop.check)
 
     def _of_repairs(self, event: Event, /) -> None:
@@ -595,54 +611,63 @@ class _Sides:
             listed += size
             wanted.append(int(name))
         here, there = (
-            side.ask(statements.listed(rows, key, within, count, wanted, with_data=show))
+            side.ask(statements.listed(rows, key, within, count, wanted))
             for side, rows in ((self.source, self.sent), (self.dest, self.held))
         )
-        found, lost = _rows(_by_key(here()), _by_key(there()))
+        found = _unequal(_by_key(here()), _by_key(there()))
+        lost = [row.source for row in found if row.source is not None and row.dest is None]
         all_lost = complete and len(lost) == len(found)
-        return Differing(tuple(found), complete), lost if all_lost else None
+
+        def data(side: Session, rows: Rows, hashes: Sequence[str]) -> dict[str | None, _Texts]:
+            asked = statements.shown(rows, key, within, count, wanted, hashes, _MOST_SHOWN)
+            return {hashed: tuple(texts) for hashed, texts in side.fetch(asked)}
+
+        ours = theirs = {}
+        if show:
+            ours = data(self.source, self.sent, [row.source for row in found if row.source])
+            theirs = data(self.dest, self.held, [row.dest for row in found if row.dest])
+        told = (Row(row.is_, row.key, ours.get(row.source), theirs.get(row.dest)) for row in found)
+        return Differing(tuple(told), complete), lost if all_lost else None
 
 
-_Listed = dict[tuple[str | None, ...], list[tuple[str, tuple[str | None, ...]]]]
+_Texts = tuple[str | None, ...]
+_Listed = dict[_Texts, list[str]]
 
 
-def _by_key(rows: Sequence[Sequence[object]]) -> _Listed:
-    """Gather hashes and values of the rows of each key."""
+class _Unequal(NamedTuple):
+    """A row that differs: its hash on each side, None where it is not there."""
+
+    key: _Texts
+    source: str | None
+    dest: str | None
+
+    @property
+    def is_(self) -> Difference:
+        if self.dest is None:
+            return "missing"
+        return "extra" if self.source is None else "differs"
+
+
+def _by_key(rows: Sequence[Sequence[Any]]) -> _Listed:
+    """Gather the hashes of the rows of each key."""
     found: _Listed = {}
-    for key, hashed, data in rows:
-        found.setdefault(tuple(key), []).append((str(hashed), tuple(data)))  # type: ignore[arg-type]
+    for key, hashed in rows:
+        found.setdefault(tuple(key), []).append(hashed)
     return found
 
 
-def _rows(sent: _Listed, held: _Listed) -> tuple[list[Row], list[str]]:
-    """Return the rows that differ, and the hashes of those that the dest lacks.
+def _unequal(sent: _Listed, held: _Listed) -> list[_Unequal]:
+    """Return the rows that differ.
 
     Rows of one key that are on both sides are the same; of what remains each two differ from one
     another. Where there is no key they are rows of no relation.
     """
-    found: list[Row] = []
-    lost: list[str] = []
+    found: list[_Unequal] = []
     for key in sorted({*sent, *held}, key=lambda key: [(part is None, part or "") for part in key]):
-        ours, theirs = sent.get(key, []), held.get(key, [])
-        common = Counter(h for h, _ in ours) & Counter(h for h, _ in theirs)
-        ours, theirs = _without(ours, common), _without(theirs, common)
-        pairs = min(len(ours), len(theirs)) if key else 0
-        for (_, one), (_, other) in zip(ours[:pairs], theirs[:pairs], strict=True):
-            found.append(Row("differs", key, one or None, other or None))
-        for hashed, data in ours[pairs:]:
-            found.append(Row("missing", key, source=data or None))
-            lost.append(hashed)
-        found += [Row("extra", key, dest=data or None) for _, data in theirs[pairs:]]
-    return found, lost
-
-
-def _without(
-    rows: list[tuple[str, tuple[str | None, ...]]], common: Counter[str]
-) -> list[tuple[str, tuple[str | None, ...]]]:
-    left, kept = Counter(common), []
-    for row in rows:
-        if left[row[0]]:
-            left[row[0]] -= 1
-        else:
-            kept.append(row)
-    return kept
+        ours, theirs = Counter(sent.get(key, ())), Counter(held.get(key, ()))
+        lost, extra = list((ours - theirs).elements()), list((theirs - ours).elements())
+        pairs = min(len(lost), len(extra)) if key else 0
+        found += [_Unequal(key, *both) for both in zip(lost[:pairs], extra[:pairs], strict=True)]
+        found += [_Unequal(key, each, None) for each in lost[pairs:]]
+        found += [_Unequal(key, None, each) for each in extra[pairs:]]
+    return found

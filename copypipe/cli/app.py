@@ -38,7 +38,7 @@ app = typer.Typer(
 app.command("copy", epilog=_exit_status())(copying.copy)
 app.command("backfill", epilog=_exit_status())(backfilling.backfill)
 app.command("status", epilog=_exit_status())(looking.status)
-app.command("verify", epilog=_exit_status())(verifying.verify)
+app.command("verify", cls=verifying.RepairsAlone, epilog=_exit_status())(verifying.verify)
 app.command("receipt", epilog=_exit_status())(keeping.receipt)
 app.command("init", epilog=_exit_status())(keeping.init)
 app.command("clean", epilog=_exit_status())(keeping.clean)

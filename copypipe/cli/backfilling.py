@@ -58,7 +58,7 @@ from copypipe.cli.options import (
     VerifyOption,
     WaitLock,
 )
-from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.cli.output import log, log_failed, outcome, say
 from copypipe.cli.words import wanted
 from copypipe.errors import PARTLY_DONE
 
@@ -217,10 +217,7 @@ def backfill(
 
         def tell(each: backfills.Outcome) -> None:
             if isinstance(each, Failed):
-                if not as_json:
-                    log(f"{each.slice} failed:")
-                for line in error_text(each.error, as_json=as_json).splitlines():
-                    log(line)
+                log_failed(each.slice, each.error, "failed", as_json=as_json)
             elif isinstance(each, backfills.Skipped):
                 if as_json:
                     say(reporting.skipped_json(each.slice))

@@ -12,6 +12,7 @@ import typer
 
 from copypipe import reporting
 from copypipe.errors import CopypipeError, Interrupted
+from copypipe.slices import Slice
 
 
 def say(line: str) -> None:
@@ -45,6 +46,15 @@ def _silence(stream: TextIO) -> None:
 def error_text(error: CopypipeError, *, as_json: bool) -> str:
     """Return what stderr says of an error: some lines, or one of JSON."""
     return reporting.error_json(error) if as_json else str(error)
+
+
+def log_failed(of: Slice, error: CopypipeError, what: str, *, as_json: bool) -> None:
+    """Write to stderr what became of one slice of many, and why: some lines, or one of JSON."""
+    if as_json:
+        log(reporting.error_json(error, of))
+        return
+    for line in (f"{of} {what}:", *str(error).splitlines()):
+        log(line)
 
 
 ROLLED_BACK = "rolled back, the dest is as it was"

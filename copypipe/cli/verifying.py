@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from copypipe import reporting, requests
 from copypipe.cli.copying import endpoint
@@ -19,6 +20,7 @@ from copypipe.cli.options import (
     From,
     Into,
     Key,
+    MinRatio,
     Month,
     Query,
     Retries,
@@ -29,7 +31,7 @@ from copypipe.cli.options import (
     Timezone,
     To,
 )
-from copypipe.cli.output import error_text, log, outcome, say
+from copypipe.cli.output import log, log_failed, outcome, say
 from copypipe.cli.words import wanted
 from copypipe.errors import Differs
 from copypipe.events import ignore
@@ -41,6 +43,21 @@ class Repair(StrEnum):
     NONE = "none"
     SLICES = "slices"
     ROWS = "rows"
+
+
+class RepairsAlone(TyperCommand):
+    """A command whose --repair may stand without a choice, which typer has no word for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Give a --repair without a choice the first one that repairs."""
+        options = args[: args.index("--")] if "--" in args else args
+        for place, word in enumerate(options):
+            if word == "--repair" and options[place + 1 : place + 2] not in _CHOICES:
+                args = [*args[:place], f"--repair={Repair.SLICES.value}", *args[place + 1 :]]
+        return super().parse_args(ctx, args)
+
+
+_CHOICES = [[choice.value] for choice in Repair]
 
 
 def verify(
@@ -105,8 +122,8 @@ def verify(
     repair: Annotated[
         Repair,
         typer.Option(
-            help="Copy again what differs: whole slices, or where few rows differ and the dest has "
-            "a key, just these rows."
+            help="Copy again what differs: whole slices (which --repair alone means), or where few "
+            "rows differ and the dest has a key, just these rows."
         ),
     ] = Repair.NONE,
     allow_empty: Annotated[
@@ -115,6 +132,7 @@ def verify(
             "--allow-empty", help="Let a repair empty a slice that the source has no row of."
         ),
     ] = False,
+    min_ratio: MinRatio = None,
     wait_lock: Annotated[
         str,
         typer.Option(
@@ -171,6 +189,7 @@ def verify(
             by=by,
             timezone=timezone,
             allow_empty=allow_empty,
+            min_ratio=min_ratio,
             yes=yes,
             wait_lock=requests.duration(wait_lock),
             retries=retries,
@@ -193,19 +212,14 @@ def verify(
         for found in verdicts.verify(request, options, lines):
             tally.add(found)
             if isinstance(found, Failed):
-                if not as_json:
-                    log(f"{found.slice} could not be compared:")
-                for line in error_text(found.error, as_json=as_json).splitlines():
-                    log(line)
+                log_failed(found.slice, found.error, "could not be compared", as_json=as_json)
             elif as_json:
                 say(reporting.verdict_json(found))
             elif found.is_different or not quiet:
                 for line in reporting.verdict_lines(found):
                     say(line)
                 if found.failure is not None:
-                    log(f"{found.slice} could not be repaired:")
-                    for line in error_text(found.failure, as_json=False).splitlines():
-                        log(line)
+                    log_failed(found.slice, found.failure, "could not be repaired", as_json=False)
         if not as_json and not quiet and tally.slices > 1:
             say(reporting.tally_line(tally))
         if tally.differing:

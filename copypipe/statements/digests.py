@@ -220,24 +220,64 @@ def listed(
     within: Within | None,
     buckets: int,
     wanted: Sequence[int],
-    *,
-    with_data: bool,
 ) -> Composed:
-    """List the rows of some buckets: key, hash, and all columns `with_data`; as texts."""
-    hashed = "k" if key else "h"
-    shown = range(len(rows.forms)) if with_data else ()
+    """List the rows of some buckets: key and hash, as texts."""
+    return SQL("SELECT {}, pg_catalog.encode(h, 'hex') {}").format(
+        # As they are compared, so that a key has the same text on both sides.
+        _texts(map(rows.form, key)),
+        _hashed(rows, key, within, buckets, wanted),
+    )
+
+
+def shown(
+    rows: Rows,
+    key: Sequence[int],
+    within: Within | None,
+    buckets: int,
+    wanted: Sequence[int],
+    hashes: Sequence[str],
+    most: int,
+) -> Composed:
+    """Read the rows of some buckets that have these hashes: hash, and all columns as texts.
+
+    Only so many as have together no more than `most` bytes; one of several that are the same.
+    """
     return SQL(
         """
-        SELECT {key_texts}, pg_catalog.encode(h, 'hex'), {data}
+        SELECT hash, data
+          FROM (SELECT hash, data,
+                       pg_catalog.sum(pg_catalog.octet_length(data::text)) OVER (ORDER BY hash)
+                           AS length
+                  FROM (SELECT DISTINCT ON (h) pg_catalog.encode(h, 'hex') AS hash, {data} AS data
+                        {hashed} AND h = ANY ({hashes}::bytea[])
+                         ORDER BY h) AS one) AS summed
+         WHERE length <= {most}
+        """
+    ).format(
+        data=_texts(map(rows.value, range(len(rows.forms)))),
+        hashed=_hashed(rows, key, within, buckets, wanted),
+        hashes=Literal([f"\\x{each}" for each in hashes]),
+        most=Literal(most),
+    )
+
+
+def _hashed(
+    rows: Rows,
+    key: Sequence[int],
+    within: Within | None,
+    buckets: int,
+    wanted: Sequence[int],
+) -> Composed:
+    """Read from the rows of some buckets, with their hash as `h`."""
+    hashed = "k" if key else "h"
+    return SQL(
+        """
           FROM (SELECT *, {row} AS h
                   FROM (SELECT *, {key} AS k FROM {rows} WHERE {condition} OFFSET 0) AS keyed
                  WHERE {early} OFFSET 0) AS hashed
          WHERE {late}
         """
     ).format(
-        # As they are compared, so that a key has the same text on both sides.
-        key_texts=_texts(map(rows.form, key)),
-        data=_texts(map(rows.value, shown)),
         row=rows.hash,
         key=rows.hash_of(key) if key else SQL("NULL::bytea").format(),
         rows=rows.from_item,

@@ -93,6 +93,7 @@ _TABLES = (
         xid xid8 NOT NULL DEFAULT pg_catalog.pg_current_xact_id(),
         tool_version text NOT NULL)
     """,
+    "CREATE INDEX ON copypipe.slice (dest_oid)",
     "CREATE INDEX ON copypipe.slice (root_oid)",
     """
     CREATE TABLE copypipe.attempt (
@@ -302,8 +303,27 @@ def sliced_by(root_oid: int) -> Composed:
     )
 
 
+# A table and what it is a partition of, or consists of: what one of these was told of concerns the
+# others. Partitions beside it have other rows.
+_ANCESTORS = SQL(
+    "ARRAY(SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({oid}) AS a (relid))"
+    " || {oid}::oid"
+)
+_KIN = SQL(
+    "({ancestors} || ARRAY(SELECT d.relid::oid FROM pg_catalog.pg_partition_tree({oid}) AS d))"
+)
+
+
+def _kin(oid: int) -> Composed:
+    return _KIN.format(ancestors=_ancestors(oid), oid=Literal(oid))
+
+
+def _ancestors(oid: int) -> Composed:
+    return _ANCESTORS.format(oid=Literal(oid))
+
+
 def recorded(
-    root_oid: int,
+    oid: int,
     table: str,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
@@ -317,12 +337,12 @@ def recorded(
         """
         SELECT s.id, s.by_column, s.instants::text, s.recorded_at
           FROM copypipe.slice s
-         WHERE (s.root_oid = {root_oid} OR s.dest_table = {table}) AND s.rows_copied > 0
+         WHERE (s.dest_oid = ANY ({kin}) OR s.dest_table = {table}) AND s.rows_copied > 0
            AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
-        root_oid=Literal(root_oid),
+        kin=_kin(oid),
         table=Literal(table),
         column=Literal(column),
         instants=instants(wanted),
@@ -330,8 +350,7 @@ def recorded(
 
 
 def told_last(
-    root_oid: int,
-    dest_oid: int,
+    oid: int,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
     condition: str | None,
@@ -346,13 +365,12 @@ def told_last(
                    AND s.condition IS NOT DISTINCT FROM {condition} AS exactly,
                s.mode, s.checksum, s.rows_copied, s.id
           FROM copypipe.slice s
-         WHERE s.root_oid = {root_oid} AND s.dest_oid = {dest_oid}
+         WHERE s.dest_oid = {oid}
            AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
-        root_oid=Literal(root_oid),
-        dest_oid=Literal(dest_oid),
+        oid=Literal(oid),
         column=Literal(column),
         instants=instants(wanted),
         condition=Literal(condition),
@@ -372,9 +390,75 @@ def record(values: dict[str, Any]) -> Composed:
     ).format(Literal(values["attempt_id"]), _row("slice", values))
 
 
+_TOLD = SQL(
+    """
+    kin AS MATERIALIZED (
+        SELECT s.id, s.by_column, s.condition, s.rows_copied, s.state, s.mode, s.equal,
+               CASE WHEN s.by_column = {column} THEN s.instants
+                    ELSE '{{(,)}}'::tstzmultirange END AS instants,
+               s.dest_oid = ANY ({ancestors}) AND NOT s.reversed
+                   AND coalesce(s.signature = {signature}, true)
+                   AND s.source_database_oid = {source_database_oid}
+                   AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
+                   AND coalesce(s.source_system = {source_system}::int8,
+                                s.source_address = {source_address}) AS of_kind
+          FROM copypipe.slice s
+         WHERE s.dest_oid = ANY ({kin})
+           AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {hull})),
+    judged AS MATERIALIZED (
+        SELECT kin.*,
+               kin.of_kind AND kin.by_column = {column} AND kin.condition IS NULL
+                   AND kin.state = 'sealed' AND (kin.equal OR NOT {equal}) AS counts
+          FROM kin),
+    told AS MATERIALIZED (
+        SELECT judged.*,
+               NOT judged.counts AND judged.mode <> 'verify'
+                   AND NOT (judged.of_kind AND judged.equal
+                            AND (judged.state = 'sealed'
+                                 OR judged.by_column IS DISTINCT FROM {column})) AS undoes
+          FROM judged)
+    """
+)
+
+
+def _told(
+    oid: int,
+    column: str,
+    wanted: Sequence[tuple[datetime, datetime]],
+    kind: Mapping[str, Any],
+    *,
+    equal: bool,
+) -> Composed:
+    """Return the WITH clause that judges all that was told of a table in these instants.
+
+    Only copies of the same `kind` count: of the same columns by the same casts (signature, None for
+    any) from the same source, into the table itself or what it is a partition of. `equal` tells
+    that nothing counts beside which other rows may be there.
+
+    What came later undoes that: copies of another kind, by another column too, since nobody knows
+    which of these rows they removed; and those that found the slice open. A later copy of the same
+    kind that leaves rows equal to the source's, whichever, undoes nothing; nor does one that only
+    compared.
+    """
+    facts = (
+        "signature",
+        "source_database_oid",
+        "source_root_oid",
+        "source_system",
+        "source_address",
+    )
+    return _TOLD.format(
+        column=Literal(column),
+        ancestors=_ancestors(oid),
+        kin=_kin(oid),
+        hull=instants([(min(start for start, _ in wanted), max(stop for _, stop in wanted))]),
+        equal=Literal(equal),
+        **{name: Literal(kind[name]) for name in facts},
+    )
+
+
 def covered(
-    root_oid: int,
-    dest_oid: int,
+    oid: int,
     column: str,
     wanted: Sequence[Sequence[tuple[datetime, datetime]]],
     kind: Mapping[str, Any],
@@ -383,52 +467,20 @@ def covered(
 ) -> Composed:
     """Find which of these slices were copied: their places, and whether they had rows.
 
-    A slice is where the union of what is sealed covers it, whatever pieces it was copied in. Only
-    copies of the same `kind` count: of the same columns by the same casts (signature) from the same
-    source, into the table itself or what it is a partition of. `equal` tells that nothing counts
-    beside which other rows may be there.
-
-    What came later undoes that: copies of another kind, by another column too, since nobody knows
-    which of these rows they removed; and those that found the slice open. A later copy of the same
-    kind that leaves rows equal to the source's, whichever, undoes nothing; nor does one that only
-    compared.
+    A slice is where the union of what is sealed covers it, whatever pieces it was copied in; what
+    counts as that is said at `_told`.
     """
-    hull = [interval for intervals in wanted for interval in intervals]
     return SQL(
         """
-        WITH kin AS MATERIALIZED (
-                SELECT s.id, s.by_column, s.condition, s.rows_copied, s.state, s.mode, s.equal,
-                       CASE WHEN s.by_column = {column} THEN s.instants
-                            ELSE '{{(,)}}'::tstzmultirange END AS instants,
-                       (s.dest_oid = {dest_oid} OR s.dest_oid IN (
-                            SELECT a.relid::oid FROM pg_catalog.pg_partition_ancestors({dest_oid})
-                                   AS a (relid)))
-                       AND NOT s.reversed AND s.signature = {signature}
-                       AND s.source_database_oid = {source_database_oid}
-                       AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
-                       AND coalesce(s.source_system = {source_system}::int8,
-                                    s.source_address = {source_address}) AS of_kind
-                  FROM copypipe.slice s
-                 WHERE s.root_oid = {root_oid}
-                   AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {hull})),
-             told AS MATERIALIZED (
-                SELECT kin.*,
-                       kin.of_kind AND kin.by_column = {column} AND kin.condition IS NULL
-                           AND kin.state = 'sealed' AND (kin.equal OR NOT {equal}) AS counts
-                  FROM kin),
-             undone AS MATERIALIZED (
-                SELECT told.id, told.instants FROM told
-                 WHERE NOT told.counts AND told.mode <> 'verify'
-                   AND NOT (told.of_kind AND told.equal
-                            AND (told.state = 'sealed'
-                                 OR told.by_column IS DISTINCT FROM {column}))),
+        WITH {told},
              sealed AS (
                 SELECT pg_catalog.range_agg(piece) AS instants
                   FROM told,
                        unnest(told.instants - coalesce(
-                           (SELECT pg_catalog.range_agg(later)
-                              FROM undone, unnest(undone.instants) AS later
-                             WHERE undone.id > told.id AND undone.instants && told.instants),
+                           (SELECT pg_catalog.range_agg(piece)
+                              FROM told AS later, unnest(later.instants) AS piece
+                             WHERE later.undoes AND later.id > told.id
+                               AND later.instants && told.instants),
                            '{{}}')) AS piece
                  WHERE told.counts),
              filled AS (
@@ -441,22 +493,10 @@ def covered(
          WHERE wanted.instants <@ sealed.instants
         """
     ).format(
-        root_oid=Literal(root_oid),
-        dest_oid=Literal(dest_oid),
-        column=Literal(column),
-        equal=Literal(equal),
-        hull=instants([(min(start for start, _ in hull), max(stop for _, stop in hull))]),
+        told=_told(
+            oid, column, [each for intervals in wanted for each in intervals], kind, equal=equal
+        ),
         wanted=Literal([_written(intervals) for intervals in wanted]),
-        **{
-            name: Literal(kind[name])
-            for name in (
-                "signature",
-                "source_database_oid",
-                "source_root_oid",
-                "source_system",
-                "source_address",
-            )
-        },
     )
 
 
@@ -492,32 +532,46 @@ _INSTANTS = SQL(
 
 
 def entries(
-    root_oid: int, table: str, column: str, wanted: Sequence[tuple[datetime, datetime]]
+    root_oid: int,
+    oid: int,
+    table: str,
+    column: str,
+    wanted: Sequence[tuple[datetime, datetime]],
+    kind: Mapping[str, Any],
 ) -> Composed:
-    """Read what was recorded of these instants by that column, or of all rows, the last first.
+    """Read what was recorded of these instants, the last first: what counts, and what undoes that.
 
-    Of a table that bore this name and is gone too: what it held may be missed. Not what a condition
-    has selected.
+    As `covered` has it, but appended and merged slices count too. Also of a table that bore this
+    name and is gone: what it held may be missed.
     """
     return SQL(
         """
-        SELECT s.root_oid = {root_oid} AS is_this, s.by_column IS NULL AS is_whole,
-               s.state = 'sealed' AS is_sealed, s.rows_copied, {intervals}
-          FROM copypipe.slice s
-         WHERE {of_table} AND coalesce(s.by_column = {column}, true) AND s.condition IS NULL
-           AND s.instants && {instants}
+        WITH {told}
+        SELECT is_this, is_whole, is_sealed, rows_copied, {intervals}
+          FROM (SELECT t.id, true AS is_this,
+                       t.of_kind AND t.by_column IS NULL AND t.condition IS NULL AS is_whole,
+                       t.counts AS is_sealed, t.rows_copied, t.instants
+                  FROM told t
+                 WHERE t.counts OR t.undoes
+                       OR (t.of_kind AND t.by_column IS NULL AND t.condition IS NULL)
+                UNION ALL
+                SELECT g.id, false, g.by_column IS NULL, g.state = 'sealed', g.rows_copied,
+                       g.instants
+                  FROM copypipe.slice g
+                 WHERE {gone} AND coalesce(g.by_column = {column}, true) AND g.condition IS NULL
+                   AND g.instants && {instants}) AS s
          ORDER BY s.id DESC
         """
     ).format(
-        root_oid=Literal(root_oid),
+        told=_told(oid, column, wanted, kind, equal=False),
         intervals=_INSTANTS,
-        of_table=_of_table(root_oid, table),
+        gone=_gone("g", root_oid, table),
         column=Literal(column),
         instants=instants(wanted),
     )
 
 
-def tries(root_oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]]) -> Composed:
+def tries(oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]]) -> Composed:
     """Read what was tried of these instants by that column, or of all rows, the last first.
 
     Rows: the state, whether a session of its run is there, side, SQLSTATE and kind of the error,
@@ -531,13 +585,13 @@ def tries(root_oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]
                                 WHERE r.application_name = 'copypipe/' || s.run_id) AS is_alive,
                s.side, s.sqlstate, s.error, {intervals}
           FROM copypipe.attempt s
-         WHERE s.root_oid = {root_oid} AND coalesce(s.by_column = {column}, true)
+         WHERE s.dest_oid = ANY ({ancestors}) AND coalesce(s.by_column = {column}, true)
            AND s.condition IS NULL AND s.instants && {instants}
          ORDER BY s.began_at DESC
         """
     ).format(
         intervals=_INSTANTS,
-        root_oid=Literal(root_oid),
+        ancestors=_ancestors(oid),
         column=Literal(column),
         instants=instants(wanted),
     )
@@ -552,61 +606,67 @@ _RECEIPT = SQL(
            s.checksum, s.reversed, s.state, s.open_because, s.complete_until, s.source_clock,
            s.began_at, s.recorded_at, s.tool_version, s.manifest,
            ARRAY(SELECT l.id FROM copypipe.slice l
-                  WHERE l.root_oid = s.root_oid AND l.id > s.id AND l.instants && s.instants
+                  WHERE l.dest_oid = ANY ({kin}) AND l.id > s.id AND l.instants && s.instants
                     AND coalesce(l.by_column = s.by_column, true)
                   ORDER BY l.id) AS superseded_by,
            ARRAY(SELECT l.id FROM copypipe.slice l
-                  WHERE l.root_oid = s.root_oid AND l.id > s.id AND l.by_column <> s.by_column
+                  WHERE l.dest_oid = ANY ({kin}) AND l.id > s.id AND l.by_column <> s.by_column
                   ORDER BY l.id) AS by_another_column
       FROM copypipe.slice s
-     WHERE s.root_oid = {root_oid}
+     WHERE s.dest_oid = ANY ({kin})
     """
 )
 
 
-def _receipt(root_oid: int) -> Composed:
-    return _RECEIPT.format(intervals=_INSTANTS, root_oid=Literal(root_oid))
+def _receipt(oid: int) -> Composed:
+    return _RECEIPT.format(intervals=_INSTANTS, kin=_kin(oid))
 
 
 def told_exactly(
-    root_oid: int, column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None
+    oid: int, column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None
 ) -> Composed:
-    """Read what was recorded last of these instants exactly, of all rows in them."""
+    """Read what was recorded last of these instants exactly, of all rows of the table in them."""
     return SQL(
         """
-        {receipt} AND s.by_column IS NOT DISTINCT FROM {column} AND s.instants = {instants}
-           AND s.condition IS NULL
+        {receipt} AND s.dest_oid = {oid} AND s.by_column IS NOT DISTINCT FROM {column}
+           AND s.instants = {instants} AND s.condition IS NULL
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
-        receipt=_receipt(root_oid),
+        receipt=_receipt(oid),
+        oid=Literal(oid),
         column=Literal(column),
         instants=instants(wanted),
     )
 
 
 def told_of(
-    root_oid: int,
+    oid: int,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
     without: Sequence[int],
 ) -> Composed:
     """Read all that was recorded of some of these instants, the last first; not what is named."""
     return SQL("{} AND {} AND s.id <> ALL ({}::int8[]) ORDER BY s.id DESC").format(
-        _receipt(root_oid), _touches(column, wanted), Literal(list(without))
+        _receipt(oid), _touches(column, wanted), Literal(list(without))
     )
 
 
-def all_told(root_oid: int | None, seconds: float) -> Composed:
+def all_told(oid: int | None, seconds: float) -> Composed:
     """Read what decides which slices still count, the last first; None for those of all tables.
 
-    Rows: id, table, column, whether it went against the usual direction, its instants, whether it
-    tells all of them, whether it is older than so many seconds. One by which nothing was cleared,
-    and which brought nothing, tells nothing of the rows that were there before.
+    Rows: id, the table and what it is a partition of, column, whether it went against the usual
+    direction, its instants, whether it tells all of them, whether it is older than so many seconds.
+    One by which nothing was cleared, and which brought nothing, tells nothing of the rows that were
+    there before.
     """
     return SQL(
         """
-        SELECT s.id, s.root_oid::int8, s.by_column, s.reversed, {intervals},
+        SELECT s.id,
+               s.dest_oid::int8 || ARRAY(
+                   SELECT a.relid::oid::int8
+                     FROM pg_catalog.pg_partition_ancestors(s.dest_oid) AS a (relid)),
+               s.by_column, s.reversed, {intervals},
                s.condition IS NULL AND (s.rows_copied > 0 OR s.mode IN ('replace', 'verify')),
                s.recorded_at < {before}
           FROM copypipe.slice s
@@ -616,9 +676,7 @@ def all_told(root_oid: int | None, seconds: float) -> Composed:
     ).format(
         intervals=_INSTANTS,
         before=_before(seconds),
-        of_table=SQL("true")
-        if root_oid is None
-        else SQL("s.root_oid = {}").format(Literal(root_oid)),
+        of_table=SQL("true") if oid is None else SQL("s.dest_oid = ANY ({})").format(_kin(oid)),
     )
 
 
@@ -669,19 +727,21 @@ def _before(seconds: float) -> Composed:
 
 def forgettable(
     root_oid: int,
+    oid: int,
     table: str,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
 ) -> Composed:
     """Count what `forget` would remove, what of that tells of more, and what it cannot tell.
 
-    Rows: those to be removed, those of them that tell of other instants too, those by another
-    column.
+    Rows: those to be removed, those of them that tell of other instants or partitions too, those
+    by another column.
     """
     return SQL(
         """
         SELECT count(*) FILTER (WHERE {touches}),
-               count(*) FILTER (WHERE {touches} AND NOT s.instants <@ {instants}),
+               count(*) FILTER (WHERE {touches} AND (NOT s.instants <@ {instants}
+                   OR (s.dest_oid <> {oid} AND s.dest_oid = ANY ({ancestors})))),
                count(*) FILTER (WHERE s.by_column <> {column})
           FROM copypipe.slice s
          WHERE {of_table}
@@ -689,34 +749,43 @@ def forgettable(
     ).format(
         touches=_touches(column, wanted),
         instants=instants(wanted),
+        oid=Literal(oid),
+        ancestors=_ancestors(oid),
         column=Literal(column),
-        of_table=_of_table(root_oid, table),
+        of_table=_of_table(root_oid, oid, table),
     )
 
 
 def forget(
     root_oid: int,
+    oid: int,
     table: str,
     column: str | None,
     wanted: Sequence[tuple[datetime, datetime]] | None,
 ) -> Composed:
     """Remove all that was recorded of some of these instants."""
     return SQL("DELETE FROM copypipe.slice s WHERE {} AND {}").format(
-        _of_table(root_oid, table), _touches(column, wanted)
+        _of_table(root_oid, oid, table), _touches(column, wanted)
     )
 
 
-def _of_table(root_oid: int, table: str) -> Composed:
+def _of_table(root_oid: int, oid: int, table: str) -> Composed:
     """Return the condition under which the row `s` is of a table.
 
-    Also of one that bore its name and is gone: what was put in its place often has its rows.
+    Also of one that bore its name, or was a partition of it, and is gone: what was put in its place
+    often has its rows.
     """
+    return SQL("(s.dest_oid = ANY ({}) OR {})").format(_kin(oid), _gone("s", root_oid, table))
+
+
+def _gone(row: str, root_oid: int, table: str) -> Composed:
+    """Return the condition under which a row is of a table that was in this one's place."""
     return SQL(
         """
-        (s.root_oid = {} OR (s.dest_table = {} AND NOT EXISTS (
-            SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = s.root_oid)))
+        (({row}.root_oid = {root_oid} OR {row}.dest_table = {table})
+         AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_class c WHERE c.oid = {row}.dest_oid))
         """
-    ).format(Literal(root_oid), Literal(table))
+    ).format(row=SQL(row), root_oid=Literal(root_oid), table=Literal(table))
 
 
 def receives(

@@ -120,6 +120,25 @@ def test_where_many_rows_differ_a_person_sees_the_first(
     assert len(lines(words("verify", "users", "--all", "--json"))[0]["differing"]["rows"]) == 72
 
 
+@pytest.mark.parametrize("after", [("--jobs", "2"), ()], ids=["an option", "nothing"])
+def test_repair_alone_copies_slices(
+    words: Words, two: tuple[Database, Database], after: tuple[str, ...]
+) -> None:
+    two[1].execute("DELETE FROM users WHERE id = 1000004")
+    run = words(*VERIFY, "--repair", *after)
+    assert run.code == 0
+    assert "repaired" in run.out
+
+
+def test_a_repair_that_would_lose_most_rows(words: Words, two: tuple[Database, Database]) -> None:
+    two[0].execute("DELETE FROM users WHERE id < 2000000 AND id % 10 > 1")
+    run = words(*VERIFY, "--repair", "--min-ratio", "0.5")
+    assert run.code == 4
+    assert "not repaired" in run.out
+    assert "--min-ratio" in run.err
+    assert words(*VERIFY, "--repair").code == 0
+
+
 def test_an_open_slice_is_no_failure(words: Words, two: tuple[Database, Database]) -> None:
     source, _ = two
     source.execute("UPDATE users SET created_at = now() WHERE id = 3")
@@ -137,7 +156,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
     "an empty range": (("--from", "2018-04-29", "--to", "2018-04-29"), 2, "the range is empty"),
     "no such way to cut": (("--day", "2018-04-29", "--every", "year"), 2, "--every"),
     "no job": (("--day", "2018-04-29", "--jobs", "0"), 2, "--jobs"),
-    "no such repair": (("--day", "2018-04-29", "--repair", "all"), 2, "--repair"),
+    "no such repair": (("--day", "2018-04-29", "--repair=all"), 2, "--repair"),
     "no such zone": (("--day", "2018-04-29", "--timezone", "Mars"), 2, "Mars"),
     "no such column": (("--day", "2018-04-29", "--by", "born"), 6, 'has no column "born"'),
     "no such key": (("--day", "2018-04-29", "--key", "born"), 6, "--key born"),
@@ -187,6 +206,11 @@ def test_an_error_of_the_server(words: Words, two: tuple[Database, Database]) ->
     assert run.out == ""
     errors = [json.loads(line) for line in run.err.splitlines()[1:]]
     assert [error["exit_code"] for error in errors] == [1, 1, 1]
+    assert [error["slice"]["first_day"] for error in errors] == [
+        "2018-04-28",
+        "2018-04-29",
+        "2018-04-30",
+    ]
 
 
 @pytest.mark.parametrize("side", ["source", "dest"])

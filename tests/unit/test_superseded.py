@@ -12,7 +12,8 @@ from copypipe.slices import Covered
 
 # So few hours that intervals often touch, overlap and contain each other.
 HOURS = 12
-TABLES, COLUMNS = (1, 2), ("created_at", "paid_at", None)
+# Each with what it is a partition of.
+TABLES, COLUMNS = ((1,), (2, 1), (3, 1)), ("created_at", "paid_at", None)
 
 
 def at(hour: int) -> datetime:
@@ -59,16 +60,20 @@ def test_a_slice_counts_until_later_ones_tell_all_its_instants(slices: list[Any]
     later: list[Any] = []
     for number, row in reversed([*enumerate(slices)]):
         table, column, is_reversed, parts, _, is_old = row
-        rows.append((number, table, column, is_reversed, [*map(interval, parts)], *row[4:]))
-        hours = {hour for part in parts for hour in range(*part)}
-        known = {
-            hour
-            for of, by, turned, instants, whole, _ in later
-            if (of, by) == (table, column) and whole and (is_reversed or not turned)
-            for part in instants
-            for hour in range(*part)
-        }
-        if hours and hours <= known:
+        rows.append((number, [*table], column, is_reversed, [*map(interval, parts)], *row[4:]))
+
+        def told(oid: int, part: tuple[int, int], row: Any = row) -> bool:
+            _, by, is_reversed, *_ = row
+            known = {
+                hour
+                for of, other, turned, instants, whole, _ in later
+                if (of[0], other) == (oid, by) and whole and (is_reversed or not turned)
+                for each in instants
+                for hour in range(*each)
+            }
+            return known >= {*range(*part)}
+
+        if parts and all(any(told(oid, part) for oid in table) for part in parts):
             expected[number] = is_old
         later.append(row)
 

@@ -116,18 +116,26 @@ def test_other_tables_are_let_alone(sides: Sides, words: Words) -> None:
     assert [row["dest_table"] for row in sides.told()] == ["public.t"]
 
 
-def test_a_partition_stands_for_its_table(sides: Sides, words: Words) -> None:
-    """Slices are those of the root, whatever partition was named."""
+@pytest.mark.parametrize(
+    ("name", "left"), [("p", ["public.q"]), ("q", ["public.p"]), ("t", [])], ids=str
+)
+def test_a_partition_has_what_it_is_a_part_of_forgotten(
+    sides: Sides, words: Words, name: str, left: list[str]
+) -> None:
+    """And the table what its partitions are told of; not those beside it."""
     sides.dest.execute(
         "DROP TABLE public.t; CREATE TABLE public.t (id int, note text, created_at timestamptz,"
-        " paid_at timestamptz, at timestamp, of date) PARTITION BY RANGE (created_at);"
-        "CREATE TABLE public.p PARTITION OF public.t DEFAULT"
+        " paid_at timestamptz, at timestamp, of date) PARTITION BY LIST (id);"
+        "CREATE TABLE public.p PARTITION OF public.t FOR VALUES IN (1);"
+        "CREATE TABLE public.q PARTITION OF public.t DEFAULT"
     )
     sides.copy(day=DAY)
+    sides.copy(day=DAY, into="public.p")
+    sides.copy(day=DAY, into="public.q", where="id > 1", allow_empty=True)
 
-    assert words("clean", "p", "--yes", "--forget", DAY).code == 0
+    assert words("clean", name, "--yes", "--forget", DAY).code == 0
 
-    assert ids(sides) == []
+    assert [row["dest_table"] for row in sides.told()] == left
 
 
 def test_a_receipt_is_of_what_is_left(sides: Sides, words: Words) -> None:

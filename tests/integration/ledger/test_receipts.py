@@ -289,3 +289,26 @@ def test_a_ledger_of_a_stranger_is_not_read(sides: Sides, words: Words) -> None:
 
     assert_refused(refused, 6, "dest: the ledger cannot be used for that")
     assert "could run anything as this role" in refused.err
+
+
+def test_partitions_have_receipts_of_their_own(sides: Sides, words: Words) -> None:
+    sides.dest.execute(
+        "DROP TABLE public.t; CREATE TABLE public.t (id int, note text, created_at timestamptz,"
+        " paid_at timestamptz, at timestamp, of date) PARTITION BY LIST (id);"
+        "CREATE TABLE public.p PARTITION OF public.t FOR VALUES IN (1);"
+        "CREATE TABLE public.q PARTITION OF public.t DEFAULT"
+    )
+    sides.copy(day=DAY)
+    sides.copy(day=DAY, into="public.p")
+
+    def told(name: str) -> list[tuple[int, list[int], bool]]:
+        run = words("receipt", name, "--day", DAY)
+        found = [json.loads(line) for line in run.out.splitlines()]
+        return [(each["id"], each["superseded_by"], each["superseded"]) for each in found]
+
+    assert told("t") == [(1, [2], False)], "the partition's copy tells nothing of the others"
+    assert told("p") == [(2, [], False)]
+    assert told("q") == [(1, [], False)], "what it is a part of was copied"
+
+    sides.copy(day=DAY)
+    assert told("p") == [(2, [3], True)]

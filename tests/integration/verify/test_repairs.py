@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from copypipe import Failed, PlanRefused, SliceBusy, Verdict
+from copypipe import Failed, PlanRefused, SliceBusy, Verdict, verdicts
+from copypipe.statements.ledger import RIGHTS
 from plugins.command import Words, eventually, no_backends, pause, waits_in_pause
 from plugins.modes import DAY, NEXT_DAY, Pair
 from plugins.ways import Begun
@@ -442,3 +443,62 @@ def test_swapped_sides_change_nothing(pair: Pair, options: dict[str, Any]) -> No
 
     assert one(pair.verify(day=DAY, **swapped)).verdict == "same"
     assert pair.copy(**APRIL).rows > 0
+
+
+def test_rows_that_cannot_be_moved_are_repaired_with_their_slice(pair: Pair) -> None:
+    """A role that may not update cannot merge."""
+    two_days(pair)
+    pair.copy(day=DAY)
+    rights = ("USAGE ON SCHEMA copypipe", "SELECT, INSERT, DELETE ON public.t")
+    rights += tuple(f"{', '.join(each)} ON copypipe.{name}" for name, each in RIGHTS.items())
+    role = pair.dest.role("writer", *rights)
+    pair.dest.execute(CHANGED)
+
+    found = one(pair.verify(day=DAY, repair="rows", dest=role.dsn))
+
+    assert (found.verdict, found.repaired, found.failure) == ("same", True, None)
+    assert pair.told()[-1]["mode"] == "replace"
+
+
+def test_an_hour_with_a_hole(pair: Pair) -> None:
+    """A minute of the next day, before the clock went back over midnight: it is no repair's."""
+    day = {"timezone": "America/St_Johns", "day": "2010-11-06"}
+    pair.make(T)
+    pair.make(
+        "INSERT INTO public.t SELECT n, 'n' || n,"
+        " timestamptz '2010-11-07 02:00Z' + n * interval '20 seconds'"
+        " FROM generate_series(0, 300) AS n"
+    )
+    pair.dest.execute("UPDATE public.t SET note = 'x'")
+
+    found = pair.verify(**day, every="hour", repair="slices")
+
+    assert [each.verdict for each in found if each.source.rows] == ["same"] * 2
+    changed = "SELECT min(created_at), max(created_at), count(*) FROM public.t WHERE note = 'x'"
+    first, last, _ = pair.dest.fetch(changed)[0]
+    assert (
+        pair.dest.scalar(
+            "SELECT count(*) FROM public.t WHERE note = 'x' AND created_at < '2010-11-07 02:31Z'"
+        )
+        == 3
+    ), (first, last)
+
+
+def test_rows_that_are_too_long_are_told_by_their_keys(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verdicts, "_MOST_SHOWN", 3000)
+    two_days(pair)
+    pair.source.execute(
+        f"UPDATE public.t SET note = repeat(id::text, 400) WHERE created_at < '{NEXT_DAY}Z'"
+    )
+
+    found = one(pair.verify(day=DAY, show_rows=True))
+
+    rows = found.differing.rows
+    assert len(rows) == 24
+    assert all(row.dest is not None for row in rows), "those are short"
+    shown = [row for row in rows if row.source is not None]
+    assert 0 < len(shown) < 24
+    for row in shown:
+        assert row.source[:2] == (row.key[0], row.key[0] * 400)
