@@ -22,7 +22,7 @@ unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
 sweep: install ## the whole sweeps, of which the suite takes samples
-	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
+	@$(BIN)/python -m pytest --slow -m "slow or one_of" --timeout=7200
 
 matrix: install ## every type into every other, of which the suite takes samples; part of sweep
 	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/test_matrix.py

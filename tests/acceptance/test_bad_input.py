@@ -277,6 +277,7 @@ def test_a_server_that_hangs_up(nowhere: Words, impostor: Callable[..., Impostor
         ("unix", "tls", "It is not encrypted."),
     ],
 )
+@pytest.mark.one_of(2)
 def test_a_transport_that_cannot_carry_a_connection(
     make_way: Callable[..., Way], bare_run: Command, name: str, asked: str, why: str
 ) -> None:

@@ -194,6 +194,7 @@ PHASES: dict[str, tuple[str, Callable[[], Rule], int]] = {
 
 
 @pytest.mark.parametrize(("side", "rule", "code"), PHASES.values(), ids=PHASES.keys())
+@pytest.mark.one_of(3)
 def test_no_row_comes_twice(
     words: Words,
     source: Database,

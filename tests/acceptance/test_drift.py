@@ -235,6 +235,7 @@ def make(source: Database, dest: Database, at_source: str, row: str, at_dest: st
 @pytest.mark.parametrize(
     ("at_source", "row", "at_dest", "options", "expected"), ARRIVES.values(), ids=ARRIVES.keys()
 )
+@pytest.mark.one_of(3)
 def test_what_drifted_arrives(
     words: Words,
     source: Database,

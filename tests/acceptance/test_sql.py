@@ -165,6 +165,7 @@ SPELLED = {
 
 
 @pytest.mark.parametrize(("condition", "ids"), SPELLED.values(), ids=SPELLED.keys())
+@pytest.mark.one_of(4)
 def test_conditions_in_all_spellings(
     words: Words, source: Database, dest: Database, condition: str, ids: set[int]
 ) -> None:

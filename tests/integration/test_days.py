@@ -260,10 +260,10 @@ def test_days_around_clock_changes_hold_the_rows_of_the_servers_own_dates(
     others = [zone for zone in zone_names(source) if zone not in nasty]
     checked: Counter[str] = Counter()
 
-    for zone in [*nasty, *dice.sample(others, 15)]:
+    for zone in [*nasty, *dice.sample(others, 5)]:
         checked += check_days(source, zone, some_of(dice, changes_of(source, zone), 8))
 
-    assert checked["zones"] == len(nasty) + 15
+    assert checked["zones"] == len(nasty) + 5
     assert checked["days"] > 300
     assert checked["rows"] > 15 * checked["days"]
     assert checked["holes"] > 20
@@ -349,7 +349,7 @@ def around(source: Database, zone: str, day: date) -> Change:
 def test_days_of_nasty_clocks_are_copied_and_their_neighbours_stay(
     source: Database, dest: Database
 ) -> None:
-    for zone, day in NASTY:
+    for zone, day in NASTY[::2]:
         prepare_copies(source, dest, around(source, zone, day))
         for one in (day, day - ONE_DAY, day + ONE_DAY):
             check_copied(source, dest, zone, one)

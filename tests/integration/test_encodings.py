@@ -176,6 +176,7 @@ LENGTHS = [
 
 
 @pytest.mark.parametrize(("one", "other", "value"), LENGTHS)
+@pytest.mark.one_of(4)
 def test_lengths_are_kept_or_the_copy_fails(pool: Pool, one: str, other: str, value: str) -> None:
     """The same varchar(5) takes fewer characters where it counts bytes; it must not cut blanks."""
     source, dest = pool.pair(one, other)

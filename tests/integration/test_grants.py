@@ -164,6 +164,7 @@ def names(text: str, each: dict[str, Any]) -> bool:
         for number, case in enumerate(CASES)
     ],
 )
+@pytest.mark.one_of(2)
 def test_what_is_printed_is_enough_and_none_of_it_too_much(
     pair: Pair, case: str, ledger: str
 ) -> None:

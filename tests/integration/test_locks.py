@@ -107,6 +107,7 @@ OVERLAPPING = {
 
 
 @pytest.mark.parametrize(("first", "second"), OVERLAPPING.values(), ids=OVERLAPPING.keys())
+@pytest.mark.one_of(3)
 def test_overlapping_slices_exclude_each_other(
     sides: Sides, first: dict[str, Any], second: dict[str, Any]
 ) -> None:

@@ -353,6 +353,7 @@ REPLAYED = {
 
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("statements", REPLAYED.values(), ids=REPLAYED.keys())
+@pytest.mark.one_of(2)
 def test_a_conflict_with_the_replay_of_a_standby_passes(
     read: Sides, replicated: Replicated, statements: tuple[str, ...], retries: int
 ) -> None:
@@ -597,6 +598,7 @@ def test_limits_of_roles_do_not_end_a_copy(limited: Callable[..., Limited]) -> N
         ("transaction_timeout", CopyFailed, "25P04"),
     ],
 )
+@pytest.mark.one_of(2)
 def test_how_long_a_role_may_take_is_respected_unless_that_is_overridden(
     limited: Callable[..., Limited], side: str, name: str, kind: type[CopypipeError], code: str
 ) -> None:

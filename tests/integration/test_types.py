@@ -990,6 +990,7 @@ def test_an_older_server_is_a_source(source: Database, elsewhere: Database) -> N
         "public.term",
     ],
 )
+@pytest.mark.one_of(2)
 def test_an_infinite_interval_does_not_become_a_finite_one(
     source: Database, elsewhere: Database, type_: str
 ) -> None:

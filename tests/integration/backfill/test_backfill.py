@@ -76,18 +76,18 @@ def test_the_newest_first(pair: Pair) -> None:
 
 
 SLICES = {
-    "hours": ("hour", 240),
-    "weeks": ("week", 3),  # from Sunday the 1st, from Monday the 2nd, from the 9th
-    "months": ("month", 1),
+    "hours": ("hour", DAYS[1], 24),
+    "weeks": ("week", RANGE["stop"], 3),  # from Sunday the 1st, from Monday the 2nd, from the 9th
+    "months": ("month", RANGE["stop"], 1),
 }
 
 
-@pytest.mark.parametrize(("every", "parts"), SLICES.values(), ids=SLICES.keys())
-def test_slices_of_other_lengths(pair: Pair, every: Any, parts: int) -> None:
-    done = backfill(pair, every=every, jobs=2)
+@pytest.mark.parametrize(("every", "stop", "parts"), SLICES.values(), ids=SLICES.keys())
+def test_slices_of_other_lengths(pair: Pair, every: Any, stop: str, parts: int) -> None:
+    done = backfill(pair, every=every, stop=stop, jobs=2)
 
     assert (done.slices, len(done.copied)) == (parts, parts)
-    assert is_equal(pair)
+    assert is_equal(pair) == (stop == RANGE["stop"])
 
 
 def test_connections_are_kept_from_slice_to_slice(pair: Pair) -> None:
