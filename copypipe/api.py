@@ -179,7 +179,7 @@ def backfill(
     order: Order = "oldest",
     again: bool = False,
     fail_fast: bool = False,
-    min_slice: timedelta | None = None,
+    min_slice: timedelta | int | None = None,
     snapshot: bool = False,
     max_replica_lag: float | None = None,
     query: str | None = None,
@@ -207,6 +207,7 @@ def backfill(
     retry_delay: float = DEFAULT_RETRY_SECONDS,
     settle: float = DEFAULT_SETTLE_SECONDS,
     allow_reverse: bool = False,
+    yes: bool = False,
     source_set: Mapping[str, str] | None = None,
     dest_set: Mapping[str, str] | None = None,
     notices: bool = False,
@@ -257,6 +258,7 @@ def backfill(
         retry_delay=retry_delay,
         settle=settle,
         allow_reverse=allow_reverse,
+        yes=yes,
         notices=notices,
     )
     options = backfills.Options(

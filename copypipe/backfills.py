@@ -72,8 +72,9 @@ class Options:
     """Copy also what the ledger covers."""
     fail_fast: bool = False
     """Begin no further slice after one that failed."""
-    min_slice: timedelta | None = None
-    """Down to which length a slice that takes too long is halved; None for never."""
+    min_slice: timedelta | int | None = None
+    """Down to which length a slice that takes too long is halved, of numbers so many of them; None
+    for never."""
     snapshot: bool = False
     """Read all slices in one snapshot of the source; else each in one of its own."""
     max_replica_lag: float | None = None
@@ -136,9 +137,7 @@ def backfill(
     back what is not committed.
     """
     if not isinstance(request.wanted, Between) or request.where is not None:
-        raise UsageError(
-            "a backfill copies a range", hint="Give --from and --to, --month, or --day."
-        )
+        raise UsageError("a backfill copies a range", hint="Give --from and --to, or --month.")
     if not request.ledger:
         raise UsageError("without a ledger nothing tells what is done")
     attempts.begin(request, listen)
@@ -148,9 +147,9 @@ def backfill(
         plan = attempts.planned(request, source, dest)
         with plans.reading(request, source, dest):
             column = _column(plan)
-            parts = tuple(
-                comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
-            )
+            most = None if request.yes else slices.MOST_SLICES
+            found = comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
+            parts = tuple(slices.few(found, most))
             done = set() if options.again else _done(plan, column, parts, source, dest)
         plan = attempts.with_ledger(plan, dest, listen)
     if not plan.ledger.records:
@@ -165,8 +164,8 @@ def backfill(
     todo = [part for place, part in enumerate(parts) if place not in done]
     if options.order == "newest":
         todo.reverse()
-    found = Range(table=plan.dest.table.full_name, parts=len(parts), skipped=len(done))
-    return found, _copied(request, options, listen, plan, todo, of=len(parts))
+    range_ = Range(table=plan.dest.table.full_name, parts=len(parts), skipped=len(done))
+    return range_, _copied(request, options, listen, plan, todo, of=len(parts))
 
 
 def _column(plan: Plan) -> Column:

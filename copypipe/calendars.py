@@ -21,7 +21,7 @@ from copypipe.hazards import check_kinds, check_reading, check_row_security
 from copypipe.ledger import Entry, Try
 from copypipe.requests import Request
 from copypipe.servers import Session
-from copypipe.slices import Between, Covered, Every, Period, Range
+from copypipe.slices import Between, Covered, EveryTime, Period, Range
 from copypipe.statements import calendars as statements
 from copypipe.statements import sessions
 from copypipe.statements.ledger import READING, READING_ATTEMPTS
@@ -121,7 +121,7 @@ class Calendar:
     source_table: str
     table: str
     around: Range
-    every: Every
+    every: EveryTime
     counted: bool
     has_ledger: bool
     """The ledger is there and could be read."""
@@ -153,7 +153,7 @@ class Calendar:
 
 
 def read(
-    request: Request, every: Every, *, count: bool = False, listen: Listener = ignore
+    request: Request, every: EveryTime, *, count: bool = False, listen: Listener = ignore
 ) -> Calendar:
     """Return what became of each slice of a range; with `count` the rows of both sides are counted.
 
@@ -170,7 +170,7 @@ def read(
 
 def _read(
     request: Request,
-    every: Every,
+    every: EveryTime,
     source: Session,
     dest: Session,
     *,
@@ -183,6 +183,12 @@ def _read(
     table = catalog.table(dest, catalog.resolve(dest, request.into or request.table))
     if not isinstance(request.wanted, Between):
         raise AssertionError("a calendar is of a range")
+    column = plans.slice_column(request.by, relation, "source")
+    if column.type_oid in slices.NUMBERS:
+        raise PlanRefused(
+            f'the slice column "{column.name}" is one of numbers, which no calendar shows',
+            hint="backfill and verify take ranges of numbers.",
+        )
     # Today is asked for once: it may end meanwhile.
     period = plans.settled(source, request.wanted, request.timezone)
     request = replace(request, wanted=Between(period.start, period.stop))
@@ -201,7 +207,7 @@ def _read(
             hint=f"GRANT SELECT ({around.column}) ON {table.full_name} TO the role.",
             side="dest",
         )
-    parts = list(comparisons.parts(request, every, source, relation, around))
+    parts = list(slices.few(comparisons.parts(request, every, source, relation, around)))
     ranges = [each for part in parts if isinstance(each := part.slice, Range)]
     kind = {
         "signature": None,  # whichever columns were copied
@@ -236,7 +242,7 @@ def _check_columns(around: Range, column: Column) -> None:
 
 def _places(
     request: Request,
-    every: Every,
+    every: EveryTime,
     source: Session,
     relation: Table,
     around: Range,
@@ -245,7 +251,7 @@ def _places(
     """Return on which day each slice begins, and how many hours after that day did."""
     if every != "hour":
         return [(_day(_period(part)), 0) for part in parts]
-    starts = [each.start for part in parts if isinstance(each := part.slice, Range)]
+    starts = [each.times[0] for part in parts if isinstance(each := part.slice, Range)]
     try:
         found = list(comparisons.parts(request, "day", source, relation, around))
     except UsageError:
@@ -254,7 +260,7 @@ def _places(
             (start.date(), start.hour) if isinstance(start, datetime) else (start, 0)
             for start in starts
         ]
-    days = [each.start for part in found if isinstance(each := part.slice, Range)]
+    days = [each.times[0] for part in found if isinstance(each := part.slice, Range)]
     named = [_day(_period(part)) for part in found]
     # A range may begin in the middle of a day, whose hours are those that a clock shows then.
     begins = request.wanted.start if isinstance(request.wanted, Between) else None
@@ -269,7 +275,7 @@ def _places(
 
 def _period(part: Part) -> Period:
     if isinstance(part.wanted, Range):
-        return Period(part.wanted.start, part.wanted.stop)
+        return Period(*part.wanted.times)
     if isinstance(part.wanted, Between):
         start, stop = part.wanted.start, part.wanted.stop
         if isinstance(start, date) and isinstance(stop, date):
@@ -529,7 +535,8 @@ class _Side:
 
 def _pieces(around: Range) -> list[tuple[date, date]]:
     """Return the intervals of a slice in the type of its column, without its holes."""
-    edges = [around.start, *(edge for hole in around.holes for edge in hole), around.stop]
+    start, stop = around.times
+    edges = [start, *(edge for hole in around.holes for edge in hole), stop]
     pairs = zip(edges[::2], edges[1::2], strict=True)
     return [(start, stop) for start, stop in pairs if start < stop]
 

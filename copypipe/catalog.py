@@ -5,6 +5,7 @@ Every function runs in the session's open transaction and changes nothing.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from copypipe import slices
 from copypipe.crossings import Surroundings
 from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.expressions import STEADY, Mentions
-from copypipe.horizons import Instance, Writers
+from copypipe.horizons import Highest, Instance, Writers
 from copypipe.servers import Output, Session
 from copypipe.statements import Statement, copies, expressions, privileges, sessions
 from copypipe.statements import catalog as queries
@@ -440,6 +441,12 @@ def has_rows(session: Session, of: Table, within: slices.Slice | None = None) ->
     return bool(session.fetch_one(copies.any_row(of, within or slices.Whole()))[0])
 
 
+def highest(session: Session, of: Table, column: str) -> Highest:
+    """Return the highest number of a column, which an index finds."""
+    number, at = session.fetch_one(slice_queries.highest(of, column))
+    return Highest(number, at, time.monotonic())
+
+
 def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:
     """Return whether there are rows whose column is NULL, and whose column is infinite.
 
@@ -525,7 +532,7 @@ def today(session: Session, zone: str) -> date:
     return day
 
 
-def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
+def offsets(session: Session, zone: str, bound: date) -> slices.Offsets:
     """Return the zone's offsets around `bound` as this server knows them.
 
     Raises UsageError where it does not know the zone.
@@ -539,9 +546,7 @@ def offsets(session: Session, zone: str, bound: slices.Bound) -> slices.Offsets:
     )
 
 
-def all_offsets(
-    session: Session, zone: str, bounds: Iterable[slices.Bound]
-) -> list[slices.Offsets]:
+def all_offsets(session: Session, zone: str, bounds: Iterable[date]) -> list[slices.Offsets]:
     """Return the zone's offsets around many bounds, in stretches that do not touch.
 
     Raises UsageError as `offsets` does.

@@ -12,8 +12,9 @@ from datetime import timedelta
 from copypipe import catalog, crossings, digests, ledger, plans, slices, tables
 from copypipe.addresses import Address
 from copypipe.digests import Forms
-from copypipe.errors import CopypipeError, PlanRefused
+from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.hazards import Refusals, check_reading
+from copypipe.horizons import Highest
 from copypipe.ledger import Ledger
 from copypipe.plans import Copied, Found
 from copypipe.requests import Request
@@ -70,6 +71,8 @@ class Comparison:
     groups: Groups | None
     """Into what groups rows are taken apart where they differ."""
     ledger: Ledger
+    highest: Highest | None
+    """The highest number of the slice's column; None for times, and where it costs too much."""
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
     signature: str
@@ -123,7 +126,8 @@ def make(
             source_at=source.address,
             columns=columns,
             forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns], found.sides),
-            parts=tuple(parts(request, every, source, found.relation, decided.slice)),
+            parts=tuple(slices.few(parts(request, every, source, found.relation, decided.slice))),
+            highest=_highest(found, decided.slice),
             key=places,
             can_merge=can_merge,
             groups=_groups(request, found, columns, places, decided.slice),
@@ -132,6 +136,15 @@ def make(
             signature=plans.signature(columns, request),
             is_reversed=decided.is_reversed,
         )
+
+
+def _highest(found: Found, slice_: Slice) -> Highest | None:
+    around, relation = slices.range_of(slice_), found.relation
+    if around is None or around.numbers is None or not isinstance(relation, Table):
+        return None
+    if not catalog.indexes(found.source, relation, around.column):
+        return None
+    return catalog.highest(found.source, relation, around.column)
 
 
 def _ledger(dest: Session) -> Ledger:
@@ -165,6 +178,18 @@ def parts(
     if every is None or around is None or not isinstance(wanted, slices.Between):
         yield Part(_settled(around, wanted), slice_)
         return
+    numbers = around.numbers is not None
+    if numbers != isinstance(every, int):
+        raise UsageError(
+            f'slices of the column "{around.column}" cannot be {_long(every)} long',
+            hint="Say how many numbers each has: --every 1000000."
+            if numbers
+            else "Slices of times are an hour, a day, a week or a month long.",
+        )
+    if isinstance(every, int):
+        for each in slices.of_numbers(around, every):
+            yield Part(each, _narrowed(slice_, each))
+        return
     if every == "hour":
         for each in slices.hours(around):
             yield Part(each, _narrowed(slice_, each))
@@ -177,6 +202,14 @@ def parts(
     for period in periods:
         each = plans.of_period(offsets, period, column)
         yield Part(slices.Between(period.start, period.stop), _narrowed(slice_, each))
+
+
+def _long(every: Every) -> str:
+    return (
+        f"{every} numbers"
+        if isinstance(every, int)
+        else f"{'an' if every == 'hour' else 'a'} {every}"
+    )
 
 
 def _settled(around: slices.Range | None, wanted: Wanted) -> Wanted:
@@ -245,8 +278,12 @@ def _groups(
             continue
         type_oid = column.source.type_oid
         if column.source.name == name and type_oid in times:
-            short = around is not None and around.stop - around.start <= _SHORT
+            start, stop = around.times if around is not None else (None, None)
+            short = start is not None and stop is not None and stop - start <= _SHORT
             return Groups(place, statements.step_for(type_oid, short=short), times[type_oid])
+        if around is not None and around.numbers and column.source.name == name:
+            first, last = around.numbers
+            return Groups(place, str(max(1, (last - first) // _NUMBERED_GROUPS)), "int8")
     relation = found.relation
     if len(key) != 1 or not isinstance(relation, Table):
         return None

@@ -56,6 +56,17 @@ class Horizon:
     """What keeps it from being the present; None for nothing."""
 
 
+class Highest(NamedTuple):
+    """The highest number of a column that was seen."""
+
+    number: int | None
+    """None for no row."""
+    at: datetime
+    """The server's clock, read after that."""
+    looked: float
+    """Ours (`time.monotonic`), read after both."""
+
+
 def horizon(
     writers: Writers, settle: timedelta, serves: Instance, *, indirect: bool = False
 ) -> Horizon:
@@ -107,8 +118,16 @@ def _primary(writers: Writers, settle: timedelta) -> list[tuple[datetime, str]]:
     return bounds
 
 
-def open_because(slice_: Slice, seen: Horizon) -> str | None:
-    """Return why the slice may still get rows, None for a sealed one."""
+def open_because(slice_: Slice, seen: Horizon, highest: Highest | None = None) -> str | None:
+    """Return why the slice may still get rows, None for a sealed one.
+
+    Numbers are taken to be given in ascending order, as a sequence without a cache does: what a
+    transaction gives that began after `highest` was seen is higher. So a range up to it is complete
+    as soon as all transactions have ended that were running then.
+    """
+    around = slices.range_of(slice_)
+    if around is not None and around.numbers:
+        return _open_numbers(around.numbers[1], seen, highest)
     end = slices.end(slice_)
     if end is None:
         return "it has no end"
@@ -117,3 +136,13 @@ def open_because(slice_: Slice, seen: Horizon) -> str | None:
     if seen.why is None or end > seen.clock - MARGIN:
         return "its end is not past at the source"
     return seen.why
+
+
+def _open_numbers(stop: int, seen: Horizon, highest: Highest | None) -> str | None:
+    if highest is None:
+        return "without an index on the numbers of a table nobody has looked for the highest one"
+    if highest.number is None or stop > highest.number + 1:
+        return f"the highest number at the source was {highest.number}"
+    if seen.until is not None and highest.at <= seen.until:
+        return None
+    return seen.why or "transactions may be running that had begun when the highest number was seen"

@@ -25,7 +25,7 @@ from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, TransientError
 from copypipe.requests import Mode
 from copypipe.servers import Session
-from copypipe.slices import Covered, Lock, Range, Slice, Where, range_of
+from copypipe.slices import Covered, Extent, Lock, Range, Slice, Where, range_of
 from copypipe.statements import copies, locks, privileges
 from copypipe.statements import ledger as statements
 from copypipe.statements.ledger import Rights
@@ -412,14 +412,14 @@ def check_new(session: Session, table: Table, slice_: Slice) -> None:
     around = range_of(slice_)
     column = around.column if around else None
     found = session.fetch(
-        statements.recorded(table.oid, table.full_name, column, slices.instants(slice_))
+        statements.recorded(table.oid, table.full_name, column, slices.extent(slice_))
     )
     if not found:
         return
-    ((number, by, instants, at),) = found
+    ((number, by, extent, at),) = found
     raise PlanRefused(
         f"rows of {slice_} were copied into {table.full_name} before",
-        detail=f"The ledger's slice {number}, of {at:%Y-%m-%d %H:%M}+00, holds {instants} by "
+        detail=f"The ledger's slice {number}, of {at:%Y-%m-%d %H:%M}+00, holds {extent} by "
         f"{by or 'no column'}.",
         hint="Use --mode replace or merge, or give --again to add the rows once more.",
         side="dest",
@@ -524,7 +524,7 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
         statements.told_last(
             table.oid,
             around.column if around else None,
-            slices.instants(slice_),
+            slices.extent(slice_),
             slice_.condition if isinstance(slice_, Where) else None,
         )
     )
@@ -546,14 +546,14 @@ def covered(
     For a replace only what left the slice equal to the source's counts. Slices without an instant
     are covered by nothing.
     """
-    intervals = [slices.instants(each) or () for each in wanted]
-    places = [place for place, each in enumerate(intervals) if each]
+    extents = [slices.extent(each) for each in wanted]
+    places = [place for place, each in enumerate(extents) if each.intervals]
     if not places:
         return {}
     asked = statements.covered(
         table.oid,
         column,
-        [intervals[place] for place in places],
+        [extents[place] for place in places],
         kind,
         equal=mode == "replace",
     )
@@ -578,6 +578,8 @@ class Receipt:
     zone: str | None
     instants: Sequence[Sequence[datetime | None]]
     """Intervals ``[start, stop)``; None for no bound."""
+    numbers: Sequence[Sequence[int]] | None
+    """The same of a column of whole numbers; None for all others."""
     condition: str | None
     mode: str
     deleted: int | None
@@ -609,7 +611,7 @@ def receipts(session: Session, table: Table, slice_: Slice) -> list[Receipt]:
     In the session's open transaction, after `reach`.
     """
     around = range_of(slice_)
-    asked = (table.oid, around.column if around else None, slices.instants(slice_))
+    asked = (table.oid, around.column if around else None, slices.extent(slice_))
     over = superseded(session.fetch(statements.all_told(table.oid, 0)))
     rows = session.fetch(statements.told_exactly(*asked))
     rows = rows or session.fetch(statements.told_of(*asked, list(over)))
@@ -625,17 +627,20 @@ def superseded(told: Iterable[Sequence[Any]]) -> dict[int, bool]:
     """
     later: defaultdict[tuple[Any, ...], Covered] = defaultdict(Covered)
     found = {}
-    for number, tables, column, is_reversed, instants, tells_all, is_old in told:
-        known = [later[table, column, is_reversed] for table in tables]
+    for number, tables, column, is_reversed, instants, numbers, tells_all, is_old in told:
+        # A column may have been of the other kind before.
+        of_numbers = numbers is not None
+        intervals = numbers if of_numbers else instants
+        known = [later[table, column, of_numbers, is_reversed] for table in tables]
         # What has no instant has nothing that later ones could tell.
-        if instants and all(
-            any(covered.holds(*interval) for covered in known) for interval in instants
+        if intervals and all(
+            any(covered.holds(*interval) for covered in known) for interval in intervals
         ):
             found[number] = is_old
         # What went against the direction counts for its like alone, all else for both.
         for counts in (True,) if is_reversed else (False, True):
-            for interval in instants if tells_all else ():
-                later[tables[0], column, counts].add(*interval)
+            for interval in intervals if tells_all else ():
+                later[tables[0], column, of_numbers, counts].add(*interval)
     return found
 
 
@@ -670,8 +675,8 @@ def entries(session: Session, table: Table, around: Range, kind: Mapping[str, An
 
     In the session's open transaction, after `reach`.
     """
-    wanted = slices.instants(around)
-    if not wanted:
+    wanted = slices.extent(around)
+    if not wanted.intervals:
         return []
     asked = statements.entries(
         table.root_oid, table.oid, table.full_name, around.column, wanted, kind
@@ -681,8 +686,7 @@ def entries(session: Session, table: Table, around: Range, kind: Mapping[str, An
 
 def tries(session: Session, table: Table, around: Range) -> list[Try]:
     """Return what was tried with a range of a table, the last first; as `entries`."""
-    wanted = slices.instants(around) or ()
-    asked = statements.tries(table.oid, around.column, wanted)
+    asked = statements.tries(table.oid, around.column, slices.extent(around))
     return [Try(*row) for row in session.fetch(asked)]
 
 
@@ -722,12 +726,10 @@ def forget(session: Session, table: Table, slice_: Slice) -> int:
     )
 
 
-def _asked(
-    table: Table, slice_: Slice
-) -> tuple[int, int, str, str | None, tuple[tuple[datetime, datetime], ...] | None]:
+def _asked(table: Table, slice_: Slice) -> tuple[int, int, str, str | None, Extent]:
     around = range_of(slice_)
     column = around.column if around else None
-    return table.root_oid, table.oid, table.full_name, column, slices.instants(slice_)
+    return table.root_oid, table.oid, table.full_name, column, slices.extent(slice_)
 
 
 class Pruned(NamedTuple):
@@ -784,7 +786,7 @@ def _what(table: Table, slice_: Slice) -> dict[str, Any]:
         "dest_oid": table.oid,
         "dest_table": table.full_name,
         "by_column": around.column if around else None,
-        "instants": statements.instants(slices.instants(slice_)),
+        **statements.where_it_lies(slices.extent(slice_)),
         "condition": slice_.condition if isinstance(slice_, Where) else None,
     }
 

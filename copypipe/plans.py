@@ -13,6 +13,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import date
 from typing import Generic, TypeVar
 
 from copypipe import (
@@ -37,6 +38,7 @@ from copypipe.digests import Forms
 from copypipe.errors import CopyFailed, PlanRefused, TransientError
 from copypipe.errors import Side as SideName
 from copypipe.hazards import Refusals
+from copypipe.horizons import Highest
 from copypipe.ledger import Ledger
 from copypipe.modes import Filling
 from copypipe.requests import Request
@@ -135,6 +137,8 @@ class Plan:
     """Whether the dest will record what is copied."""
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
+    highest: Highest | None = None
+    """The highest number of the slice's column; None for times, and where it costs too much."""
     reversed: bool = False
     """The source is filled from this dest, and the request allows to go against that."""
     refusals: tuple[PlanRefused, ...] = ()
@@ -467,7 +471,11 @@ def _assembled(
             "what is read must not read the table that is truncated, through a view or another "
             "server: the two would wait for each other"
         )
-    if around:
+    highest = None
+    if around and around.numbers:
+        if isinstance(relation, Table) and serving:
+            highest = catalog.highest(source, relation, around.column)
+    elif around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes
     access = remarks.source_access(relation, slice_, reading, serving)
@@ -517,6 +525,7 @@ def _assembled(
         script=None,
         ledger=kept,
         sliced_by=sliced_by,
+        highest=highest,
         reversed=decided.is_reversed,
     )
 
@@ -841,7 +850,7 @@ def _range(
 ) -> slices.Range:
     column = slice_column(request.by, of, "source")
     copied = next((each for each in columns if each.source is column), None)
-    if copied is not None and not copied.as_it_is:
+    if copied is not None and not (copied.as_it_is or _keeps_numbers(copied)):
         raise PlanRefused(
             f'the slice column "{column.name}" is {column.type_name} at the source and '
             f"{copied.dest.type_name} at the dest",
@@ -860,6 +869,8 @@ def _range(
         if wanted.type_oid != column.type_oid:
             raise _altered(of, source)
         return wanted
+    if column.type_oid in slices.NUMBERS:
+        return _of_numbers(wanted, column)
     period = settled(source, wanted, request.timezone)
     return of_period(Zone(source, request.timezone), period, column)
 
@@ -876,11 +887,42 @@ def slice_at(
     if isinstance(wanted, slices.Range):
         return wanted
     column = slice_column(by, of, session.side)
+    if column.type_oid in slices.NUMBERS:
+        return _of_numbers(wanted, column)
     return of_period(Zone(session, zone), settled(session, wanted, zone), column)
 
 
+def _keeps_numbers(column: Copied) -> bool:
+    """Return whether a range of numbers is the same one on both sides, whatever their width."""
+    types = {column.source.type_oid, column.dest.type_oid}
+    source = column.source
+    plain = source.expression is None and source.renames in (None, column.dest.name)
+    return types <= {*slices.NUMBERS} and plain and source.name == column.dest.name
+
+
+def _of_numbers(wanted: slices.Between, column: Column) -> slices.Range:
+    """Return the slice of a column of whole numbers; raises PlanRefused for days and times."""
+    start, stop = wanted.start, wanted.stop
+    if isinstance(start, int) and isinstance(stop, int):
+        return slices.Range(column.name, column.type_oid, start, stop, zone=None)
+    raise PlanRefused(
+        f'the slice column "{column.name}" is of type {column.type_name}, and the range is one of '
+        "time",
+        hint="Give numbers, such as --from 0 --to 1000000, or slice by another column with --by.",
+    )
+
+
 def settled(session: Session, wanted: slices.Between, zone: str) -> slices.Period:
-    """Return the range with days counted from today by the server's clock; raises UsageError."""
+    """Return the range with days counted from today by the server's clock.
+
+    Raises UsageError, and PlanRefused for a range of numbers.
+    """
+    if isinstance(wanted.start, int):
+        raise PlanRefused(
+            "the slice column is a date or time, and the range is one of numbers",
+            detail=f"{wanted.start} is no day.",
+            hint="Days are written 2018-04-29; a column of whole numbers is named with --by.",
+        )
     catalog.check_zone(session, zone)
     today = slices.FIRST_DAY  # not looked at
     if slices.is_relative(wanted):
@@ -894,14 +936,14 @@ class Zone:
     def __init__(self, session: Session, name: str) -> None:
         self._session = session
         self.name = name
-        self._known: dict[slices.Bound, slices.Offsets] = {}
+        self._known: dict[date, slices.Offsets] = {}
         self._foreseen: list[slices.Offsets] = []
 
-    def foresee(self, bounds: Sequence[slices.Bound]) -> None:
+    def foresee(self, bounds: Sequence[date]) -> None:
         """Ask for the offsets around many bounds at once; they are in order."""
         self._foreseen = catalog.all_offsets(self._session, self.name, bounds)
 
-    def around(self, bound: slices.Bound) -> slices.Offsets:
+    def around(self, bound: date) -> slices.Offsets:
         """Return the offsets that decide at which instant a local day or time is."""
         start, stop = slices.window(bound)
         place = bisect_right(self._foreseen, start, key=lambda each: each.changes[0][0]) - 1
@@ -931,20 +973,20 @@ def slice_column(name: str, of: Relation, side: SideName) -> Column:
     if column is None:
         raise PlanRefused(
             f'{side}: {of.full_name} has no column "{name}" to slice by',
-            detail=f"Its date and time columns: {listed}.",
+            detail=f"Its columns of dates, times and whole numbers: {listed}.",
             hint="Name one with --by, or take all rows.",
             side=side,
         )
     if column.type_oid not in _SLICE_TYPES:
         raise PlanRefused(
             f'the slice column "{column.name}" is of type {column.type_name}',
-            detail=f"Date and time columns of {of.full_name}: {listed}.",
-            hint="A slice is a range of a date, timestamp or timestamptz column.",
+            detail=f"Columns of {of.full_name} that have one: {listed}.",
+            hint="A slice is a range of a date, timestamp, timestamptz or integer column.",
         )
     return column
 
 
-_SLICE_TYPES = (slices.DATE, slices.TIMESTAMP, slices.TIMESTAMPTZ)
+_SLICE_TYPES = (slices.DATE, slices.TIMESTAMP, slices.TIMESTAMPTZ, *slices.NUMBERS)
 
 
 # ------------------------------------------------------------------------------ same table

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from copypipe import events
 from copypipe.errors import CopypipeError, PlanRefused, one_line
-from copypipe.slices import Every, Slice, Where, range_of
+from copypipe.slices import EveryTime, Slice, Where, range_of
 
 if TYPE_CHECKING:
     from tqdm import tqdm
@@ -355,8 +355,11 @@ def receipt_json(found: Receipt) -> str:
                     if everything
                     else {
                         "by": found.column,
-                        "timezone": found.zone,
-                        "instants": found.instants,
+                        **(
+                            {"timezone": found.zone, "instants": found.instants}
+                            if found.numbers is None
+                            else {"numbers": found.numbers}
+                        ),
                     }
                 ),
             },
@@ -512,7 +515,7 @@ def _grid(found: Calendar, shown: Callable[[State], str]) -> Iterator[str]:
 _LAST = {"day": 6}
 
 
-def _place(every: Every, square: Square) -> tuple[str, int]:
+def _place(every: EveryTime, square: Square) -> tuple[str, int]:
     """Return the row and the column of a slice."""
     day = square.day
     if every == "hour":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from copypipe import slices
@@ -406,6 +407,15 @@ def duration(text: str) -> float:
             f"not a duration: {text!r}", hint="Write it as PostgreSQL does: 500ms, 30s, 10min, 1h."
         )
     return float(found[1]) * _UNITS[found[2] or "s"]
+
+
+def length(text: str) -> timedelta | int:
+    """Return the length of a slice: a duration, or of a column of whole numbers so many of them.
+
+    Raises UsageError for anything else.
+    """
+    word = text.strip()
+    return int(word) if word.isdecimal() else timedelta(seconds=duration(word))
 
 
 # PostgreSQL's units of size, in bytes ("Parameter Names and Values").

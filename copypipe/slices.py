@@ -1,9 +1,10 @@
 """Which rows of a table one copy moves: the words people use, the bounds they mean, the locks.
 
-Every range is half-open, ``[start, stop)``. A day of a ``timestamptz`` column is the set of
-instants whose local date in the slice's zone is that day. It is found from the zone's offsets as
-the source itself knows them (`Offsets`), and sent to both sides as absolute literals, so that the
-two servers need not agree on the zone's rules. Pure: no clock, no server, no zone database.
+Every range is half-open, ``[start, stop)``, of times or of whole numbers. A day of a
+``timestamptz`` column is the set of instants whose local date in the slice's zone is that day. It
+is found from the zone's offsets as the source itself knows them (`Offsets`), and sent to both sides
+as absolute literals, so that the two servers need not agree on the zone's rules. Pure: no clock, no
+server, no zone database.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
+from functools import total_ordering
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal, NamedTuple, TypeVar, cast, get_args
 
 from copypipe.errors import PlanRefused, UsageError
 
@@ -24,6 +26,10 @@ from copypipe.errors import PlanRefused, UsageError
 DATE = 1082
 TIMESTAMP = 1114
 TIMESTAMPTZ = 1184
+
+# Those on which it can be a range of numbers: int2, int4, int8; and what the widest of them holds.
+NUMBERS = (21, 23, 20)
+_LEAST, _GREATEST = -(2**63), 2**63 - 1
 
 # PostgreSQL allows displacements up to 15:59:59 (MAX_TZDISP_HOUR in timestamp.h), so every instant
 # whose local time is X lies within 16 hours of X read as UTC.
@@ -37,15 +43,18 @@ LAST_DAY = date(9998, 12, 31)
 # lock table of a server with default settings (max_locks_per_transaction 64 x 100 connections).
 LONGEST_KEYED = timedelta(days=1000)
 
+T = TypeVar("T")
+
 # Up to 99,999 days, some 270 years.
 _RELATIVE = re.compile(r"-(\d{1,5})d")
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _TIME = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]")
 _MONTH = re.compile(r"(\d{4})-(\d{2})")
+_NUMBER = re.compile(r"[+-]?\d+(_\d+)*")
 _ZONE = re.compile(r"[A-Za-z][A-Za-z0-9_+-]*(/[A-Za-z0-9_+-]+)*")
 
-Bound = date | datetime
-"""A local day, a local time without offset, or an instant with one."""
+Bound = date | datetime | int
+"""A local day, a local time without offset, an instant with one; or a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +79,10 @@ class Between:
 
 @dataclass(frozen=True, slots=True)
 class Period:
-    """A range whose relative days are settled: ``[start, stop)`` of local days or times."""
+    """A range of time whose relative days are settled: ``[start, stop)`` of days or times."""
 
-    start: Bound
-    stop: Bound
+    start: date
+    stop: date
 
 
 def parse_day(text: str) -> date | DaysAgo:
@@ -101,11 +110,13 @@ def parse_day(text: str) -> date | DaysAgo:
 
 
 def parse_bound(text: str) -> Bound | DaysAgo:
-    """Return the day or time that `text` names; times are ISO 8601, with or without an offset.
+    """Return the day, time or number that `text` names.
 
-    Raises UsageError for anything else.
+    Times are ISO 8601, with or without an offset. Raises UsageError for anything else.
     """
     word = text.strip()
+    if _NUMBER.fullmatch(word):
+        return _within_numbers(int(word))
     if word.lower() in ("today", "yesterday") or _RELATIVE.fullmatch(word) or _DAY.fullmatch(word):
         return parse_day(word)
     moment = None
@@ -114,11 +125,19 @@ def parse_bound(text: str) -> Bound | DaysAgo:
             moment = datetime.fromisoformat(word)
     if moment is None:
         raise UsageError(
-            f"neither a day nor a time: {text!r}",
-            hint="Write 2018-04-29, 2018-04-29T10:00 or 2018-04-29T10:00+02:00.",
+            f"neither a day, a time nor a number: {text!r}",
+            hint="Write 2018-04-29, 2018-04-29T10:00, 2018-04-29T10:00+02:00, or 1000000.",
         )
     _within_calendar(moment.date())
     return moment
+
+
+def _within_numbers(value: int) -> int:
+    if not _LEAST <= value <= _GREATEST:
+        raise UsageError(
+            f"number out of range: {value}", detail=f"Numbers lie between {_LEAST} and {_GREATEST}."
+        )
+    return value
 
 
 def parse_range(text: str) -> Wanted:
@@ -208,9 +227,11 @@ def _within_calendar(value: date, last: date = LAST_DAY) -> date:
 def settle(wanted: Between, today: date) -> Period:
     """Replace days counted from today by dates; raises UsageError for an empty range."""
 
-    def fixed(bound: Bound | DaysAgo, last: date) -> Bound:
+    def fixed(bound: Bound | DaysAgo, last: date) -> date:
         if isinstance(bound, DaysAgo):
             bound = today - timedelta(days=bound.days)
+        if isinstance(bound, int):
+            raise AssertionError("numbers are settled")
         _within_calendar(bound, last)
         return bound
 
@@ -220,37 +241,66 @@ def settle(wanted: Between, today: date) -> Period:
     return period
 
 
-Every = Literal["hour", "day", "week", "month"]
+EveryTime = Literal["hour", "day", "week", "month"]
+Every = EveryTime | int
+"""Of a range of numbers, how many of them."""
 
 # A decade of hours. More at once are a mistake in the words, or better done in parts.
 MOST_SLICES = 100_000
 
 
-def split(period: Period, every: Every) -> Iterator[Period]:
+def parse_every(text: str) -> Every:
+    """Return what a range is to be cut into; raises UsageError for anything else."""
+    word = text.strip().lower()
+    for each in get_args(EveryTime):
+        if word == each:
+            return cast("EveryTime", each)
+    if _NUMBER.fullmatch(word) and int(word) > 0:
+        return int(word)
+    raise UsageError(
+        f"not a length of slices: {text!r}",
+        hint="Slices are an hour, day, week or month long; those of a column of whole numbers have "
+        "so many numbers: 1000000.",
+    )
+
+
+class TooMany(UsageError):
+    """A range is cut into more slices than anybody means to have."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"the range has more than {most} slices",
+            hint="Give a shorter range, or longer slices (--every).",
+        )
+
+
+def few(parts: Iterable[T], most: int | None = MOST_SLICES) -> Iterator[T]:
+    """Yield the parts; raises TooMany for more than that, None for any number."""
+    for number, part in enumerate(parts):
+        if number == most:
+            raise TooMany(most)
+        yield part
+
+
+def split(period: Period, every: EveryTime) -> Iterator[Period]:
     """Yield the parts of a range that days, weeks (from Monday) and months cut it into.
 
-    Raises UsageError for a range between instants, whose days depend on an offset, and for more
-    than MOST_SLICES parts.
+    Raises UsageError for a range between instants, whose days depend on an offset.
     """
     if _is_aware(period.start) or _is_aware(period.stop):
         raise UsageError(
             f"a range between instants has no {every}s of its own",
             hint="Give days, or times without an offset.",
         )
-    start, parts = period.start, 0
+    start = period.start
     while _as_datetime(start) < _as_datetime(period.stop):
         following = _following(start, every)
         stop = following if _as_datetime(following) < _as_datetime(period.stop) else period.stop
-        parts += 1
-        if parts > MOST_SLICES:
-            raise UsageError(
-                f"the range has more than {MOST_SLICES} {every}s", hint="Give a shorter range."
-            )
         yield Period(start, stop)
         start = stop
 
 
-def _following(bound: Bound, every: Every) -> date:
+def _following(bound: date, every: EveryTime) -> date:
     """Return the next day on which a part begins."""
     today = bound.date() if isinstance(bound, datetime) else bound
     if every == "month":
@@ -264,14 +314,17 @@ def hours(around: Range) -> Iterator[Range]:
     start, stop = around.start, around.stop
     if not isinstance(start, datetime) or not isinstance(stop, datetime):
         raise UsageError(f'the slice column "{around.column}" is a date, which has no hours')
-    if (stop - start) / timedelta(hours=1) > MOST_SLICES:
-        raise UsageError(
-            f"the range has more than {MOST_SLICES} hours", hint="Give a shorter range."
-        )
     while start < stop:
         after = min(start + timedelta(hours=1), stop)
         yield _cut(around, start, after)
         start = after
+
+
+def of_numbers(around: Range, every: int) -> Iterator[Range]:
+    """Yield the parts of a range of numbers, counted from its start."""
+    start, stop = around.numbers or (0, 0)
+    for first in range(start, stop, every):
+        yield replace(around, start=first, stop=min(first + every, stop))
 
 
 def _cut(around: Range, start: date, stop: date) -> Range:
@@ -287,21 +340,30 @@ def _cut(around: Range, start: date, stop: date) -> Range:
     return replace(around, start=start, stop=stop, days=days, holes=holes)
 
 
-def halves(around: Range, shortest: timedelta) -> tuple[Range, Range] | None:
+def halves(around: Range, shortest: timedelta | int) -> tuple[Range, Range] | None:
     """Return both halves of a range, None where they would be shorter than that.
 
-    Cut at a whole second, or between two dates.
+    Cut at a whole second, between two dates, or between two numbers. A number counts the seconds of
+    times; a length of time says nothing of numbers.
     """
-    length = around.stop - around.start
-    if length < 2 * shortest:
+    if numbers := around.numbers:
+        first, last = numbers
+        if not isinstance(shortest, int) or last - first < max(2, 2 * shortest):
+            return None
+        among = first + (last - first) // 2
+        return replace(around, stop=among), replace(around, start=among)
+    start, stop = around.times
+    if isinstance(shortest, int):
+        shortest = timedelta(seconds=shortest)
+    if stop - start < 2 * shortest:
         return None
-    half = length / 2
-    if isinstance(around.start, datetime):
+    half = (stop - start) / 2
+    if isinstance(start, datetime):
         half = timedelta(seconds=half // timedelta(seconds=1))
-    middle = around.start + half
-    if not around.start < middle < around.stop:
+    middle = start + half
+    if not start < middle < stop:
         return None
-    return _cut(around, around.start, middle), _cut(around, middle, around.stop)
+    return _cut(around, start, middle), _cut(around, middle, stop)
 
 
 def is_relative(wanted: Wanted) -> bool:
@@ -316,7 +378,14 @@ def check_order(wanted: Wanted) -> None:
     if not isinstance(wanted, Between):
         return
     start, stop = wanted.start, wanted.stop
-    if isinstance(start, DaysAgo) and isinstance(stop, DaysAgo):
+    if isinstance(start, int) or isinstance(stop, int):
+        if not (isinstance(start, int) and isinstance(stop, int)):
+            raise UsageError(
+                f"a range from {_written(start)} to {_written(stop)} is neither of times nor of "
+                "numbers"
+            )
+        empty = start >= stop
+    elif isinstance(start, DaysAgo) and isinstance(stop, DaysAgo):
         empty = start.days <= stop.days
     elif isinstance(start, DaysAgo) or isinstance(stop, DaysAgo):
         return
@@ -341,11 +410,11 @@ def _written(bound: object) -> str:
     return str(bound)
 
 
-def _is_aware(bound: Bound) -> bool:
+def _is_aware(bound: date) -> bool:
     return isinstance(bound, datetime) and bound.tzinfo is not None
 
 
-def _as_datetime(bound: Bound) -> datetime:
+def _as_datetime(bound: date) -> datetime:
     if isinstance(bound, datetime):
         return bound
     return datetime(bound.year, bound.month, bound.day)  # noqa: DTZ001 - a local midnight
@@ -362,24 +431,41 @@ class Whole:
         return "all rows"
 
 
+Edge = date | int
+
+
 @dataclass(frozen=True, slots=True)
 class Range:
     """The rows whose `column` lies in ``[start, stop)`` and in none of `holes`.
 
     `start` and `stop` are dates for a date column, datetimes without a zone for timestamp and in
-    UTC for timestamptz.
+    UTC for timestamptz; numbers for integers.
     """
 
     column: str
     type_oid: int
-    start: date
-    stop: date
+    start: Edge
+    stop: Edge
     zone: str | None
     """The zone the days were counted in; None where the column's type has no zone."""
     days: tuple[date, date] | None = None
     """The local days that were asked for, ``[first, after the last)``; None for times."""
     holes: tuple[tuple[datetime, datetime], ...] = ()
     """Instants of a neighbouring day inside: the clock went back across midnight."""
+
+    @property
+    def numbers(self) -> tuple[int, int] | None:
+        """Return its ends if it is a range of numbers."""
+        if isinstance(self.start, int) and isinstance(self.stop, int):
+            return self.start, self.stop
+        return None
+
+    @property
+    def times(self) -> tuple[date, date]:
+        """Return the ends of a range of times."""
+        if isinstance(self.start, int) or isinstance(self.stop, int):
+            raise AssertionError("the range is one of numbers")
+        return self.start, self.stop
 
     def __str__(self) -> str:
         if self.days is None:
@@ -423,25 +509,64 @@ def instants(slice_: Slice) -> tuple[tuple[datetime, datetime], ...] | None:
 
     Times without a zone are read as UTC.
     """
+    found = extent(slice_)
+    return cast("tuple[tuple[datetime, datetime], ...] | None", found.intervals)
+
+
+class Extent(NamedTuple):
+    """Where the rows of a slice lie, by its column."""
+
+    kind: Literal["instants", "numbers"]
+    intervals: tuple[tuple[Any, Any], ...] | None
+    """``[start, stop)``; None for everywhere."""
+
+
+def extent(slice_: Slice) -> Extent:
+    """Return where the rows of a slice lie: in which instants, of UTC, or among which numbers.
+
+    Times without a zone are read as UTC.
+    """
     around = range_of(slice_)
     if around is None:
-        return None
-    edges = [_utc(around.start), *(_utc(edge) for hole in around.holes for edge in hole)]
-    edges.append(_utc(around.stop))
+        return Extent("instants", None)
+    if numbers := around.numbers:
+        return Extent("numbers", (numbers,))
+    start, stop = around.times
+    edges = [start, *(edge for hole in around.holes for edge in hole), stop]
+    edges = [*map(_utc, edges)]
     pairs = zip(edges[::2], edges[1::2], strict=True)
-    return tuple((start, stop) for start, stop in pairs if start < stop)
+    return Extent("instants", tuple((start, stop) for start, stop in pairs if start < stop))
+
+
+@total_ordering
+class _Unbounded:
+    """Less than everything, or greater."""
+
+    def __init__(self, *, greater: bool) -> None:
+        self._greater = greater
+
+    def __lt__(self, other: object) -> bool:
+        return self is not other and not self._greater
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+    __hash__ = object.__hash__
+
+
+_BEGINNING, _END = _Unbounded(greater=False), _Unbounded(greater=True)
 
 
 class Covered:
-    """Instants, as disjoint intervals ``[start, stop)``; None stands for no bound."""
+    """Instants or numbers, as disjoint intervals ``[start, stop)``; None stands for no bound."""
 
     def __init__(self) -> None:
-        self._starts: list[datetime] = []
-        self._stops: list[datetime] = []
+        self._starts: list[Any] = []
+        self._stops: list[Any] = []
 
-    def add(self, start: datetime | None, stop: datetime | None) -> None:
+    def add(self, start: Edge | None, stop: Edge | None) -> None:
         """Add an interval."""
-        start, stop = start or _BEGINNING, stop or _END
+        start, stop = _bounds(start, stop)
         first = bisect_left(self._stops, start)
         after = bisect_right(self._starts, stop)
         if first < after:  # those between touch it
@@ -449,26 +574,29 @@ class Covered:
         self._starts[first:after] = [start]
         self._stops[first:after] = [stop]
 
-    def lacking(
-        self, start: datetime | None, stop: datetime | None
-    ) -> list[tuple[datetime, datetime]]:
+    def lacking(self, start: Edge | None, stop: Edge | None) -> list[tuple[Any, Any]]:
         """Return the parts of an interval that are not among them."""
-        start, stop = start or _BEGINNING, stop or _END
+        start, stop = _bounds(start, stop)
         first, after = bisect_right(self._stops, start), bisect_left(self._starts, stop)
         begins = [start, *self._stops[first:after]]
         ends = [*self._starts[first:after], stop]
         return [(begin, end) for begin, end in zip(begins, ends, strict=True) if begin < end]
 
-    def touches(self, start: datetime | None, stop: datetime | None) -> bool:
+    def touches(self, start: Edge | None, stop: Edge | None) -> bool:
         """Return whether a part of an interval is among them."""
-        start, stop = start or _BEGINNING, stop or _END
+        start, stop = _bounds(start, stop)
         place = bisect_right(self._stops, start)
         return place < len(self._starts) and self._starts[place] < stop
 
-    def holds(self, start: datetime | None, stop: datetime | None) -> bool:
+    def holds(self, start: Edge | None, stop: Edge | None) -> bool:
         """Return whether a whole interval is among them."""
-        place = bisect_right(self._starts, start or _BEGINNING) - 1
-        return place >= 0 and (stop or _END) <= self._stops[place]
+        start, stop = _bounds(start, stop)
+        place = bisect_right(self._starts, start) - 1
+        return place >= 0 and bool(stop <= self._stops[place])
+
+
+def _bounds(start: Edge | None, stop: Edge | None) -> tuple[Any, Any]:
+    return _BEGINNING if start is None else start, _END if stop is None else stop
 
 
 # West of the date line a day ends twelve hours after it has in UTC; no zone is later.
@@ -476,15 +604,15 @@ _WESTERNMOST = timedelta(hours=12)
 
 
 def end(slice_: Slice) -> datetime | None:
-    """Return the instant from which on the present lies behind the slice, None for never.
+    """Return the instant from which on the present lies behind a range of times, else None.
 
     A column without a zone may hold anybody's local time: its slices end when their end is past
     everywhere.
     """
     around = range_of(slice_)
-    if around is None:
+    if around is None or around.numbers:
         return None
-    return _utc(around.stop) + (timedelta() if around.type_oid == TIMESTAMPTZ else _WESTERNMOST)
+    return _utc(around.times[1]) + (timedelta() if around.type_oid == TIMESTAMPTZ else _WESTERNMOST)
 
 
 # ---------------------------------------------------------------------- days of a time zone
@@ -515,13 +643,13 @@ class Offsets:
         return Offsets(((start, offset), *self.changes[first + 1 : after]), stop)
 
 
-def window(bound: Bound) -> tuple[datetime, datetime]:
+def window(bound: date) -> tuple[datetime, datetime]:
     """Return the stretch of UTC whose offsets decide at which instant `bound` is."""
     local = _as_datetime(bound).replace(tzinfo=UTC)
     return local - WIDEST_OFFSET, local + WIDEST_OFFSET
 
 
-def windows(bounds: Iterable[Bound]) -> list[tuple[datetime, datetime]]:
+def windows(bounds: Iterable[date]) -> list[tuple[datetime, datetime]]:
     """Return the `window` of each bound, those joined that touch; the bounds are in order."""
     joined: list[tuple[datetime, datetime]] = []
     for start, stop in map(window, bounds):
@@ -589,34 +717,34 @@ def of_timestamptz(
 
 
 _Intervals = list[tuple[datetime, datetime]]
-_BEGINNING = datetime.min.replace(tzinfo=UTC)
-_END = datetime.max.replace(tzinfo=UTC)
+_FIRST_INSTANT = datetime.min.replace(tzinfo=UTC)
+_LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 
 
-def _from(bound: Bound, zone: str, offsets: Offsets) -> _Intervals:
+def _from(bound: date, zone: str, offsets: Offsets) -> _Intervals:
     """Return the instants at or after `bound`, as disjoint intervals in order."""
     if isinstance(bound, datetime):
-        return [(_instant(bound, zone, offsets), _END)]
+        return [(_instant(bound, zone, offsets), _LAST_INSTANT)]
     midnight = _as_datetime(bound).replace(tzinfo=UTC)
     pieces = [
         (max(begin, midnight - offset), end)
         for begin, end, offset in offsets.stretches()
         if max(begin, midnight - offset) < end
     ]
-    return _joined([*pieces, (offsets.stop, _END)])
+    return _joined([*pieces, (offsets.stop, _LAST_INSTANT)])
 
 
-def _until(bound: Bound, zone: str, offsets: Offsets) -> _Intervals:
+def _until(bound: date, zone: str, offsets: Offsets) -> _Intervals:
     """Return the instants before `bound`, as disjoint intervals in order."""
     if isinstance(bound, datetime):
-        return [(_BEGINNING, _instant(bound, zone, offsets))]
+        return [(_FIRST_INSTANT, _instant(bound, zone, offsets))]
     midnight = _as_datetime(bound).replace(tzinfo=UTC)
     pieces = [
         (begin, min(end, midnight - offset))
         for begin, end, offset in offsets.stretches()
         if begin < min(end, midnight - offset)
     ]
-    return _joined([(_BEGINNING, offsets.changes[0][0]), *pieces])
+    return _joined([(_FIRST_INSTANT, offsets.changes[0][0]), *pieces])
 
 
 def _joined(intervals: _Intervals) -> _Intervals:
@@ -648,7 +776,7 @@ def _instant(moment: datetime, zone: str, offsets: Offsets) -> datetime:
     )
 
 
-def _days(start: Bound, stop: Bound) -> tuple[date, date] | None:
+def _days(start: date, stop: date) -> tuple[date, date] | None:
     if isinstance(start, datetime) or isinstance(stop, datetime):
         return None
     return start, stop
@@ -695,11 +823,16 @@ def locks(slice_: Slice, sliced_by: str | None = None) -> tuple[Lock, ...]:
     alone; neighbouring days run side by side in every zone. Times without a zone are read as UTC,
     which is the same for all slices of one column. What is not a range, or is longer than
     LONGEST_KEYED, takes the table's key exclusively.
+
+    Numbers are locked in the same way, by powers of ten; single ones are the finest unit. A range
+    needs some hundred keys at most.
     """
     around = range_of(slice_)
     if around is None or sliced_by not in (None, around.column):
         return (Lock("table", exclusive=True),)
-    start, stop = _utc(around.start), _utc(around.stop)
+    if numbers := around.numbers:
+        return (Lock("table", exclusive=False), *_locks_of_numbers(*numbers, _LONGEST_UNIT))
+    start, stop = map(_utc, around.times)
     if stop - start > LONGEST_KEYED:
         return (Lock("table", exclusive=True),)
     return (Lock("table", exclusive=False), *_locks_within(start, stop, 0))
@@ -716,6 +849,22 @@ def _locks_within(start: datetime, stop: datetime, level: int) -> Iterator[Lock]
         yield Lock(f"{name} {unit:%Y-%m-%dT%H:%M}", exclusive=alone)
         if not alone:
             yield from _locks_within(max(start, unit), min(stop, following), level + 1)
+        unit = following
+
+
+# Nineteen digits hold every int8.
+_LONGEST_UNIT = 10**18
+
+
+def _locks_of_numbers(start: int, stop: int, length: int) -> Iterator[Lock]:
+    """Yield the locks of the units of that length, and of finer ones, that the range touches."""
+    unit = start // length * length
+    while unit < stop:
+        following = unit + length
+        alone = start <= unit and following <= stop
+        yield Lock(f"numbers {unit} {length}", exclusive=alone)
+        if not alone:
+            yield from _locks_of_numbers(max(start, unit), min(stop, following), length // 10)
         unit = following
 
 

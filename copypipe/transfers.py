@@ -31,7 +31,7 @@ from copypipe.errors import (
 from copypipe.events import Cleared, Committing, Decided, Listener, Progress, Waiting, Warned
 from copypipe.expressions import may_read_tables
 from copypipe.failures import without_value
-from copypipe.horizons import Horizon, Writers, horizon, open_because
+from copypipe.horizons import MARGIN, Highest, Horizon, Writers, horizon, open_because
 from copypipe.ledger import Attempt
 from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
@@ -135,6 +135,8 @@ def transfer(
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
     if snapshot is None:
+        if plan.ledger.records:
+            let_pass(plan.slice, plan.highest)
         writers = read_writers(source, plan.source.server)
         begin_reading(plan, source)
         seen = complete_until(plan.source.table, request.settle, writers, source)
@@ -181,7 +183,7 @@ def transfer(
         transport=plan.transport,
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
-        open_because=open_because(plan.slice, seen),
+        open_because=open_because(plan.slice, seen, plan.highest),
         digest=proof.found if proof is not None else None,
         recorded=plan.ledger.records,
         attempt=attempt,
@@ -293,6 +295,19 @@ def read_writers(source: Session, server: Server) -> Writers:
             # The plan is that of the other one: a new try makes a new one.
             raise TransientError("source: another server answers at its address", side="source")
         return catalog.writers(source)
+
+
+def let_pass(slice_: Slice, highest: Highest | None) -> None:
+    """Wait until transactions that began before the highest number was seen can be told apart.
+
+    A second at most, and once for all slices of a plan. Without that the first slices of a range of
+    numbers would stay open.
+    """
+    around = range_of(slice_)
+    if around is None or highest is None or highest.number is None:
+        return
+    if around.numbers and around.numbers[1] <= highest.number + 1:
+        time.sleep(max(0.0, highest.looked + MARGIN.total_seconds() - time.monotonic()))
 
 
 def complete_until(relation: Relation, settle: float, writers: Writers, source: Session) -> Horizon:
@@ -632,6 +647,7 @@ def begin_reading(plan: Plan, source: Session, *, repeatable: bool = False) -> N
 
 def begin_shared(plan: Plan, leader: Session) -> Horizon:
     """Begin a transaction whose snapshot others will read; return how far it is complete."""
+    let_pass(plan.slice, plan.highest)
     writers = read_writers(leader, plan.source.server)
     begin_reading(plan, leader, repeatable=True)
     return complete_until(plan.source.table, plan.request.settle, writers, leader)

@@ -264,6 +264,7 @@ class _Worker:
     def _compare(self, part: Part, source: Session, dest: Session) -> Verdict:
         began = time.monotonic()
         comparison, slice_ = self.comparison, part.slice
+        transfers.let_pass(slice_, comparison.highest)
         writers = transfers.read_writers(source, comparison.source_is)
         _begin_reading(comparison, source)
         seen = transfers.complete_until(
@@ -285,7 +286,7 @@ class _Worker:
                 drift = _drift(told, sent, held, lost)
         source.rollback()
         dest.rollback()
-        open_because = horizons.open_because(slice_, seen)
+        open_because = horizons.open_because(slice_, seen, comparison.highest)
         is_open = _may_be_late(slice_, seen, open_because, found)
         return Verdict(
             table=comparison.table.full_name,
@@ -409,6 +410,7 @@ class _Worker:
         )
         wanted = [ledger.IN_USE, attempt.lock, *slices.locks(slice_, sliced_by)]
         _take(dest, wanted, comparison, slice_)
+        transfers.let_pass(slice_, comparison.highest)
         writers = transfers.read_writers(source, comparison.source_is)
         _begin_reading(comparison, source)
         seen = transfers.complete_until(
@@ -436,7 +438,7 @@ class _Worker:
         moment: datetime,
     ) -> None:
         comparison, around = self.comparison, slices.range_of(slice_)
-        because = horizons.open_because(slice_, seen)
+        because = horizons.open_because(slice_, seen, comparison.highest)
         seed = comparison.forms.seed
         ledger.record(
             dest,

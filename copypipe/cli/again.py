@@ -71,7 +71,11 @@ def _bounds(slice_: Slice) -> list[str]:
     around = range_of(slice_)
     if around is None:
         return []
-    start, stop = around.days or (around.start, around.stop)
+    if around.numbers:
+        # Joined: -1000 alone would be taken for options.
+        first, last = around.numbers
+        return [f"--from={first}", f"--to={last}"]
+    start, stop = around.days or around.times
     if around.days is not None and (stop - start).days == 1:
         return ["--day", start.isoformat()]
     return ["--from", start.isoformat(), "--to", stop.isoformat()]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from datetime import timedelta
+from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
 
 import typer
 
-from copypipe import reporting, requests
+from copypipe import reporting, requests, slices
 from copypipe.cli.again import copied_alone
 from copypipe.cli.copying import endpoint, listener_for
 from copypipe.cli.options import (
@@ -25,7 +25,6 @@ from copypipe.cli.options import (
     Columns,
     Dest,
     DestSet,
-    Every,
     Exclude,
     From,
     Into,
@@ -58,7 +57,7 @@ from copypipe.cli.options import (
     VerifyOption,
     WaitLock,
 )
-from copypipe.cli.output import log, log_failed, outcome, say
+from copypipe.cli.output import ask, log, log_failed, on_terminal, outcome, say
 from copypipe.cli.words import wanted
 from copypipe.errors import PARTLY_DONE
 
@@ -85,8 +84,13 @@ def backfill(
     start: From = None,
     stop: To = None,
     every: Annotated[
-        Every, typer.Option(help="Into what slices the range is cut, each its own transaction.")
-    ] = Every.DAY,
+        str,
+        typer.Option(
+            help="Into what slices the range is cut, each its own transaction; whole numbers into "
+            "so many at a time.",
+            metavar="hour|day|week|month|NUMBER",
+        ),
+    ] = "day",
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", help="Slices that are copied at a time.", min=1)
     ] = 1,
@@ -101,7 +105,7 @@ def backfill(
         str | None,
         typer.Option(
             help="Halve a slice that a timeout or a standby's replay ends, down to this length.",
-            metavar="TIME",
+            metavar="TIME|NUMBER",
         ),
     ] = None,
     snapshot: Annotated[
@@ -142,6 +146,9 @@ def backfill(
     retry_delay: RetryDelay = "1s",
     settle: Settle = "1h",
     allow_reverse: AllowReverse = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask about more than 100,000 slices.")
+    ] = False,
     source_set: SourceSet = None,
     dest_set: DestSet = None,
     as_json: AsJson = False,
@@ -192,6 +199,7 @@ def backfill(
             retry_delay=requests.duration(retry_delay),
             settle=requests.duration(settle),
             allow_reverse=allow_reverse,
+            yes=yes,
             notices=verbose,
         )
         requests.check(request)
@@ -199,14 +207,12 @@ def backfill(
         from copypipe.comparisons import Failed
 
         options = backfills.Options(
-            every=every.value,
+            every=slices.parse_every(every),
             jobs=jobs,
             order=order.value,
             again=redo,
             fail_fast=fail_fast,
-            min_slice=timedelta(seconds=requests.duration(min_slice))
-            if min_slice is not None
-            else None,
+            min_slice=requests.length(min_slice) if min_slice is not None else None,
             snapshot=snapshot,
             max_replica_lag=requests.duration(max_replica_lag)
             if max_replica_lag is not None
@@ -229,7 +235,14 @@ def backfill(
                 say(reporting.result_line(each))
 
         try:
-            found, outcomes = backfills.backfill(request, options, listener)
+            try:
+                found, outcomes = backfills.backfill(request, options, listener)
+            except slices.TooMany as error:
+                if not (on_terminal() and ask(f"{error.message}. Go on?")):
+                    error.hint = f"{error.hint} Or give --yes, if that is meant."
+                    raise
+                request = replace(request, yes=True)
+                found, outcomes = backfills.backfill(request, options, listener)
             for each in outcomes:
                 tally.add(each)
                 with listener.aside() if isinstance(listener, reporting.Bar) else nullcontext():

@@ -59,7 +59,7 @@ from copypipe.cli.options import (
     WaitLock,
     Where,
 )
-from copypipe.cli.output import ask, error_text, log, outcome, say
+from copypipe.cli.output import ask, error_text, log, on_terminal, outcome, say
 from copypipe.cli.signals import guard
 from copypipe.cli.words import wanted
 from copypipe.errors import CommitUnknown, Side, UsageError, one_line
@@ -300,7 +300,7 @@ def _ask(plan: Plan) -> bool:
     """Ask on a terminal whether all rows may be replaced; without one the answer is no."""
     from copypipe.attempts import describe_counts
 
-    if not (sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty()):
+    if not on_terminal():
         return False
     log(describe_counts(plan))
     return ask(one_line(f"Replace all rows of {plan.dest.table.full_name}?"))

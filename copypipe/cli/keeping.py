@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,7 +9,7 @@ import typer
 from copypipe import reporting, requests, slices
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import By, Day, DestTable, From, Month, Timezone, To
-from copypipe.cli.output import ask, log, outcome, say
+from copypipe.cli.output import ask, log, on_terminal, outcome, say
 from copypipe.cli.words import wanted
 from copypipe.errors import UsageError, one_line
 
@@ -188,7 +187,7 @@ def _check_choice(
 
 
 def _agrees(what: str) -> bool:
-    if sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty():
+    if on_terminal():
         log(one_line(what))
         return ask("Remove it?")
     raise UsageError(what, hint="Give --yes if it shall be removed.")

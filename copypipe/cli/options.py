@@ -27,7 +27,10 @@ Dest = Annotated[
 DestTable = Annotated[str, typer.Argument(help="Table at the dest, as in SQL: public.users.")]
 By = Annotated[
     str,
-    typer.Option(help="Date, timestamp or timestamptz column to slice by.", metavar="COLUMN"),
+    typer.Option(
+        help="Column to slice by: a date, timestamp or timestamptz, or whole numbers.",
+        metavar="COLUMN",
+    ),
 ]
 Timezone = Annotated[
     str, typer.Option(help="Zone in which days of a timestamptz column are counted.")
@@ -39,11 +42,11 @@ Day = Annotated[
 Month = Annotated[str | None, typer.Option(help="One month: 2018-04.", metavar="MONTH")]
 From = Annotated[
     str | None,
-    typer.Option("--from", help="First day or time of a range.", metavar="DAY|TIME"),
+    typer.Option("--from", help="First day, time or number of a range.", metavar="BOUND"),
 ]
 To = Annotated[
     str | None,
-    typer.Option("--to", help="End of the range, exclusive.", metavar="DAY|TIME"),
+    typer.Option("--to", help="End of the range, exclusive.", metavar="BOUND"),
 ]
 Into = Annotated[
     str | None, typer.Option(help="Table at the dest, if its name differs.", metavar="TABLE")

@@ -31,6 +31,11 @@ def log(line: str) -> None:
         _silence(sys.stderr)
 
 
+def on_terminal() -> bool:
+    """Return whether a person can be asked."""
+    return bool(sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty())
+
+
 def ask(question: str) -> bool:
     """Ask on stderr, which stdout's reader does not see; only y and yes mean yes."""
     print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)  # noqa: T201 - as above

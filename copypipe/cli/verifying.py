@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from copypipe import reporting, requests
+from copypipe import reporting, requests, slices
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import (
     By,
@@ -16,7 +16,6 @@ from copypipe.cli.options import (
     Day,
     Dest,
     DestSet,
-    Every,
     From,
     Into,
     Key,
@@ -77,8 +76,13 @@ def verify(
         typer.Option(help="Rows for which this SQL expression holds.", metavar="SQL"),
     ] = None,
     every: Annotated[
-        Every, typer.Option(help="How a range is cut into slices, each with its own verdict.")
-    ] = Every.DAY,
+        str,
+        typer.Option(
+            help="How a range is cut into slices, each with its own verdict; whole numbers into so "
+            "many at a time.",
+            metavar="hour|day|week|month|NUMBER",
+        ),
+    ] = "day",
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", help="Slices that are compared at a time.", min=1)
     ] = 1,
@@ -200,7 +204,7 @@ def verify(
         from copypipe.comparisons import Failed
 
         options = verdicts.Options(
-            every=every.value,
+            every=slices.parse_every(every),
             jobs=jobs,
             key=tuple(key or ()),
             show_rows=show_row_data,

@@ -369,10 +369,13 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
          CROSS JOIN LATERAL pg_catalog.regexp_match(
                    pg_catalog.pg_get_expr(c.relpartbound, 0::oid),
-                   $re$^FOR VALUES FROM [(]'([^']*)'[)] TO [(]'([^']*)'[)]$$re$) AS found
+                   $re$^FOR VALUES FROM [(]('[^']*'|[0-9]+)[)] TO [(]('[^']*'|[0-9]+)[)]$$re$)
+                   AS found
          CROSS JOIN LATERAL (
-               SELECT CASE WHEN a.attname = {column} THEN found[1]::{type} END,
-                      CASE WHEN a.attname = {column} THEN found[2]::{type} END) AS b (start, stop)
+               SELECT CASE WHEN a.attname = {column}
+                           THEN pg_catalog.btrim(found[1], {quote})::{type} END,
+                      CASE WHEN a.attname = {column}
+                           THEN pg_catalog.btrim(found[2], {quote})::{type} END) AS b (start, stop)
          WHERE p.partrelid = {oid} AND p.partstrat = 'r' AND p.partnatts = 1
            AND NOT i.inhdetachpending
            AND b.start >= {start} AND b.stop <= {stop}
@@ -384,6 +387,7 @@ def partitions(oid: int, within: Range, type_name: str) -> Composed:
         column=Literal(within.column),
         start=Literal(within.start),
         stop=Literal(within.stop),
+        quote=Literal("'"),
     )
 
 
@@ -404,12 +408,12 @@ def partition_ranges(oid: int, within: Range, type_name: str) -> Composed:
                   ON a.attrelid = p.partrelid AND a.attnum = p.partattrs[0]
                WHERE p.partrelid = {oid} AND a.attname = {column}
                  AND p.partstrat = 'r' AND p.partnatts = 1 AND p.partdefid = 0)
-        SELECT {start}::{type} AS start, {start}::{type} AS stop FROM parent
+        SELECT ({start})::{type} AS start, ({start})::{type} AS stop FROM parent
          UNION ALL
         SELECT greatest(b.start, {start}), least(b.stop, {stop})
-          FROM (SELECT CASE WHEN found[1] = 'MINVALUE' THEN {start}::{type}
+          FROM (SELECT CASE WHEN found[1] = 'MINVALUE' THEN ({start})::{type}
                             ELSE pg_catalog.btrim(found[1], {quote})::{type} END,
-                       CASE WHEN found[2] = 'MAXVALUE' THEN {stop}::{type}
+                       CASE WHEN found[2] = 'MAXVALUE' THEN ({stop})::{type}
                             ELSE pg_catalog.btrim(found[2], {quote})::{type} END
                   FROM parent
                   JOIN pg_catalog.pg_inherits i

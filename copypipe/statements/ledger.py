@@ -8,10 +8,11 @@ was tried, in transactions of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from typing import Any
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
+
+from copypipe.slices import Extent
 
 # What the tables below mean; raised with each change of them. A ledger with a higher number is one
 # of a newer copypipe and left alone.
@@ -73,6 +74,7 @@ _TABLES = (
         by_column text,
         zone text,
         instants tstzmultirange NOT NULL,
+        numbers int8multirange,
         condition text,
         mode text NOT NULL,
         rows_deleted int8,
@@ -105,6 +107,7 @@ _TABLES = (
         dest_table text NOT NULL,
         by_column text,
         instants tstzmultirange NOT NULL,
+        numbers int8multirange,
         condition text,
         state text NOT NULL CHECK (state IN ('running', 'copied', 'failed', 'skipped')),
         side text,
@@ -128,7 +131,8 @@ _TABLES = (
     " 'One row for each committed transfer, written in its transaction; of two that tell of the"
     " same instants of a table the one with the higher id counts'",
     "COMMENT ON COLUMN copypipe.slice.instants IS"
-    " 'Times without a zone are written as UTC; all rows: {(,)}'",
+    " 'Times without a zone are written as UTC; all rows, and ranges of numbers: {(,)}'",
+    "COMMENT ON COLUMN copypipe.slice.numbers IS 'Of a column of whole numbers; else NULL'",
     "COMMENT ON COLUMN copypipe.slice.complete_until IS"
     " 'What was stamped before is there; NULL where nothing could be said'",
     "COMMENT ON COLUMN copypipe.slice.checksum IS"
@@ -258,15 +262,37 @@ def _row(table: str, values: dict[str, Any]) -> Composed:
     )
 
 
-def instants(intervals: Sequence[tuple[datetime, datetime]] | None) -> Composed:
-    """Return a multirange of instants; None stands for all."""
-    if intervals is None:
-        return SQL("'{{(,)}}'::tstzmultirange").format()
-    ranges = [
-        SQL("pg_catalog.tstzrange({}, {})").format(Literal(start), Literal(stop))
-        for start, stop in intervals
-    ]
-    return SQL("pg_catalog.tstzmultirange({})").format(SQL(", ").join(ranges))
+# The multiranges that tell where the rows of a slice lie.
+_TYPES = {"instants": SQL("tstzmultirange"), "numbers": SQL("int8multirange")}
+
+
+def where_it_lies(extent: Extent) -> dict[str, Composable]:
+    """Return the values of the columns that tell where a slice lies."""
+    everywhere = _everywhere("instants")
+    if extent.kind == "instants":
+        return {"instants": _multirange(extent), "numbers": SQL("NULL")}
+    return {"instants": everywhere, "numbers": _multirange(extent)}
+
+
+def _everywhere(kind: str) -> Composed:
+    return SQL("'{{(,)}}'::{}").format(_TYPES[kind])
+
+
+def _multirange(extent: Extent) -> Composed:
+    if extent.intervals is None:
+        return _everywhere(extent.kind)
+    return SQL("{}::{}").format(Literal(_written(extent.intervals)), _TYPES[extent.kind])
+
+
+def _lies(row: str, kind: str) -> Composed:
+    """Return where the slice of a row lies: in which instants, or among which numbers.
+
+    Of one by a column that was of the other kind then, nobody can tell: everywhere.
+    """
+    column = Identifier(row, kind)
+    if kind == "instants":
+        return SQL("{}").format(column)
+    return SQL("coalesce({}, {})").format(column, _everywhere(kind))
 
 
 def begin_attempt(values: dict[str, Any]) -> Composed:
@@ -326,7 +352,7 @@ def recorded(
     oid: int,
     table: str,
     column: str | None,
-    wanted: Sequence[tuple[datetime, datetime]] | None,
+    wanted: Extent,
 ) -> Composed:
     """Find a slice with rows that may have rows in common with these instants.
 
@@ -335,24 +361,25 @@ def recorded(
     """
     return SQL(
         """
-        SELECT s.id, s.by_column, s.instants::text, s.recorded_at
+        SELECT s.id, s.by_column, coalesce(s.numbers::text, s.instants::text), s.recorded_at
           FROM copypipe.slice s
          WHERE (s.dest_oid = ANY ({kin}) OR s.dest_table = {table}) AND s.rows_copied > 0
-           AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
+           AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {wanted})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
         kin=_kin(oid),
         table=Literal(table),
         column=Literal(column),
-        instants=instants(wanted),
+        lies=_lies("s", wanted.kind),
+        wanted=_multirange(wanted),
     )
 
 
 def told_last(
     oid: int,
     column: str | None,
-    wanted: Sequence[tuple[datetime, datetime]] | None,
+    wanted: Extent,
     condition: str | None,
 ) -> Composed:
     """Find what was recorded last of these instants, and whether it was of them exactly.
@@ -361,18 +388,19 @@ def told_last(
     """
     return SQL(
         """
-        SELECT s.by_column IS NOT DISTINCT FROM {column} AND s.instants = {instants}
+        SELECT s.by_column IS NOT DISTINCT FROM {column} AND {lies} = {wanted}
                    AND s.condition IS NOT DISTINCT FROM {condition} AS exactly,
                s.mode, s.checksum, s.rows_copied, s.id
           FROM copypipe.slice s
          WHERE s.dest_oid = {oid}
-           AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {instants})
+           AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {wanted})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
         oid=Literal(oid),
         column=Literal(column),
-        instants=instants(wanted),
+        lies=_lies("s", wanted.kind),
+        wanted=_multirange(wanted),
         condition=Literal(condition),
     )
 
@@ -394,8 +422,7 @@ _TOLD = SQL(
     """
     kin AS MATERIALIZED (
         SELECT s.id, s.by_column, s.condition, s.rows_copied, s.state, s.mode, s.equal,
-               CASE WHEN s.by_column = {column} THEN s.instants
-                    ELSE '{{(,)}}'::tstzmultirange END AS instants,
+               CASE WHEN s.by_column = {column} THEN {lies} ELSE {everywhere} END AS lies,
                s.dest_oid = ANY ({ancestors}) AND NOT s.reversed
                    AND coalesce(s.signature = {signature}, true)
                    AND s.source_database_oid = {source_database_oid}
@@ -404,7 +431,7 @@ _TOLD = SQL(
                                 s.source_address = {source_address}) AS of_kind
           FROM copypipe.slice s
          WHERE s.dest_oid = ANY ({kin})
-           AND (s.by_column IS DISTINCT FROM {column} OR s.instants && {hull})),
+           AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {hull})),
     judged AS MATERIALIZED (
         SELECT kin.*,
                kin.of_kind AND kin.by_column = {column} AND kin.condition IS NULL
@@ -424,12 +451,12 @@ _TOLD = SQL(
 def _told(
     oid: int,
     column: str,
-    wanted: Sequence[tuple[datetime, datetime]],
+    wanted: Sequence[Extent],
     kind: Mapping[str, Any],
     *,
     equal: bool,
 ) -> Composed:
-    """Return the WITH clause that judges all that was told of a table in these instants.
+    """Return the WITH clause that judges all that was told of a table where these lie.
 
     Only copies of the same `kind` count: of the same columns by the same casts (signature, None for
     any) from the same source, into the table itself or what it is a partition of. `equal` tells
@@ -447,11 +474,17 @@ def _told(
         "source_system",
         "source_address",
     )
+    hull = [each for extent in wanted for each in extent.intervals or ()]
+    of = wanted[0].kind
     return _TOLD.format(
         column=Literal(column),
+        lies=_lies("s", of),
+        everywhere=_everywhere(of),
         ancestors=_ancestors(oid),
         kin=_kin(oid),
-        hull=instants([(min(start for start, _ in wanted), max(stop for _, stop in wanted))]),
+        hull=_multirange(
+            Extent(of, ((min(start for start, _ in hull), max(stop for _, stop in hull)),))
+        ),
         equal=Literal(equal),
         **{name: Literal(kind[name]) for name in facts},
     )
@@ -460,7 +493,7 @@ def _told(
 def covered(
     oid: int,
     column: str,
-    wanted: Sequence[Sequence[tuple[datetime, datetime]]],
+    wanted: Sequence[Extent],
     kind: Mapping[str, Any],
     *,
     equal: bool,
@@ -474,36 +507,33 @@ def covered(
         """
         WITH {told},
              sealed AS (
-                SELECT pg_catalog.range_agg(piece) AS instants
+                SELECT pg_catalog.range_agg(piece) AS lies
                   FROM told,
-                       unnest(told.instants - coalesce(
+                       unnest(told.lies - coalesce(
                            (SELECT pg_catalog.range_agg(piece)
-                              FROM told AS later, unnest(later.instants) AS piece
+                              FROM told AS later, unnest(later.lies) AS piece
                              WHERE later.undoes AND later.id > told.id
-                               AND later.instants && told.instants),
+                               AND later.lies && told.lies),
                            '{{}}')) AS piece
                  WHERE told.counts),
              filled AS (
-                SELECT coalesce(pg_catalog.range_agg(piece), '{{}}') AS instants
-                  FROM told, unnest(told.instants) AS piece
+                SELECT coalesce(pg_catalog.range_agg(piece), '{{}}') AS lies
+                  FROM told, unnest(told.lies) AS piece
                  WHERE told.counts AND told.rows_copied > 0)
-        SELECT wanted.place, wanted.instants && filled.instants
-          FROM unnest({wanted}::tstzmultirange[]) WITH ORDINALITY AS wanted (instants, place),
-               sealed, filled
-         WHERE wanted.instants <@ sealed.instants
+        SELECT wanted.place, wanted.lies && filled.lies
+          FROM unnest({wanted}::{type}[]) WITH ORDINALITY AS wanted (lies, place), sealed, filled
+         WHERE wanted.lies <@ sealed.lies
         """
     ).format(
-        told=_told(
-            oid, column, [each for intervals in wanted for each in intervals], kind, equal=equal
-        ),
-        wanted=Literal([_written(intervals) for intervals in wanted]),
+        told=_told(oid, column, wanted, kind, equal=equal),
+        type=_TYPES[wanted[0].kind],
+        wanted=Literal([_written(extent.intervals or ()) for extent in wanted]),
     )
 
 
-def _written(intervals: Sequence[tuple[datetime, datetime]]) -> str:
+def _written(intervals: Sequence[tuple[Any, Any]]) -> str:
     """Return a multirange as text."""
-    ranges = (f'["{start.isoformat()}","{stop.isoformat()}")' for start, stop in intervals)
-    return "{" + ",".join(ranges) + "}"
+    return "{" + ",".join(f'["{start}","{stop}")' for start, stop in intervals) + "}"
 
 
 def holds(attempt_id: str) -> Composed:
@@ -529,6 +559,13 @@ _INSTANTS = SQL(
                    FROM pg_catalog.unnest(s.instants) AS i (within)) AS instants
     """
 )
+_NUMBERS = SQL(
+    """
+           CASE WHEN s.numbers IS NOT NULL THEN
+               ARRAY(SELECT ARRAY[pg_catalog.lower(i.within), pg_catalog.upper(i.within)]
+                       FROM pg_catalog.unnest(s.numbers) AS i (within)) END AS numbers
+    """
+)
 
 
 def entries(
@@ -536,7 +573,7 @@ def entries(
     oid: int,
     table: str,
     column: str,
-    wanted: Sequence[tuple[datetime, datetime]],
+    wanted: Extent,
     kind: Mapping[str, Any],
 ) -> Composed:
     """Read what was recorded of these instants, the last first: what counts, and what undoes that.
@@ -550,7 +587,7 @@ def entries(
         SELECT is_this, is_whole, is_sealed, rows_copied, {intervals}
           FROM (SELECT t.id, true AS is_this,
                        t.of_kind AND t.by_column IS NULL AND t.condition IS NULL AS is_whole,
-                       t.counts AS is_sealed, t.rows_copied, t.instants
+                       t.counts AS is_sealed, t.rows_copied, t.lies AS instants
                   FROM told t
                  WHERE t.counts OR t.undoes
                        OR (t.of_kind AND t.by_column IS NULL AND t.condition IS NULL)
@@ -559,19 +596,19 @@ def entries(
                        g.instants
                   FROM copypipe.slice g
                  WHERE {gone} AND coalesce(g.by_column = {column}, true) AND g.condition IS NULL
-                   AND g.instants && {instants}) AS s
+                   AND g.instants && {wanted}) AS s
          ORDER BY s.id DESC
         """
     ).format(
-        told=_told(oid, column, wanted, kind, equal=False),
+        told=_told(oid, column, [wanted], kind, equal=False),
         intervals=_INSTANTS,
         gone=_gone("g", root_oid, table),
         column=Literal(column),
-        instants=instants(wanted),
+        wanted=_multirange(wanted),
     )
 
 
-def tries(oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]]) -> Composed:
+def tries(oid: int, column: str, wanted: Extent) -> Composed:
     """Read what was tried of these instants by that column, or of all rows, the last first.
 
     Rows: the state, whether a session of its run is there, side, SQLSTATE and kind of the error,
@@ -586,14 +623,14 @@ def tries(oid: int, column: str, wanted: Sequence[tuple[datetime, datetime]]) ->
                s.side, s.sqlstate, s.error, {intervals}
           FROM copypipe.attempt s
          WHERE s.dest_oid = ANY ({ancestors}) AND coalesce(s.by_column = {column}, true)
-           AND s.condition IS NULL AND s.instants && {instants}
+           AND s.condition IS NULL AND s.instants && {wanted}
          ORDER BY s.began_at DESC
         """
     ).format(
         intervals=_INSTANTS,
         ancestors=_ancestors(oid),
         column=Literal(column),
-        instants=instants(wanted),
+        wanted=_multirange(wanted),
     )
 
 
@@ -601,12 +638,13 @@ _RECEIPT = SQL(
     """
     SELECT s.id, s.attempt_id::text, s.run_id, s.dest_table, s.source_table, s.source_address,
            s.source_system, s.source_database_oid::int8, s.by_column, s.zone,
-           {intervals},
+           {intervals}, {numbers},
            s.condition, s.mode, s.rows_deleted, s.rows_copied, s.bytes, s.format, s.signature,
            s.checksum, s.reversed, s.state, s.open_because, s.complete_until, s.source_clock,
            s.began_at, s.recorded_at, s.tool_version, s.manifest,
            ARRAY(SELECT l.id FROM copypipe.slice l
                   WHERE l.dest_oid = ANY ({kin}) AND l.id > s.id AND l.instants && s.instants
+                    AND coalesce(l.numbers && s.numbers, true)
                     AND coalesce(l.by_column = s.by_column, true)
                   ORDER BY l.id) AS superseded_by,
            ARRAY(SELECT l.id FROM copypipe.slice l
@@ -619,34 +657,33 @@ _RECEIPT = SQL(
 
 
 def _receipt(oid: int) -> Composed:
-    return _RECEIPT.format(intervals=_INSTANTS, kin=_kin(oid))
+    return _RECEIPT.format(intervals=_INSTANTS, numbers=_NUMBERS, kin=_kin(oid))
 
 
-def told_exactly(
-    oid: int, column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None
-) -> Composed:
-    """Read what was recorded last of these instants exactly, of all rows of the table in them."""
+def told_exactly(oid: int, column: str | None, wanted: Extent) -> Composed:
+    """Read what was recorded last of just that slice, of all rows of the table in it."""
     return SQL(
         """
         {receipt} AND s.dest_oid = {oid} AND s.by_column IS NOT DISTINCT FROM {column}
-           AND s.instants = {instants} AND s.condition IS NULL
+           AND {lies} = {wanted} AND s.condition IS NULL
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
         receipt=_receipt(oid),
         oid=Literal(oid),
         column=Literal(column),
-        instants=instants(wanted),
+        lies=_lies("s", wanted.kind),
+        wanted=_multirange(wanted),
     )
 
 
 def told_of(
     oid: int,
     column: str | None,
-    wanted: Sequence[tuple[datetime, datetime]] | None,
+    wanted: Extent,
     without: Sequence[int],
 ) -> Composed:
-    """Read all that was recorded of some of these instants, the last first; not what is named."""
+    """Read all that was recorded of parts of that slice, the last first; not what is named."""
     return SQL("{} AND {} AND s.id <> ALL ({}::int8[]) ORDER BY s.id DESC").format(
         _receipt(oid), _touches(column, wanted), Literal(list(without))
     )
@@ -656,9 +693,9 @@ def all_told(oid: int | None, seconds: float) -> Composed:
     """Read what decides which slices still count, the last first; None for those of all tables.
 
     Rows: id, the table and what it is a partition of, column, whether it went against the usual
-    direction, its instants, whether it tells all of them, whether it is older than so many seconds.
-    One by which nothing was cleared, and which brought nothing, tells nothing of the rows that were
-    there before.
+    direction, its instants, its numbers, whether it tells all of them, whether it is older than so
+    many seconds. One by which nothing was cleared, and which brought nothing, tells nothing of the
+    rows that were there before.
     """
     return SQL(
         """
@@ -666,7 +703,7 @@ def all_told(oid: int | None, seconds: float) -> Composed:
                s.dest_oid::int8 || ARRAY(
                    SELECT a.relid::oid::int8
                      FROM pg_catalog.pg_partition_ancestors(s.dest_oid) AS a (relid)),
-               s.by_column, s.reversed, {intervals},
+               s.by_column, s.reversed, {intervals}, {numbers},
                s.condition IS NULL AND (s.rows_copied > 0 OR s.mode IN ('replace', 'verify')),
                s.recorded_at < {before}
           FROM copypipe.slice s
@@ -675,20 +712,21 @@ def all_told(oid: int | None, seconds: float) -> Composed:
         """
     ).format(
         intervals=_INSTANTS,
+        numbers=_NUMBERS,
         before=_before(seconds),
         of_table=SQL("true") if oid is None else SQL("s.dest_oid = ANY ({})").format(_kin(oid)),
     )
 
 
-def _touches(column: str | None, wanted: Sequence[tuple[datetime, datetime]] | None) -> Composed:
-    """Return the condition under which the row `s` tells of some of these instants.
+def _touches(column: str | None, wanted: Extent) -> Composed:
+    """Return the condition under which the row `s` tells of parts of that slice.
 
     Of one by another column nobody can tell.
     """
-    if wanted is None:
+    if wanted.intervals is None:
         return SQL("true").format()
-    return SQL("(coalesce(s.by_column = {}, true) AND s.instants && {})").format(
-        Literal(column), instants(wanted)
+    return SQL("(coalesce(s.by_column = {}, true) AND {} && {})").format(
+        Literal(column), _lies("s", wanted.kind), _multirange(wanted)
     )
 
 
@@ -730,7 +768,7 @@ def forgettable(
     oid: int,
     table: str,
     column: str | None,
-    wanted: Sequence[tuple[datetime, datetime]] | None,
+    wanted: Extent,
 ) -> Composed:
     """Count what `forget` would remove, what of that tells of more, and what it cannot tell.
 
@@ -740,7 +778,7 @@ def forgettable(
     return SQL(
         """
         SELECT count(*) FILTER (WHERE {touches}),
-               count(*) FILTER (WHERE {touches} AND (NOT s.instants <@ {instants}
+               count(*) FILTER (WHERE {touches} AND (NOT {lies} <@ {wanted}
                    OR (s.dest_oid <> {oid} AND s.dest_oid = ANY ({ancestors})))),
                count(*) FILTER (WHERE s.by_column <> {column})
           FROM copypipe.slice s
@@ -748,7 +786,8 @@ def forgettable(
         """
     ).format(
         touches=_touches(column, wanted),
-        instants=instants(wanted),
+        lies=_lies("s", wanted.kind),
+        wanted=_multirange(wanted),
         oid=Literal(oid),
         ancestors=_ancestors(oid),
         column=Literal(column),
@@ -761,9 +800,9 @@ def forget(
     oid: int,
     table: str,
     column: str | None,
-    wanted: Sequence[tuple[datetime, datetime]] | None,
+    wanted: Extent,
 ) -> Composed:
-    """Remove all that was recorded of some of these instants."""
+    """Remove all that was recorded of parts of that slice."""
     return SQL("DELETE FROM copypipe.slice s WHERE {} AND {}").format(
         _of_table(root_oid, oid, table), _touches(column, wanted)
     )

@@ -135,3 +135,13 @@ def any_without_day(table: Table, column: str) -> Composed:
                EXISTS (SELECT 1 FROM {table} WHERE {column} IN ('infinity', '-infinity'))
         """
     ).format(table=Identifier(table.schema, table.name), column=Identifier(column))
+
+
+def highest(table: Table, column: str) -> Composed:
+    """Ask for the highest number of a column, and for the clock after that was found."""
+    return SQL(
+        """
+        SELECT found.number::int8, pg_catalog.clock_timestamp()
+          FROM (SELECT max({}) AS number FROM {} OFFSET 0) AS found
+        """
+    ).format(Identifier(column), Identifier(table.schema, table.name))

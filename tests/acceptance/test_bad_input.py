@@ -51,7 +51,7 @@ WORDS = {
     "no such month": ("users --month 2018-13", "not a month: '2018-13'"),
     "no such time": (
         "users --from 2018-04-29T25:00 --to 2018-04-30",
-        "neither a day nor a time: '2018-04-29T25:00'",
+        "neither a day, a time nor a number: '2018-04-29T25:00'",
     ),
     "a POSIX zone": (f"{DAY} --timezone=+02", "not the name of a time zone: '\\+02'"),
     "a zone with a quote": (f'{DAY} --timezone "UTC\'"', "not the name of a time zone"),

@@ -357,13 +357,13 @@ BAD: dict[str, tuple[str, dict[str, Any], type[CopypipeError], str]] = {
         PlanRefused,
         'the slice column "created_at" is date at the dest and another type at the source',
     ),
-    "a column of numbers": ("", {"by": "id"}, PlanRefused, '"id" is of type integer'),
+    "a column of numbers": ("", {"by": "id"}, PlanRefused, '"id" is one of numbers'),
     "no range": ("", {"stop": "2018-04-01"}, UsageError, "the range is empty"),
     "too long a range": (
         "",
         {"stop": "2050-01-01", "every": "hour"},
         UsageError,
-        "more than 100000 hours",
+        "more than 100000 slices",
     ),
     "no such zone": ("", {"timezone": "Europe/Nowhere"}, UsageError, "knows no time zone"),
 }

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copypipe import slices
-from copypipe.horizons import MARGIN, Horizon, Instance, Writers, horizon, open_because
+from copypipe.horizons import MARGIN, Highest, Horizon, Instance, Writers, horizon, open_because
 from copypipe.slices import (
     DATE,
     FIRST_DAY,
@@ -420,3 +420,34 @@ def test_a_lock_of_the_database_is_the_same_for_all_tables_and_none_of_theirs() 
 
     assert of_database.key(1) == of_database.key(2)
     assert of_database.key(1) != Lock("table", exclusive=True).key(1)
+
+
+# ----------------------------------------------------------------------------------- whole numbers
+
+LOOKED = NOON - 10 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("stop", "oldest", "highest", "because"),
+    [
+        (100, None, Highest(99, LOOKED, 0), None),
+        (100, LOOKED, Highest(99, LOOKED, 0), None),
+        (50, None, Highest(99, LOOKED, 0), None),
+        (101, None, Highest(99, LOOKED, 0), "the highest number at the source was 99"),
+        (100, None, Highest(None, LOOKED, 0), "the highest number at the source was None"),
+        (100, None, None, "without an index on the numbers of a table nobody has looked"),
+        (100, LOOKED - SECOND, Highest(99, LOOKED, 0), "a transaction at the source is running"),
+        (100, None, Highest(99, NOON, 0), "transactions may be running that had begun when"),
+    ],
+)
+def test_numbers_up_to_the_highest_are_sealed_when_all_have_ended_that_ran_then(
+    stop: int, oldest: datetime | None, highest: Highest | None, because: str | None
+) -> None:
+    seen = horizon(told(NOON, oldest=oldest), timedelta(), told(NOON).instance)
+    slice_ = Range("id", 20, 0, stop, None)
+
+    found = open_because(slice_, seen, highest)
+
+    assert (found or "").startswith(because or "")
+    assert (found is None) == (because is None)
+    assert open_because(Where("x > 1", slice_), seen, highest) == found

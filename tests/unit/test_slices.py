@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from copypipe.slices import (
     Period,
     Range,
     Slice,
+    TooMany,
     Where,
     Whole,
     locks,
@@ -156,8 +158,8 @@ def test_times(text: str, bound: datetime) -> None:
 def test_what_is_neither_a_day_nor_a_time_is_refused(text: str) -> None:
     error = refused(lambda: slices.parse_bound(text))
 
-    assert error.message == f"neither a day nor a time: {text!r}"
-    assert error.hint == "Write 2018-04-29, 2018-04-29T10:00 or 2018-04-29T10:00+02:00."
+    assert error.message == f"neither a day, a time nor a number: {text!r}"
+    assert error.hint == "Write 2018-04-29, 2018-04-29T10:00, 2018-04-29T10:00+02:00, or 1000000."
 
 
 def test_today_is_a_bound_in_any_case() -> None:
@@ -889,11 +891,11 @@ def test_instants_have_no_days() -> None:
 
 
 def test_too_many_parts() -> None:
-    with pytest.raises(UsageError, match="more than 100000 days"):
-        list(slices.split(Period(date(1000, 1, 1), date(2018, 1, 1)), "day"))
-    around = Range("at", TIMESTAMPTZ, datetime(1900, 1, 1, tzinfo=UTC), START, "UTC")
-    with pytest.raises(UsageError, match="more than 100000 hours"):
-        list(slices.hours(around))
+    days = Period(date(1000, 1, 1), date(2018, 1, 1))
+    with pytest.raises(TooMany, match="more than 100000 slices"):
+        list(slices.few(slices.split(days, "day")))
+    assert len(list(slices.few(slices.split(days, "day"), None))) == 371_817
+    assert len(list(slices.few(range(100_000)))) == 100_000
 
 
 START = datetime(2018, 4, 29, 0, 20, tzinfo=UTC)
@@ -922,3 +924,126 @@ def test_hours_of_a_range(minutes: int) -> None:
 def test_dates_have_no_hours() -> None:
     with pytest.raises(UsageError, match="has no hours"):
         list(slices.hours(Range("at", DATE, DAY, DAY + WHOLE_DAY, None)))
+
+
+# --- whole numbers --------------------------------------------------------------------------------
+
+
+def numbers(start: int, stop: int) -> Range:
+    return Range("id", 20, start, stop, None)
+
+
+_ends = st.one_of(
+    st.integers(-30, 30),
+    st.integers(-(10**7), 10**7),
+    st.integers(-30, 30).map(lambda number: number * 10**6),
+    st.integers(-(2**63), 2**63 - 1),
+)
+_numbers = (
+    st.tuples(_ends, _ends).map(sorted).filter(lambda e: e[0] < e[1]).map(lambda e: numbers(*e))
+)
+
+
+@given(_numbers, st.one_of(_numbers, st.just(Whole())))
+@settings(max_examples=200, deadline=None)
+def test_ranges_of_numbers_exclude_each_other_where_they_overlap_alone(
+    one: Range, other: Slice
+) -> None:
+    together = isinstance(other, Whole) or max(one.start, other.start) < min(one.stop, other.stop)
+
+    assert conflict(one, other) == conflict(other, one) == together
+    assert conflict(one, one)
+
+
+@given(_numbers, _numbers)
+@settings(max_examples=100, deadline=None)
+def test_ranges_of_numbers_take_their_common_locks_in_the_same_order(
+    one: Range, other: Range
+) -> None:
+    first, second = ([lock.name for lock in locks(slice_)] for slice_ in (one, other))
+
+    assert len(set(first)) == len(first) < 400
+    assert [name for name in first if name in set(second)] == [
+        name for name in second if name in set(first)
+    ]
+
+
+def test_a_range_of_numbers_and_one_of_times_exclude_each_other() -> None:
+    day = day_of(clock(0), DAY)
+
+    assert conflict(replace(numbers(0, 9)), replace(day)) is False, "of one column, as it was told"
+    assert locks(numbers(0, 9), "created_at") == locks(Whole())
+
+
+@pytest.mark.parametrize(
+    ("every", "parts"),
+    [(10, [(5, 15), (15, 25)]), (15, [(5, 20), (20, 25)]), (99, [(5, 25)]), (20, [(5, 25)])],
+)
+def test_numbers_are_cut_from_their_start(every: int, parts: list[tuple[int, int]]) -> None:
+    assert [each.numbers for each in slices.of_numbers(numbers(5, 25), every)] == parts
+
+
+@pytest.mark.parametrize(
+    ("shortest", "middle"), [(1, 15), (10, 15), (11, None), (timedelta(seconds=1), None)]
+)
+def test_halves_of_numbers(shortest: timedelta | int, middle: int | None) -> None:
+    found = slices.halves(numbers(5, 25), shortest)
+
+    assert (found and [each.numbers for each in found]) == (middle and [(5, middle), (middle, 25)])
+
+
+def test_one_number_has_no_halves() -> None:
+    assert slices.halves(numbers(5, 6), 0) is None
+    assert slices.halves(numbers(-1, 1), 0) == (numbers(-1, 0), numbers(0, 1))
+
+
+def test_a_number_counts_the_seconds_of_times() -> None:
+    assert slices.halves(day_of(clock(0), DAY), 12 * 3600)
+    assert slices.halves(day_of(clock(0), DAY), 12 * 3600 + 1) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "bound"),
+    [
+        ("0", 0),
+        ("1_000_000", 1_000_000),
+        ("-5", -5),
+        ("+5", 5),
+        (" 7 ", 7),
+        (str(2**63 - 1), 2**63 - 1),
+    ],
+)
+def test_bounds_of_numbers(text: str, bound: int) -> None:
+    assert slices.parse_bound(text) == bound
+
+
+@pytest.mark.parametrize("text", [str(2**63), str(-(2**63) - 1), "1.5", "1__0", "0x10", "1e6"])
+def test_what_is_no_number(text: str) -> None:
+    with pytest.raises(UsageError):
+        slices.parse_bound(text)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop", "message"),
+    [
+        (5, 5, "empty"),
+        (6, 5, "empty"),
+        (5, DAY, "neither of times nor of numbers"),
+        (slices.DaysAgo(1), 5, "neither of times nor of numbers"),
+    ],
+)
+def test_ranges_that_are_none(start: Any, stop: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        slices.check_order(slices.Between(start, stop))
+
+
+@pytest.mark.parametrize("text", ["hour", "DAY", " week ", "month", "1000000", "1_000"])
+def test_lengths_of_slices(text: str) -> None:
+    word = text.strip().lower()
+    assert slices.parse_every(text) == (word if word.isalpha() else int(word))
+
+
+@pytest.mark.parametrize("text", ["", "days", "0", "-5", "1h", "1.5"])
+def test_what_is_no_length_of_slices(text: str) -> None:
+    with pytest.raises(UsageError, match="not a length of slices"):
+        slices.parse_every(text)

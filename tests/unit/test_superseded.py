@@ -60,7 +60,9 @@ def test_a_slice_counts_until_later_ones_tell_all_its_instants(slices: list[Any]
     later: list[Any] = []
     for number, row in reversed([*enumerate(slices)]):
         table, column, is_reversed, parts, _, is_old = row
-        rows.append((number, [*table], column, is_reversed, [*map(interval, parts)], *row[4:]))
+        rows.append(
+            (number, [*table], column, is_reversed, [*map(interval, parts)], None, *row[4:])
+        )
 
         def told(oid: int, part: tuple[int, int], row: Any = row) -> bool:
             _, by, is_reversed, *_ = row

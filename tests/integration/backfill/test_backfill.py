@@ -405,7 +405,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "too many slices": (
         {"stop": "2050-01-01", "every": "hour"},
         UsageError,
-        "more than 100000 hours",
+        "more than 100000 slices",
     ),
     "no such column": ({"by": "updated_at"}, PlanRefused, 'no column "updated_at" to slice by'),
     "no such table": ({"into": "public.nowhere"}, PlanRefused, "no table public.nowhere"),

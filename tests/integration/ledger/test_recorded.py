@@ -69,6 +69,7 @@ def test_a_copy_is_recorded_with_every_fact(sides: Sides) -> None:
         "by_column": "created_at",
         "zone": "Europe/Vienna",
         "instants": '{["2018-04-28 22:00:00+00","2018-04-29 22:00:00+00")}',
+        "numbers": None,
         "condition": None,
         "mode": "replace",
         "reversed": False,
