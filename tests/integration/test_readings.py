@@ -102,7 +102,7 @@ def test_an_expression_that_is_accepted_stays_within_its_parentheses(source: Dat
         pairs = [(column, column) for column in table.columns]
         check()
 
-    assert len(set(accepted)) > 50
+    assert len(set(accepted)) > 25
     assert contents(source) == before
 
 
@@ -137,7 +137,7 @@ def test_a_query_that_is_accepted_stays_within_its_parentheses(source: Database)
         session.begin("READ COMMITTED", read_only=False)
         check()
 
-    assert len(set(accepted)) > 50
+    assert len(set(accepted)) > 25
     assert contents(source) == before
 
 
