@@ -40,6 +40,7 @@ from copypipe.requests import Endpoint, Request, check, check_settings
 from copypipe.servers import Session
 from copypipe.slices import Between
 from copypipe.statements import checkups as statements
+from copypipe.statements import sessions
 from copypipe.statements.sessions import FIXED
 from copypipe.symptoms import Examined, Facts, Finding, Link, Replica, Seen, Setting, Standby, Where
 from copypipe.tables import Table, folded
@@ -167,7 +168,7 @@ def _examined(session: Session) -> Examined:
         replicas = tuple(Replica(*row) for row in session.fetch(statements.replicas()))
         standby = Standby(*session.fetch_one(statements.standby())) if facts.in_recovery else None
     with session.reading(lock_timeout=PATIENCE):
-        other_pid = session.fetch_one(statements.backend())[0]
+        other_pid = session.fetch_one(sessions.backend_pid())[0]
     conn = session.conn
     options = {option.keyword: option.val or b"" for option in conn.pgconn.info}
     link = Link(

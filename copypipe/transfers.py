@@ -227,7 +227,8 @@ def is_done(plan: Plan, source: Session, dest: Session) -> bool:
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
         if _covered(plan, source, dest):
             return True
-    held = plan.request.wait_lock == 0 and _holders(plan, dest, locks(plan.slice, plan.sliced_by))
+        wanted = locks(plan.slice, plan.sliced_by)
+        held = _holding(plan, dest, wanted) if plan.request.wait_lock == 0 else []
     if held:
         raise _busy(plan, [pid for pid, _ in held])
     return False
@@ -577,8 +578,12 @@ def _all(seconds: float) -> str:
 def _holders(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
     """Return the backends in the way, each with whether it served an earlier try of this run."""
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-        found = dest.fetch(lock_statements.holders(wanted, plan.dest.table.root_oid))
-        return [(pid, own) for pid, own in found]
+        return _holding(plan, dest, wanted)
+
+
+def _holding(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
+    found = dest.fetch(lock_statements.holders(wanted, plan.dest.table.root_oid))
+    return [(pid, own) for pid, own in found]
 
 
 def _begin_writing(plan: Plan, dest: Session, timeouts: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
@@ -21,6 +22,7 @@ def resolve(name: str) -> Composed:
     ).format(name=Literal(name))
 
 
+@lru_cache(maxsize=64)
 def oid(schema: str, name: str) -> Composed:
     """Find the OID of the table that bears a name now, NULL for none."""
     return SQL("SELECT pg_catalog.to_regclass({})::oid::int8").format(
@@ -28,6 +30,7 @@ def oid(schema: str, name: str) -> Composed:
     )
 
 
+@lru_cache(maxsize=64)
 def relation(oid: int) -> Composed:
     """Read one relation with its partitions: kind, size, what runs on it, rights of this role.
 
@@ -92,6 +95,7 @@ def _tree(top: Composable) -> Composed:
     ).format(top)
 
 
+@lru_cache(maxsize=64)
 def columns(oid: int) -> Composed:
     """Read the columns of a relation in their order, dropped ones left out.
 
@@ -461,6 +465,7 @@ def upkeep(oid: int) -> Composed:
     ).format(tree=_tree(Literal(oid)))
 
 
+@lru_cache(maxsize=64)
 def references(oid: int) -> Composed:
     """Find the foreign keys that point at this table or at any of its partition tree.
 

@@ -78,11 +78,6 @@ def clock() -> Composed:
     return SQL("SELECT extract(epoch FROM pg_catalog.clock_timestamp())::float8").format()
 
 
-def backend() -> Composed:
-    """Ask which process answers."""
-    return SQL("SELECT pg_catalog.pg_backend_pid()").format()
-
-
 def standby() -> Composed:
     """Ask a standby how far it is: what it replayed last, whether it waits for more."""
     return SQL(

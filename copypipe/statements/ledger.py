@@ -8,6 +8,7 @@ was tried, in transactions of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache, lru_cache
 from typing import Any
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
@@ -158,7 +159,13 @@ def look(role: str | None = None, needed: Rights = RIGHTS) -> Composed:
     the owner of the database or a superuser. A superuser counts as a member of every role, so for
     one that says nothing. A schema without tables may be filled by whoever may create in it.
     """
-    wanted = [(table, right) for table, rights in needed.items() for right in rights]
+    return _look(
+        role, tuple((table, right) for table, rights in needed.items() for right in rights)
+    )
+
+
+@lru_cache(maxsize=16)
+def _look(role: str | None, wanted: Sequence[tuple[str, str]]) -> Composed:
     return SQL(
         """
         SELECT n.oid IS NOT NULL AS schema,
@@ -212,6 +219,7 @@ def look(role: str | None = None, needed: Rights = RIGHTS) -> Composed:
     )
 
 
+@cache
 def version() -> Composed:
     """Read the version of the ledger."""
     return SQL("SELECT pg_catalog.max(v.version) FROM copypipe.version AS v").format()
@@ -322,6 +330,7 @@ def slice_by(root_oid: int, table: str, column: str) -> Composed:
     return SQL("{} ON CONFLICT (root_oid) DO NOTHING").format(_row("sliced_by", values))
 
 
+@lru_cache(maxsize=64)
 def sliced_by(root_oid: int) -> Composed:
     """Read by which column the slices of a table are told apart."""
     return SQL("SELECT by_column FROM copypipe.sliced_by WHERE root_oid = {}").format(

@@ -7,6 +7,7 @@ a transaction pooler, and `SELECT set_config()` would take the transaction's sna
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Literal
 
 from psycopg.sql import SQL, Composed, Identifier
@@ -106,14 +107,22 @@ def empty_search_path() -> Composed:
     return SQL("SET LOCAL search_path = ''").format()
 
 
+@cache
 def commit() -> Composed:
     """Commit; the answer's tag must be read, an aborted transaction answers ROLLBACK."""
     return SQL("COMMIT").format()
 
 
+@cache
 def rollback() -> Composed:
     """Roll back."""
     return SQL("ROLLBACK").format()
+
+
+@cache
+def backend_pid() -> Composed:
+    """Ask for the process that answers."""
+    return SQL("SELECT pg_catalog.pg_backend_pid()").format()
 
 
 def activity(pid: int, application_name: str) -> Composed:
@@ -133,6 +142,7 @@ def activity(pid: int, application_name: str) -> Composed:
     ).format(Value(pid), Value(application_name))
 
 
+@cache
 def system_identifier() -> Composed:
     """Ask which cluster it is. Managed services may forbid that, so the right is asked for first;
     it is checked before the statement runs, also within a CASE that would not come to it.
@@ -140,6 +150,7 @@ def system_identifier() -> Composed:
     return SQL("SELECT c.system_identifier FROM pg_catalog.pg_control_system() c").format()
 
 
+@cache
 def writers() -> Composed:
     """Ask for the clock, and for the transactions of others in this database, as far as visible.
 
@@ -172,6 +183,7 @@ def writers() -> Composed:
     ).format()
 
 
+@cache
 def instance() -> Composed:
     """Ask which server answers: a standby has the identifier of its primary, but not its start."""
     return SQL(
@@ -202,11 +214,13 @@ def export_snapshot() -> Composed:
     return SQL("SELECT pg_catalog.pg_export_snapshot()").format()
 
 
+@cache
 def heartbeat() -> Composed:
     """Say something."""
     return SQL("SELECT 1").format()
 
 
+@cache
 def position() -> Composed:
     """Ask for the snapshot of the transaction, and how far the log is, replayed on a standby."""
     return SQL(
@@ -218,6 +232,7 @@ def position() -> Composed:
     ).format()
 
 
+@cache
 def prepared() -> Composed:
     """Count the prepared transactions of this database."""
     return SQL(
@@ -238,6 +253,7 @@ DATABASE_SORTING = SQL(
 )
 
 
+@cache
 def surroundings() -> Composed:
     """Ask what a server is: version, database, settings that change meanings, now."""
     return SQL(
