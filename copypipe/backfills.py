@@ -10,8 +10,8 @@ from __future__ import annotations
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Literal
@@ -28,7 +28,7 @@ from copypipe import (
 )
 from copypipe.attempts import Pair
 from copypipe.comparisons import Failed, Part
-from copypipe.errors import CopypipeError, PlanRefused, SliceBusy, UsageError
+from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError
 from copypipe.events import (
     Advanced,
     Committing,
@@ -51,7 +51,7 @@ from copypipe.slices import Between, Every, Slice
 from copypipe.snapshots import Snapshot
 from copypipe.statements import copies
 from copypipe.tables import Column, Table
-from copypipe.transfers import Transferred
+from copypipe.transfers import SnapshotLost, Transferred
 from copypipe.workers import Stop, Stopped
 
 Order = Literal["oldest", "newest"]
@@ -128,19 +128,24 @@ class Tally:
 
 
 def backfill(
-    request: Request, options: Options, listen: Listener = ignore
-) -> tuple[Range, Iterator[Outcome]]:
+    request: Request,
+    options: Options,
+    listen: Listener = ignore,
+    late: Callable[[Outcome], object] = lambda outcome: None,
+) -> tuple[Range, Generator[Outcome]]:
     """Return what there is to do, and an iterator that does it, which yields what became of each.
 
     Raises a CopypipeError where nothing can be copied at all. What fails later is yielded as
-    Failed, and the others go on, unless `fail_fast`; closing the iterator ends all work, and rolls
-    back what is not committed.
+    Failed, and the others go on; with `fail_fast` only those that are under way. Closing the
+    iterator ends all work, and rolls back what is not committed: `late` is told of slices that were
+    done all the same.
     """
     if not isinstance(request.wanted, Between) or request.where is not None:
         raise UsageError("a backfill copies a range", hint="Give --from and --to, or --month.")
     if not request.ledger:
         raise UsageError("without a ledger nothing tells what is done")
     attempts.begin(request, listen)
+    standbys = _Standbys()
     request = replace(request, skip=not options.again)
     with attempts.both(request, listen, secrets.token_hex(8), set()) as (source, dest):
         listen(Connected(str(source.address), str(dest.address)))
@@ -152,6 +157,8 @@ def backfill(
             parts = tuple(slices.few(found, most))
             done = set() if options.again else _done(plan, column, parts, source, dest)
         plan = attempts.with_ledger(plan, dest, listen)
+        if options.max_replica_lag is not None:
+            _check_standbys(standbys, source, dest, listen)
     if not plan.ledger.records:
         raise PlanRefused(
             "dest: nothing can tell which slices are done",
@@ -165,7 +172,7 @@ def backfill(
     if options.order == "newest":
         todo.reverse()
     range_ = Range(table=plan.dest.table.full_name, parts=len(parts), skipped=len(done))
-    return range_, _copied(request, options, listen, plan, todo, of=len(parts))
+    return range_, _copied(request, options, listen, plan, standbys, todo, late, of=len(parts))
 
 
 def _column(plan: Plan) -> Column:
@@ -213,10 +220,12 @@ def _copied(
     options: Options,
     listen: Listener,
     plan: Plan,
+    standbys: _Standbys,
     todo: Sequence[Part],
+    late: Callable[[Outcome], object],
     *,
     of: int,
-) -> Iterator[Outcome]:
+) -> Generator[Outcome]:
     """Copy the slices; first those that nobody else has, then the others."""
     if not todo:
         return
@@ -227,28 +236,33 @@ def _copied(
         of,
         _Advance(listen, len(todo), options.jobs, plan.estimated_bytes * len(todo) // of),
         Stop(),
+        standbys,
     )
     with ExitStack() as stack:
         if options.snapshot:
             work = replace(work, snapshot=stack.enter_context(_snapshot(work)))
         stack.enter_context(work.blaming())
         busy: list[Part] = []
-        for outcomes in workers.each(todo, options.jobs, work.opened, work.stop):
+
+        def tell_late(outcomes: Sequence[Outcome | _Busy]) -> None:
             for outcome in outcomes:
-                if isinstance(outcome, _Busy):
-                    busy.append(outcome.part)
-                    continue
-                yield outcome
-                if isinstance(outcome, Failed) and options.fail_fast:
-                    return
-        last = replace(work, stop=Stop())
-        for part in busy:
-            # Whoever had it is done by now, or died: then it is to be copied after all.
-            with closing(_Worker(last)) as each:
-                for outcome in each.copy(part, patience=request.wait_lock):
-                    if isinstance(outcome, _Busy):
+                if not isinstance(outcome, _Busy):
+                    late(outcome)
+
+        # Whoever had a slice is done in the second round, or died: then it is to be copied.
+        for patience in (None, request.wait_lock):
+            parts = todo if patience is None else busy
+            opened = work.opener(patience)
+            for outcomes in workers.each(parts, options.jobs, opened, work.stop, tell_late):
+                for outcome in outcomes:
+                    if not isinstance(outcome, _Busy):
+                        yield outcome
+                    elif patience is None:
+                        busy.append(outcome.part)
+                    else:
                         raise AssertionError("who waits for a slice has it, or an error")
-                    yield outcome
+            if work.stop.is_enough:
+                return
 
 
 @contextmanager
@@ -273,6 +287,7 @@ class _Work:
     """Into how many slices that is cut."""
     advance: _Advance
     stop: Stop
+    standbys: _Standbys
     snapshot: Snapshot | None = None
     why: list[CopypipeError] = field(default_factory=list)
     """What ended all of it."""
@@ -294,11 +309,17 @@ class _Work:
             return
         raise self.why[0]
 
-    @contextmanager
-    def opened(self) -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
-        """Begin a worker."""
-        with closing(_Worker(self)) as worker:
-            yield worker.copy
+    def opener(
+        self, patience: float | None
+    ) -> Callable[[], AbstractContextManager[Callable[[Part], list[Outcome | _Busy]]]]:
+        """Return what begins a worker, which waits so long for other runs; None for not at all."""
+
+        @contextmanager
+        def opened() -> Iterator[Callable[[Part], list[Outcome | _Busy]]]:
+            with closing(_Worker(self, patience)) as worker:
+                yield worker.copy
+
+        return opened
 
 
 # How often standbys are asked how far they are, and a person is told that they are waited for.
@@ -306,9 +327,40 @@ _LAG_SECONDS = 1.0
 _TELL_LAG_SECONDS = 30.0
 
 
-def _lag(session: Session) -> float:
-    with session.reading(lock_timeout=plans.OTHER_LOCKS):
-        return catalog.lag(session)
+class _Standbys:
+    """How far the standbys of both sides are behind, as all workers have seen it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._marks: dict[Side, tuple[str, float]] = {}
+        """Where the log ended, and when that was: not all have replayed that yet."""
+
+    def behind(self, session: Session) -> float | None:
+        """Return by how many seconds the slowest one is behind; None where none can be seen."""
+        side = session.side
+        with self._lock:
+            mark, since = self._marks.get(side, (None, 0.0))
+        with session.reading(lock_timeout=plans.OTHER_LOCKS):
+            found = catalog.lag(session, mark)
+        now = time.monotonic()
+        waiting = 0.0
+        with self._lock:
+            if mark is not None and not found.has_mark:
+                waiting = now - since
+            elif found.end is not None:
+                self._marks[side] = (found.end, now)
+        return max(found.seconds or 0.0, waiting) if found.is_seen else None
+
+
+def _check_standbys(standbys: _Standbys, source: Session, dest: Session, listen: Listener) -> None:
+    """Warn where no standby can be seen that could be waited for."""
+    if standbys.behind(source) is None and standbys.behind(dest) is None:
+        listen(
+            Warned(
+                "no standby of either side can be seen, so --max-replica-lag waits for none "
+                "(a role sees them with pg_monitor)"
+            )
+        )
 
 
 # How often the progress of all workers is told.
@@ -368,8 +420,10 @@ class _Advance:
 class _Worker:
     """Copies one slice after the other over connections of its own."""
 
-    def __init__(self, work: _Work) -> None:
+    def __init__(self, work: _Work, patience: float | None) -> None:
         self._work = work
+        self._patience = patience
+        """How many seconds another run that has a slice is waited for; None: it is passed over."""
         self._committing = False
         self._pair = Pair(work.request, self._hear, self._look)
 
@@ -377,22 +431,23 @@ class _Worker:
         """Close the connections."""
         self._pair.close()
 
-    def copy(self, part: Part, patience: float | None = None) -> list[Outcome | _Busy]:
-        """Copy a slice, or its halves where it takes too long.
-
-        Waits for another run that has it for so many seconds; for none it is passed over.
-        """
+    def copy(self, part: Part) -> list[Outcome | _Busy]:
+        """Copy a slice, or its halves where it takes too long."""
+        outcomes: list[Outcome | _Busy]
         try:
-            self._await_standbys()
+            attempts.persist(self._work.request, self._hear, self._await_standbys)
         except CopypipeError as error:
-            return [Failed(part.slice, error)]
-        outcomes = self._copy(part, patience)
+            outcomes = [Failed(part.slice, error)]
+        else:
+            outcomes = self._copy(part)
+        if self._work.options.fail_fast and any(isinstance(each, Failed) for each in outcomes):
+            self._work.stop.begin_nothing()
         self._work.advance.end(self, outcomes)
         return outcomes
 
-    def _copy(self, part: Part, patience: float | None) -> list[Outcome | _Busy]:
+    def _copy(self, part: Part) -> list[Outcome | _Busy]:
         work = self._work
-        request = replace(work.request, wanted=part.wanted, wait_lock=patience or 0.0)
+        request = replace(work.request, wanted=part.wanted, wait_lock=self._patience or 0.0)
         if work.snapshot is not None:
             # A second try plans anew and would wait for locks: behind an ALTER TABLE that waits for
             # the leader, which nobody sees as a deadlock.
@@ -403,12 +458,15 @@ class _Worker:
         try:
             done = attempts.copy_part(request, self._hear, self._pair, plan, work.snapshot)
         except SliceBusy as error:
-            return [_Busy(part) if patience is None else Failed(part.slice, error)]
+            return [_Busy(part) if self._patience is None else Failed(part.slice, error)]
+        except SnapshotLost as error:
+            work.end(error)
+            raise Stopped from None
         except CopypipeError as error:
             halves = self._halves(part, error)
             if halves is None:
                 return [Failed(part.slice, error)]
-            return [outcome for half in halves for outcome in self._copy(half, patience)]
+            return [outcome for half in halves for outcome in self._copy(half)]
         return [Skipped(part.slice) if done is None else done]
 
     def _await_standbys(self) -> None:
@@ -416,7 +474,8 @@ class _Worker:
         limit, told = self._work.options.max_replica_lag, 0.0
         while limit is not None:
             with self._pair.sessions() as sessions:
-                behind = [(_lag(session), session.side) for session in sessions]
+                standbys = self._work.standbys
+                behind = [(standbys.behind(each) or 0.0, each.side) for each in sessions]
             seconds, side = max(behind)
             if seconds <= limit:
                 return

@@ -481,10 +481,22 @@ def instance(session: Session) -> Instance:
     return Instance(*session.fetch_one(sessions.instance()))
 
 
-def lag(session: Session) -> float:
-    """Return by how many seconds the slowest standby that can be seen is behind."""
-    found: float | None = session.fetch_one(sessions.lag())[0]
-    return found or 0.0
+class Lag(NamedTuple):
+    """How far the standbys are behind of a server, or the server itself that is one."""
+
+    is_seen: bool
+    """There are standbys that the role may see."""
+    seconds: float | None
+    """As the server tells it; None for not at all."""
+    end: str | None
+    """Where the log of a server that is no standby ends now."""
+    has_mark: bool
+    """The standbys have replayed up to the mark."""
+
+
+def lag(session: Session, mark: str | None = None) -> Lag:
+    """Return how far standbys are behind; `mark` is the end of the log at another time."""
+    return Lag(*session.fetch_one(sessions.lag(mark)))
 
 
 class Position(NamedTuple):

@@ -168,9 +168,9 @@ EXIT_CODES: tuple[tuple[int, str, str], ...] = (
     (9, "no row in the slice, with --fail-on-empty; nothing changed", "-"),
     (11, "another run holds an overlapping slice; nothing changed", "later"),
     (75, "the dest could not be asked whether a COMMIT happened", "yes"),
-    (129, "SIGHUP; rolled back", "as you wish"),
-    (130, "SIGINT; rolled back", "as you wish"),
-    (143, "SIGTERM; rolled back", "as you wish"),
+    (129, "SIGHUP; what was under way is rolled back", "as you wish"),
+    (130, "SIGINT; what was under way is rolled back", "as you wish"),
+    (143, "SIGTERM; what was under way is rolled back", "as you wish"),
 )
 
 

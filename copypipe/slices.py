@@ -258,7 +258,7 @@ def parse_every(text: str) -> Every:
     if _NUMBER.fullmatch(word) and int(word) > 0:
         return int(word)
     raise UsageError(
-        f"not a length of slices: {text!r}",
+        f"not a length of slices (--every): {text!r}",
         hint="Slices are an hour, day, week or month long; those of a column of whole numbers have "
         "so many numbers: 1000000.",
     )

@@ -98,6 +98,10 @@ class Transferred:
         return self.open_because is None
 
 
+class SnapshotLost(CopyFailed):
+    """The transaction is gone whose snapshot was to be read; the dest is unchanged."""
+
+
 class Covered(Exception):
     """Another run has copied the slice meanwhile, which the request wants to be skipped then."""
 
@@ -663,7 +667,7 @@ def _begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
 
     Locks are not waited for: whoever waits for the leader's would be waited for here, and nobody
     would see the deadlock, as the leader waits for no lock (pg_dump does the same). Raises
-    CopyFailed where the snapshot is gone; never takes another one.
+    SnapshotLost where the snapshot is gone; never takes another one.
     """
     with source.reading(lock_timeout=plans.OTHER_LOCKS):
         if catalog.instance(source) != snapshot.instance:
@@ -682,7 +686,7 @@ def _begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
             source.fetch(copies.nothing(plan.select))
         plans.reread(plan, source)
         return
-    raise CopyFailed(
+    raise SnapshotLost(
         "source: the snapshot of the run is gone",
         detail=f"{problem.message}. Nothing was changed.",
         hint="Run it again: it goes on with another one.",

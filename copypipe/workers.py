@@ -26,14 +26,24 @@ class Stopped(Exception):
 
 
 class Stop:
-    """Whether all is to end; asked by whoever waits."""
+    """Whether all is to end, at once or after what is under way; asked by whoever waits."""
 
     def __init__(self) -> None:
         self._asked = threading.Event()
+        self._enough = threading.Event()
 
     def __call__(self) -> None:
-        """Ask all to end."""
+        """Ask all to end at once."""
         self._asked.set()
+
+    def begin_nothing(self) -> None:
+        """Let all end what they do, and begin nothing more."""
+        self._enough.set()
+
+    @property
+    def is_enough(self) -> bool:
+        """Return whether nothing more is to be begun."""
+        return self._enough.is_set()
 
     def check(self) -> None:
         """Raise Stopped where all is to end."""
@@ -46,12 +56,13 @@ def each(
     jobs: int,
     worker: Callable[[], AbstractContextManager[Callable[[T], R]]],
     stop: Stop,
+    late: Callable[[R], object] = lambda found: None,
 ) -> Iterator[R]:
     """Yield what becomes of each item, in the order in which they are done.
 
     Each of the workers is opened in its own thread, and does one item after the other; it raises
-    nothing but Stopped. Whatever ends the iteration stops them; where somebody else has, it raises
-    Stopped.
+    nothing but Stopped. Whatever ends the iteration early stops them, and `late` is told what came
+    of items all the same; where somebody else has stopped them, it raises Stopped.
     """
     waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
     count = 0
@@ -63,7 +74,7 @@ def each(
     def work() -> None:
         try:
             with worker() as do:
-                while True:
+                while not stop.is_enough:
                     stop.check()
                     try:
                         item = waiting.get_nowait()
@@ -79,20 +90,36 @@ def each(
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, count))]
     for thread in threads:
         thread.start()
+    ended = False
     try:
         for _ in range(count):
-            found = _next(done, threads)
+            try:
+                found = _next(done, threads)
+            except Stopped:
+                stop.check()
+                if stop.is_enough:
+                    break
+                raise
             if isinstance(found, BaseException):
                 raise found
             yield found
+        ended = True
     finally:
-        stop()
+        if not ended:
+            stop()
         deadline = time.monotonic() + _END_SECONDS
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        while not done.empty():
+            found = done.get_nowait()
+            if not isinstance(found, BaseException):
+                late(found)
 
 
-def _next(done: queue.SimpleQueue[R], threads: Sequence[threading.Thread]) -> R:
+def _next(
+    done: queue.SimpleQueue[R | BaseException], threads: Sequence[threading.Thread]
+) -> R | BaseException:
+    """Wait for the next; raises Stopped where all workers have ended."""
     while True:
         alive = any(thread.is_alive() for thread in threads)
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from enum import StrEnum
 from typing import Annotated
@@ -234,19 +234,23 @@ def backfill(
             elif not quiet:
                 say(reporting.result_line(each))
 
+        def hear(each: backfills.Outcome) -> None:
+            tally.add(each)
+            with listener.aside() if isinstance(listener, reporting.Bar) else nullcontext():
+                tell(each)
+
         try:
             try:
-                found, outcomes = backfills.backfill(request, options, listener)
+                found, outcomes = backfills.backfill(request, options, listener, hear)
             except slices.TooMany as error:
                 if not (on_terminal() and ask(f"{error.message}. Go on?")):
                     error.hint = f"{error.hint} Or give --yes, if that is meant."
                     raise
                 request = replace(request, yes=True)
-                found, outcomes = backfills.backfill(request, options, listener)
-            for each in outcomes:
-                tally.add(each)
-                with listener.aside() if isinstance(listener, reporting.Bar) else nullcontext():
-                    tell(each)
+                found, outcomes = backfills.backfill(request, options, listener, hear)
+            with closing(outcomes):
+                for each in outcomes:
+                    hear(each)
         finally:
             close()
         if as_json:

@@ -191,22 +191,33 @@ def instance() -> Composed:
     ).format()
 
 
-def lag() -> Composed:
-    """Ask by how many seconds the slowest standby is behind: of this server, or this server itself.
+def lag(mark: str | None) -> Composed:
+    """Ask how far the slowest standby is behind: of this server, or this server itself.
 
-    NULL where none is, or the role may not see it.
+    Columns: whether one can be seen (what a role may not see is NULL, the state included), seconds,
+    where the log ends now, and whether all standbys have replayed up to the mark, a former end of
+    it. The seconds of a server's standbys stay what they were while one replays nothing
+    (LagTrackerRead in walsender.c), so that alone does not tell. A standby that has replayed all it
+    has received is not behind, unless it receives nothing: then its last commit tells.
     """
     return SQL(
         """
-        SELECT extract(epoch FROM CASE
-                   WHEN NOT pg_catalog.pg_is_in_recovery() THEN
+        SELECT r.is_standby
+               OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication a WHERE a.state IS NOT NULL),
+               extract(epoch FROM CASE
+                   WHEN NOT r.is_standby THEN
                        (SELECT max(a.replay_lag) FROM pg_catalog.pg_stat_replication a)
                    WHEN pg_catalog.pg_last_wal_receive_lsn()
-                        IS DISTINCT FROM pg_catalog.pg_last_wal_replay_lsn() THEN
+                        IS DISTINCT FROM pg_catalog.pg_last_wal_replay_lsn()
+                        OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_wal_receiver) THEN
                        pg_catalog.clock_timestamp() - pg_catalog.pg_last_xact_replay_timestamp()
-               END)::float8
+               END)::float8,
+               CASE WHEN NOT r.is_standby THEN pg_catalog.pg_current_wal_lsn() END::text,
+               NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication a
+                            WHERE NOT r.is_standby AND a.replay_lsn < {}::pg_lsn)
+          FROM (SELECT pg_catalog.pg_is_in_recovery()) AS r (is_standby)
         """
-    ).format()
+    ).format(Value(mark))
 
 
 def export_snapshot() -> Composed:

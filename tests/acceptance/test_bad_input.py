@@ -357,7 +357,8 @@ BAD = {
     "no such slice column": Bad(
         6,
         'source: public.users has no column "born" to slice by\n'
-        "DETAIL:  Its date and time columns: created_at, seen.\nHINT:  Name one with --by",
+        "DETAIL:  Its columns of dates, times and whole numbers: id, created_at, seen.\n"
+        "HINT:  Name one with --by",
         f"{DAY} --by born",
         source="ALTER TABLE public.users ADD seen date",
         dest="ALTER TABLE public.users ADD seen date",

@@ -858,6 +858,7 @@ def _named(way: str, database: Database, tmp_path: Path) -> tuple[str, dict[str,
 @pytest.mark.parametrize(
     "way", ["keywords", "uri", "service", "pgpass", "environment", "unix socket"]
 )
+@pytest.mark.one_of(2)
 def test_ways_to_name_a_server(
     run: Command, source: Database, dest: Database, tmp_path: Path, way: str
 ) -> None:

@@ -393,6 +393,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("sql", "command", "line"), GOOD.values(), ids=GOOD.keys())
+@pytest.mark.one_of(2)
 def test_the_line_says_what_became_of_the_rows(
     words: Words, kept_source: Database, kept_dest: Database, sql: str, command: str, line: str
 ) -> None:

@@ -514,6 +514,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("condition", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.one_of(2)
 def test_a_condition_that_is_refused_changes_nothing(
     words: Words,
     source: Database,
@@ -878,6 +879,7 @@ QUERIES = {
 @pytest.mark.parametrize(
     ("query", "options", "expected", "counts"), QUERIES.values(), ids=QUERIES.keys()
 )
+@pytest.mark.one_of(2)
 def test_query(
     words: Words,
     source: Database,
@@ -1031,6 +1033,7 @@ REFUSED_QUERIES = {
 
 
 @pytest.mark.parametrize(("query", "message"), REFUSED_QUERIES.values(), ids=REFUSED_QUERIES.keys())
+@pytest.mark.one_of(2)
 def test_a_query_that_is_refused_changes_nothing(
     words: Words, source: Database, dest: Database, query: str, message: str
 ) -> None:

@@ -97,6 +97,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("rule", CUTS.values(), ids=CUTS.keys())
+@pytest.mark.one_of(2)
 def test_source_is_cut(
     sides: Sides, proxy: Callable[..., Proxy], rule: Callable[[], proxies.Rule]
 ) -> None:

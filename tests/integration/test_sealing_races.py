@@ -82,7 +82,7 @@ def planted(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
         real_begin(plan, source)
         late(plan)
 
-    def open_because(slice_: Any, seen: horizons.Horizon) -> str | None:
+    def open_because(slice_: Any, seen: horizons.Horizon, highest: None) -> str | None:
         return real_because(slice_, horizons.horizon(facts[0], timedelta(), facts[0].instance))
 
     monkeypatch.setattr(transfers, "begin_reading", begin_reading)

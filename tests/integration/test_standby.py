@@ -15,7 +15,7 @@ import pytest
 
 import copypipe
 from copypipe import PlanRefused, Transferred, TransientError
-from copypipe.events import Event, Retried
+from copypipe.events import Event, Lagging, Retried
 from copypipe.launcher import Binaries
 from plugins.canary import CANARY
 from plugins.command import Words, eventually
@@ -23,6 +23,7 @@ from plugins.databases import Database
 from plugins.proxy import Cut, Frame, Proxy, Rule
 from plugins.rows import TABLE
 from plugins.servers import Server, launch_one
+from plugins.ways import Begun
 
 DAY = "2018-04-29"
 MINUTE = timedelta(minutes=1)
@@ -256,3 +257,29 @@ def test_doctor_tells_of_both(sides: Sides, words: Words) -> None:
     problems = [f["text"] for f in json.loads(run.out)["findings"] if f["mark"] == "problem"]
     assert run.code == 6
     assert problems[0] == "the server is a standby: it takes no writes"
+
+
+# --- a standby that is waited for -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("source", ["standby", "primary"])
+def test_no_slice_is_begun_while_a_standby_is_behind(sides: Sides, source: str) -> None:
+    """Whether it is the source itself, or one of the source."""
+    heard: list[Event] = []
+    dsn = sides.standby.dsn if source == "standby" else sides.primary.dsn
+    options: dict[str, Any] = {"start": DAY, "stop": "2018-05-01", "max_replica_lag": 0.02}
+
+    def backfill() -> copypipe.Backfilled:
+        sides_ = {"source": dsn, "dest": sides.dest.dsn}
+        return copypipe.backfill("public.t", **sides_, **options, listener=heard.append)
+
+    sides.standby.execute("ALTER SYSTEM SET wal_receiver_status_interval = '1s'")
+    sides.standby.execute("SELECT pg_reload_conf()")
+    with paused(sides.standby):
+        sides.primary.execute("INSERT INTO public.t VALUES (9, 'late', now())")
+        begun = Begun(backfill)
+        eventually(lambda: any(isinstance(each, Lagging) for each in heard), what="it is told")
+        assert not sides.dest.scalar("SELECT count(*) FROM public.t")
+    assert len(begun.result().copied) == 2
+    told = next(each for each in heard if isinstance(each, Lagging))
+    assert (told.side, told.seconds > 0.02) == ("source", True)

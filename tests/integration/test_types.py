@@ -699,6 +699,7 @@ NEVER_READ = {
 
 
 @pytest.mark.parametrize("beside", ["int4", "regclass"], ids=["binary", "text"])
+@pytest.mark.one_of(2)
 def test_large_values_are_copied_exactly(source: Database, dest: Database, beside: str) -> None:
     """Larger than any buffer on their way, and without a byte."""
     large = "\\x" + "00ff5c0a0d09c3bc".rjust(20, "0") * 1024 * 1024
@@ -869,6 +870,7 @@ def own(name: str) -> str:
 
 
 @pytest.mark.parametrize(("here", "there", "value", "words"), TRUTHS.values(), ids=TRUTHS.keys())
+@pytest.mark.one_of(2)
 def test_what_the_types_of_users_are_made_of_decides(
     kept_source: Database,
     kept_dest: Database,

@@ -119,3 +119,45 @@ def test_what_does_not_end_is_left_to_itself() -> None:
     found.close()  # type: ignore[attr-defined]
     assert time.monotonic() - began < 1.9
     hangs.set()
+
+
+def test_what_is_under_way_ends_and_nothing_more_is_begun() -> None:
+    stop, meet = Stop(), threading.Barrier(3, timeout=5)
+
+    def do(item: int) -> int:
+        if item < 3:
+            meet.wait()
+        time.sleep(0.005)
+        return item
+
+    found = []
+    for each in workers.each(range(1000), 3, Opened(do), stop):
+        found.append(each)
+        stop.begin_nothing()
+
+    assert {0, 1, 2} <= {*found}
+    assert len(found) < 1000
+    stop.check()
+
+
+def test_what_is_done_while_all_ends_is_told() -> None:
+    stop, under_way, late = Stop(), threading.Event(), list[int]()
+
+    def do(item: int) -> int:
+        if item:
+            under_way.set()
+            time.sleep(0.3)  # a COMMIT, which is not stopped
+        return item
+
+    found = workers.each(range(2), 2, Opened(do), stop, late.append)
+    assert next(found) == 0
+    assert under_way.wait(5)
+    found.close()  # type: ignore[attr-defined]
+
+    assert late == [1]
+
+
+def test_who_has_done_all_stops_nobody() -> None:
+    stop = Stop()
+    assert len(list(workers.each(range(9), 2, Opened(lambda item: item), stop))) == 9
+    stop.check()

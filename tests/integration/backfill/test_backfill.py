@@ -17,7 +17,7 @@ from copypipe import (
     attempts,
     snapshots,
 )
-from copypipe.events import Advanced, Event
+from copypipe.events import Advanced, Event, Warned
 from plugins.command import no_backends
 from plugins.modes import Pair
 from plugins.ways import Begun
@@ -316,6 +316,23 @@ def test_fail_fast_begins_no_further_one(pair: Pair) -> None:
     assert (days(done), len(done.failed)) == (DAYS[:2], 1)
 
 
+def test_fail_fast_lets_those_under_way_end(pair: Pair) -> None:
+    pair.dest.execute("ALTER TABLE public.t ADD CHECK (id <> 50)")
+    failed = threading.Event()
+
+    def hold(event: Event) -> None:
+        if isinstance(event, Advanced) and event.failed:
+            failed.set()
+
+    done = backfill(pair, fail_fast=True, jobs=3, listener=hold)
+
+    assert failed.is_set()
+    assert len(done.failed) == 1
+    assert len(done.copied) < 9
+    running = "SELECT count(*) FROM copypipe.attempt WHERE state = 'running'"
+    assert pair.dest.scalar(running) == 0
+
+
 def test_a_slice_that_takes_too_long_is_halved(pair: Pair) -> None:
     """A row takes 10 ms, a statement may take a fifth of a second: 24 rows do not fit, 12 do."""
     pair.source.execute(
@@ -473,13 +490,10 @@ def test_who_comes_too_late_takes_no_other_snapshot(
                 " current_database() AND state = 'idle in transaction'"
             )
 
-    done = backfill(pair, snapshot=True, listener=end)
+    with pytest.raises(CopyFailed, match="source: the snapshot of the run is gone"):
+        backfill(pair, snapshot=True, listener=end)
 
-    assert days(done) == DAYS[:3]
-    assert {str(each.error).splitlines()[0] for each in done.failed} == {
-        "ERROR:  source: the snapshot of the run is gone"
-    }
-    assert len(done.failed) == 7
+    assert [row["state"] for row in pair.told()] == ["sealed"] * 3
     assert days(backfill(pair, snapshot=True)) == DAYS[3:]
     assert is_equal(pair)
 
@@ -501,3 +515,12 @@ def test_a_leader_that_died_ends_all(pair: Pair, monkeypatch: pytest.MonkeyPatch
     assert len(pair.told()) < 10
     backfill(pair)
     assert is_equal(pair)
+
+
+def test_without_a_standby_nothing_is_waited_for_and_that_is_told(pair: Pair) -> None:
+    done = backfill(pair, max_replica_lag=0.001)
+
+    assert days(done) == DAYS
+    assert "no standby of either side can be seen" in " ".join(
+        each.text for each in pair.all_of(Warned)
+    )

@@ -1,12 +1,13 @@
 """Ranges of a column of whole numbers, in every command that takes a range."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 import copypipe
-from copypipe import Backfilled, PlanRefused, UsageError
+from copypipe import Backfilled, PlanRefused, UsageError, horizons, transfers
 from plugins.command import Words, no_backends
 from plugins.modes import Pair
 from plugins.ways import Begun
@@ -14,6 +15,13 @@ from plugins.ways import Begun
 T = "CREATE TABLE public.t (id int PRIMARY KEY, note text, created_at timestamptz)"
 RANGE: dict[str, Any] = {"by": "id", "start": -10, "stop": 90, "every": 25}
 PARTS = [(-10, 15), (15, 40), (40, 65), (65, 90)]
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait less for what just began: a second would be waited for in each of these tests."""
+    for module in (horizons, transfers):
+        monkeypatch.setattr(module, "MARGIN", timedelta(milliseconds=50))
 
 
 @pytest.fixture(autouse=True)

@@ -48,6 +48,7 @@ KEPT: dict[str, tuple[list[dict[str, Any]], str, list[int]]] = {
 
 
 @pytest.mark.parametrize(("copies", "range_", "kept"), KEPT.values(), ids=KEPT.keys())
+@pytest.mark.one_of(2)
 def test_what_is_forgotten(
     sides: Sides, words: Words, copies: list[dict[str, Any]], range_: str, kept: list[int]
 ) -> None:

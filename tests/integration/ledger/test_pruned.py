@@ -64,6 +64,7 @@ KEPT: dict[str, tuple[list[dict[str, Any]], list[int]]] = {
 
 
 @pytest.mark.parametrize(("copies", "kept"), KEPT.values(), ids=KEPT.keys())
+@pytest.mark.one_of(2)
 def test_copies_that_count_are_kept_however_old(
     sides: Sides, words: Words, copies: list[dict[str, Any]], kept: list[int]
 ) -> None:

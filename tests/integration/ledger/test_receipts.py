@@ -118,6 +118,7 @@ TOLD: dict[str, tuple[Copies, str, list[tuple[int, list[int]]]]] = {
 
 
 @pytest.mark.parametrize(("copies", "options", "told"), TOLD.values(), ids=TOLD.keys())
+@pytest.mark.one_of(2)
 def test_which_copies_are_told_of(
     sides: Sides, words: Words, copies: Copies, options: str, told: list[tuple[int, list[int]]]
 ) -> None:
