@@ -496,6 +496,7 @@ BAD_DATA: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @TRANSPORTS
 @pytest.mark.parametrize(("spoil", "code"), BAD_DATA.values(), ids=BAD_DATA.keys())
+@pytest.mark.one_of(2)
 def test_bad_data_in_mid_stream_leaves_nothing_behind(
     words: Words,
     source: Database,

@@ -124,6 +124,7 @@ COPIES = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "command", "expected"), COPIES.values(), ids=COPIES.keys()
 )
+@pytest.mark.one_of(2)
 def test_rows(
     words: Words,
     kept_source: Database,
@@ -356,6 +357,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "command", "sent", "arrived"), SHAPES.values(), ids=SHAPES.keys()
 )
+@pytest.mark.one_of(2)
 def test_shapes(
     words: Words,
     kept_source: Database,

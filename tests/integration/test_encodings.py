@@ -102,6 +102,7 @@ def failure(source: Database, dest: Database, table: str = "public.t") -> Copypi
 
 
 @pytest.mark.parametrize(("one", "other"), DIRECTIONS)
+@pytest.mark.one_of(2)
 def test_characters_that_both_have_arrive(pool: Pool, one: str, other: str) -> None:
     source, dest = pool.pair(one, other)
     both = HAS[one] & HAS[other]
@@ -128,6 +129,7 @@ def test_characters_that_both_have_arrive(pool: Pool, one: str, other: str) -> N
         if name in HAS[one] - HAS[other]
     ],
 )
+@pytest.mark.one_of(2)
 def test_a_character_that_the_dest_lacks_fails_the_copy(
     pool: Pool, one: str, other: str, name: str, by_text: bool
 ) -> None:
@@ -148,6 +150,7 @@ def test_a_character_that_the_dest_lacks_fails_the_copy(
 
 @pytest.mark.parametrize("other", ENCODINGS)
 @pytest.mark.parametrize("value", [b"gr\xfc\xdfe", b"\xff", b"\xc3", b"\xed\xa0\x80"])
+@pytest.mark.one_of(2)
 def test_bytes_that_are_no_characters_fail_the_copy(pool: Pool, other: str, value: bytes) -> None:
     source, dest = pool.pair("SQL_ASCII", other)
     insert_bytes(source, value)

@@ -470,6 +470,7 @@ EXCLUDED = {
 
 @pytest.mark.parametrize(("sql", "code"), EXCLUDED.values(), ids=EXCLUDED.keys())
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
+@pytest.mark.one_of(2)
 def test_a_sequence_of_a_column_that_is_excluded(
     pair: Pair, sql: str, code: int, mode: str
 ) -> None:

@@ -814,6 +814,7 @@ def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
         *((name, "libpq", 0) for name in ("tcp", "unix", "tls")),
     ],
 )
+@pytest.mark.one_of(2)
 def test_a_transport_is_taken_or_refused(
     make_way: Callable[..., Way], bare_run: Command, name: str, asked: str, code: int
 ) -> None:

@@ -170,6 +170,7 @@ PREPARED = {
 
 @pytest.mark.parametrize(("when", "command", "expected"), PREPARED.values(), ids=PREPARED.keys())
 @pytest.mark.usefixtures("prepares")
+@pytest.mark.one_of(2)
 def test_a_transaction_that_is_prepared_meanwhile_is_seen(
     sides: Sides,
     monkeypatch: pytest.MonkeyPatch,

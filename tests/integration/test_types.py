@@ -547,7 +547,7 @@ def check_random_tables(
 
 
 def test_random_tables_are_copied_exactly(source: Database, dest: Database) -> None:
-    check_random_tables(source, dest, max_examples=40)
+    check_random_tables(source, dest, max_examples=25)
 
 
 @pytest.mark.slow
@@ -594,7 +594,7 @@ def check_every_type(source: Database, dest: Database, max_examples: int) -> Non
 def test_a_table_with_a_column_of_every_type_is_copied_exactly(
     source: Database, dest: Database
 ) -> None:
-    check_every_type(source, dest, max_examples=12)
+    check_every_type(source, dest, max_examples=8)
 
 
 @pytest.mark.slow

@@ -48,6 +48,7 @@ LASTING = ("22012", "23505", "23514", "28000", "42P01", "0A000", "53100", "54000
 
 
 @pytest.mark.parametrize("code", PASSING)
+@pytest.mark.one_of(2)
 def test_what_passes_is_tried_again(sides: Sides, code: str) -> None:
     raising(sides.dest, code, 2)
 
@@ -400,6 +401,7 @@ CRASHES: dict[str, tuple[str, bytes, bytes]] = {
 
 @pytest.mark.parametrize("transport", ["socket", "libpq"])
 @pytest.mark.parametrize(("side", "kind", "starts"), CRASHES.values(), ids=CRASHES.keys())
+@pytest.mark.one_of(2)
 def test_a_pooler_that_lost_its_server_is_tried_again(
     sides: Sides,
     proxy: Callable[..., Proxy],

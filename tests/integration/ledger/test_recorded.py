@@ -259,6 +259,7 @@ RECORDED: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "options", "expected"), RECORDED.values(), ids=RECORDED.keys()
 )
+@pytest.mark.one_of(2)
 def test_what_is_recorded_of_a_slice(
     sides: Sides, at_source: str, at_dest: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:

@@ -164,6 +164,7 @@ BEFORE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("first", "second", "by"), BEFORE.values(), ids=BEFORE.keys())
+@pytest.mark.one_of(2)
 def test_what_was_copied_before_is_not_added_again(
     pair: Pair, first: dict[str, Any], second: dict[str, Any], by: str
 ) -> None:

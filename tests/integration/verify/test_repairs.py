@@ -296,6 +296,7 @@ KEYED = {
 
 
 @pytest.mark.parametrize(("type_", "value"), KEYED.values(), ids=KEYED.keys())
+@pytest.mark.one_of(2)
 def test_rows_by_other_keys(pair: Pair, type_: str, value: str) -> None:
     """Where a condition of the keys cannot be trusted the slice is copied instead."""
     labels = ", ".join(f"'v{n}'" for n in range(60))

@@ -295,6 +295,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("type_", "value"), KEYS.values(), ids=KEYS.keys())
+@pytest.mark.one_of(2)
 def test_keys_of_other_types(pair: Pair, unchanged: Unchanged, type_: str, value: str) -> None:
     labels = ", ".join(f"'v{n}'" for n in range(100))
     pair.make(
