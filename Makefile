@@ -16,7 +16,7 @@ demo: install ## a million rows on two throw-away servers, a day copied
 # Three at a time, each with servers of its own: many tests wait for something. On two cores it took
 # 265 s, and 300 s two at a time.
 test: install ## the whole suite, on real servers of two majors
-	@$(BIN)/python -m pytest -n 4 --dist worksteal
+	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
 unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
