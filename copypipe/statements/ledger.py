@@ -515,14 +515,14 @@ def covered(
     return SQL(
         """
         WITH {told},
+             undone AS MATERIALIZED (SELECT told.id, told.lies FROM told WHERE told.undoes),
              sealed AS (
                 SELECT pg_catalog.range_agg(piece) AS lies
                   FROM told,
                        unnest(told.lies - coalesce(
-                           (SELECT pg_catalog.range_agg(piece)
-                              FROM told AS later, unnest(later.lies) AS piece
-                             WHERE later.undoes AND later.id > told.id
-                               AND later.lies && told.lies),
+                           (SELECT pg_catalog.range_agg(later)
+                              FROM undone, unnest(undone.lies) AS later
+                             WHERE undone.id > told.id AND undone.lies && told.lies),
                            '{{}}')) AS piece
                  WHERE told.counts),
              filled AS (
