@@ -72,6 +72,7 @@ def copy(
     retry_delay: float = DEFAULT_RETRY_SECONDS,
     settle: float = DEFAULT_SETTLE_SECONDS,
     ledger: bool = True,
+    ascending: bool = False,
     allow_reverse: bool = False,
     source_set: Mapping[str, str] | None = None,
     dest_set: Mapping[str, str] | None = None,
@@ -111,8 +112,9 @@ def copy(
     seconds later at first. The dest's schema `copypipe`, made on first need, records what was
     committed, unless `ledger` is False. A slice is recorded as open, not sealed, while rows may
     still come into it; `settle` is how many seconds after its end that is taken to be over where
-    the transactions of the source cannot be seen. `allow_reverse` copies from a table that is
-    filled from this dest.
+    the transactions of the source cannot be seen. `ascending` takes the numbers of the slice column
+    to be given in ascending order, where no sequence shows that. `allow_reverse` copies from a
+    table that is filled from this dest.
 
     `verify` "checksum" has both servers compute a digest of the rows, which must be equal before
     the dest commits, or `Differs` is raised.
@@ -158,6 +160,7 @@ def copy(
         retry_delay=retry_delay,
         settle=settle,
         ledger=ledger,
+        ascending=ascending,
         allow_reverse=allow_reverse,
         yes=yes,
         notices=notices,
@@ -206,6 +209,7 @@ def backfill(
     retries: int = DEFAULT_RETRIES,
     retry_delay: float = DEFAULT_RETRY_SECONDS,
     settle: float = DEFAULT_SETTLE_SECONDS,
+    ascending: bool = False,
     allow_reverse: bool = False,
     yes: bool = False,
     source_set: Mapping[str, str] | None = None,
@@ -257,6 +261,7 @@ def backfill(
         retries=retries,
         retry_delay=retry_delay,
         settle=settle,
+        ascending=ascending,
         allow_reverse=allow_reverse,
         yes=yes,
         notices=notices,
@@ -329,6 +334,7 @@ def verify(
     retries: int = DEFAULT_RETRIES,
     retry_delay: float = DEFAULT_RETRY_SECONDS,
     settle: float = DEFAULT_SETTLE_SECONDS,
+    ascending: bool = False,
     source_set: Mapping[str, str] | None = None,
     dest_set: Mapping[str, str] | None = None,
     listener: Listener = ignore,
@@ -368,6 +374,7 @@ def verify(
         retries=retries,
         retry_delay=retry_delay,
         settle=settle,
+        ascending=ascending,
     )
     options = Options(
         every=every,

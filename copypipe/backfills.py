@@ -150,11 +150,15 @@ def backfill(
     with attempts.both(request, listen, secrets.token_hex(8), set()) as (source, dest):
         listen(Connected(str(source.address), str(dest.address)))
         plan = attempts.planned(request, source, dest)
+        _check_shortest(plan, options)
         with plans.reading(request, source, dest):
             column = _column(plan)
             most = None if request.yes else slices.MOST_SLICES
-            found = comparisons.parts(request, options.every, source, plan.source.table, plan.slice)
-            parts = tuple(slices.few(found, most))
+            parts = tuple(
+                comparisons.parts(
+                    request, options.every, source, plan.source.table, plan.slice, most
+                )
+            )
             done = set() if options.again else _done(plan, column, parts, source, dest)
         plan = attempts.with_ledger(plan, dest, listen)
         if options.max_replica_lag is not None:
@@ -173,6 +177,15 @@ def backfill(
         todo.reverse()
     range_ = Range(table=plan.dest.table.full_name, parts=len(parts), skipped=len(done))
     return range_, _copied(request, options, listen, plan, standbys, todo, late, of=len(parts))
+
+
+def _check_shortest(plan: Plan, options: Options) -> None:
+    around = slices.range_of(plan.slice)
+    if around is not None and around.numbers and isinstance(options.min_slice, timedelta):
+        raise UsageError(
+            f'slices of the column "{around.column}" cannot be {options.min_slice} long',
+            hint="Say how many numbers the shortest one has: --min-slice 10000.",
+        )
 
 
 def _column(plan: Plan) -> Column:
@@ -334,6 +347,8 @@ class _Standbys:
         self._lock = threading.Lock()
         self._marks: dict[Side, tuple[str, float]] = {}
         """Where the log ended, and when that was: not all have replayed that yet."""
+        self._known: set[Side] = set()
+        """The sides whose first mark has been replayed: until then they may be hours behind."""
 
     def behind(self, session: Session) -> float | None:
         """Return by how many seconds the slowest one is behind; None where none can be seen."""
@@ -347,9 +362,17 @@ class _Standbys:
         with self._lock:
             if mark is not None and not found.has_mark:
                 waiting = now - since
-            elif found.end is not None:
-                self._marks[side] = (found.end, now)
+            else:
+                if mark is not None or found.end is None:
+                    self._known.add(side)
+                if found.end is not None:
+                    self._marks[side] = (found.end, now)
         return max(found.seconds or 0.0, waiting) if found.is_seen else None
+
+    def is_known(self, side: Side) -> bool:
+        """Return whether what `behind` has returned is all there is to it."""
+        with self._lock:
+            return side in self._known
 
 
 def _check_standbys(standbys: _Standbys, source: Session, dest: Session, listen: Listener) -> None:
@@ -475,10 +498,11 @@ class _Worker:
         while limit is not None:
             with self._pair.sessions() as sessions:
                 standbys = self._work.standbys
-                behind = [(standbys.behind(each) or 0.0, each.side) for each in sessions]
-            seconds, side = max(behind)
-            if seconds <= limit:
+                behind = [(standbys.behind(each), each.side) for each in sessions]
+            seen = [(seconds, side) for seconds, side in behind if seconds is not None]
+            if all(seconds <= limit and standbys.is_known(side) for seconds, side in seen):
                 return
+            seconds, side = max(seen)
             if time.monotonic() - told >= _TELL_LAG_SECONDS:
                 told = time.monotonic()
                 self._work.advance.hear(Lagging(side, seconds))

@@ -207,7 +207,7 @@ def _read(
             hint=f"GRANT SELECT ({around.column}) ON {table.full_name} TO the role.",
             side="dest",
         )
-    parts = list(slices.few(comparisons.parts(request, every, source, relation, around)))
+    parts = list(comparisons.parts(request, every, source, relation, around))
     ranges = [each for part in parts if isinstance(each := part.slice, Range)]
     kind = {
         "signature": None,  # whichever columns were copied
@@ -354,6 +354,8 @@ class Told:
     intact: set[int] = field(default_factory=set)
     """Which entries (by id()) count with all their rows."""
     running: Covered = field(default_factory=Covered)
+    slices: Covered = field(default_factory=Covered)
+    """All that was copied by the column, whatever has undone it since."""
     whole: bool = False
     """All rows were copied, by no column."""
 
@@ -378,7 +380,7 @@ class Told:
         ]
         if failures:
             return Mark("failed", rows, had_rows, failures[0])
-        if found or self.whole:
+        if self.whole or any(self.slices.touches(*each) for each in intervals):
             return Mark("open", rows, had_rows)
         before = _once(entry for each in intervals for entry in self.named.within(*each))
         return Mark(was_filled=any(entry.rows for entry in before))
@@ -406,8 +408,12 @@ def gathered(entries: Iterable[Entry], tries: Iterable[Try]) -> Told:
             told.whole = told.whole or entry.is_this
             continue
         told.named.add(entry.instants, entry)
-        if entry.is_this and told.entries.add(entry.instants, entry):
+        if not entry.is_this:
+            continue
+        if told.entries.add(entry.instants, entry):
             told.intact.add(id(entry))
+        for each in entry.instants if entry.is_slice else ():
+            told.slices.add(*each)
     for attempt in tries:
         if attempt.is_alive:
             for each in attempt.instants:

@@ -441,10 +441,35 @@ def has_rows(session: Session, of: Table, within: slices.Slice | None = None) ->
     return bool(session.fetch_one(copies.any_row(of, within or slices.Whole()))[0])
 
 
-def highest(session: Session, of: Table, column: str) -> Highest:
-    """Return the highest number of a column, which an index finds."""
-    number, at = session.fetch_one(slice_queries.highest(of, column))
-    return Highest(number, at, time.monotonic())
+def highest(session: Session, of: Relation, column: str, *, ascending: bool) -> Highest:
+    """Return the highest number of a column that was given out.
+
+    `ascending` tells that they are given in ascending order; else a sequence has to show that.
+    """
+    given_by, why = None, None
+    if not isinstance(of, Table) or not any(i.is_sorted for i in indexes(session, of, column)):
+        why = f"no index finds the highest {column} of a table at the source"
+    elif not ascending:
+        given_by, why = _given_by(session, of, column)
+    if why is not None or not isinstance(of, Table):
+        return Highest(None, datetime.min.replace(tzinfo=UTC), time.monotonic(), why)
+    is_seen, number, at = session.fetch_one(slice_queries.highest(of, column, given_by))
+    if given_by is not None and not is_seen and has_rows(session, of):
+        why = f"the role may not see how far {given_by.full_name} is (SELECT on it)"
+    return Highest(number if why is None else None, at, time.monotonic(), why)
+
+
+def _given_by(session: Session, of: Table, column: str) -> tuple[OwnedSequence | None, str | None]:
+    """Return what gives a column its numbers in ascending order, or why nothing is known to."""
+    found = [each for each in sequences(session, of) if each.column == column]
+    if len(found) != 1:
+        return None, f"no sequence gives {column} its numbers (--ascending takes them to ascend)"
+    if not found[0].keeps_order:
+        return None, (
+            f"{found[0].full_name} need not give its numbers in ascending order: it has a CACHE, "
+            "descends or cycles (--ascending takes them to ascend)"
+        )
+    return found[0], None
 
 
 def without_day(session: Session, of: Table, column: str) -> tuple[bool, bool]:

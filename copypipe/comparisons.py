@@ -72,7 +72,7 @@ class Comparison:
     """Into what groups rows are taken apart where they differ."""
     ledger: Ledger
     highest: Highest | None
-    """The highest number of the slice's column; None for times, and where it costs too much."""
+    """The highest number of the slice's column; None for times."""
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
     signature: str
@@ -126,8 +126,8 @@ def make(
             source_at=source.address,
             columns=columns,
             forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns], found.sides),
-            parts=tuple(slices.few(parts(request, every, source, found.relation, decided.slice))),
-            highest=_highest(found, decided.slice),
+            parts=tuple(parts(request, every, source, found.relation, decided.slice)),
+            highest=_highest(request, found, decided.slice),
             key=places,
             can_merge=can_merge,
             groups=_groups(request, found, columns, places, decided.slice),
@@ -138,13 +138,11 @@ def make(
         )
 
 
-def _highest(found: Found, slice_: Slice) -> Highest | None:
-    around, relation = slices.range_of(slice_), found.relation
-    if around is None or around.numbers is None or not isinstance(relation, Table):
+def _highest(request: Request, found: Found, slice_: Slice) -> Highest | None:
+    around = slices.range_of(slice_)
+    if around is None or around.numbers is None:
         return None
-    if not catalog.indexes(found.source, relation, around.column):
-        return None
-    return catalog.highest(found.source, relation, around.column)
+    return catalog.highest(found.source, found.relation, around.column, ascending=request.ascending)
 
 
 def _ledger(dest: Session) -> Ledger:
@@ -167,11 +165,17 @@ def _check_dest(table: Table, names: set[str]) -> None:
 
 
 def parts(
-    request: Request, every: Every | None, source: Session, relation: Relation, slice_: Slice
+    request: Request,
+    every: Every | None,
+    source: Session,
+    relation: Relation,
+    slice_: Slice,
+    most: int | None = slices.MOST_SLICES,
 ) -> Iterator[Part]:
     """Yield the slices into which `every` cuts a slice, in order; the slice itself for None.
 
-    In an open transaction of the source. Raises UsageError where it cannot be cut so.
+    In an open transaction of the source. Raises UsageError where it cannot be cut so, or into more
+    than `most`.
     """
     around = slices.range_of(slice_)
     wanted = request.wanted
@@ -186,17 +190,15 @@ def parts(
             if numbers
             else "Slices of times are an hour, a day, a week or a month long.",
         )
-    if isinstance(every, int):
-        for each in slices.of_numbers(around, every):
-            yield Part(each, _narrowed(slice_, each))
-        return
-    if every == "hour":
-        for each in slices.hours(around):
+    if isinstance(every, int) or every == "hour":
+        cut = slices.of_numbers(around, every) if isinstance(every, int) else slices.hours(around)
+        for each in slices.few(cut, most):
             yield Part(each, _narrowed(slice_, each))
         return
     column = next(c for c in relation.columns if c.name == around.column)
     offsets = plans.Zone(source, request.timezone)
-    periods = list(slices.split(plans.settled(source, wanted, request.timezone), every))
+    cut_days = slices.split(plans.settled(source, wanted, request.timezone), every)
+    periods = list(slices.few(cut_days, most))
     if column.type_oid == slices.TIMESTAMPTZ:
         offsets.foresee([periods[0].start, *(period.stop for period in periods)])
     for period in periods:

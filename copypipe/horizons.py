@@ -57,14 +57,16 @@ class Horizon:
 
 
 class Highest(NamedTuple):
-    """The highest number of a column that was seen."""
+    """The highest number of a column that was given out and is there."""
 
     number: int | None
-    """None for no row."""
+    """None for no row, and where `why` says so."""
     at: datetime
     """The server's clock, read after that."""
     looked: float
     """Ours (`time.monotonic`), read after both."""
+    why: str | None = None
+    """What keeps it from being known."""
 
 
 def horizon(
@@ -121,9 +123,9 @@ def _primary(writers: Writers, settle: timedelta) -> list[tuple[datetime, str]]:
 def open_because(slice_: Slice, seen: Horizon, highest: Highest | None = None) -> str | None:
     """Return why the slice may still get rows, None for a sealed one.
 
-    Numbers are taken to be given in ascending order, as a sequence without a cache does: what a
-    transaction gives that began after `highest` was seen is higher. So a range up to it is complete
-    as soon as all transactions have ended that were running then.
+    Numbers are given in ascending order: what a transaction draws that began after `highest` was
+    seen is higher. So a range up to it is complete as soon as all transactions have ended that were
+    running then.
     """
     around = slices.range_of(slice_)
     if around is not None and around.numbers:
@@ -140,9 +142,21 @@ def open_because(slice_: Slice, seen: Horizon, highest: Highest | None = None) -
 
 def _open_numbers(stop: int, seen: Horizon, highest: Highest | None) -> str | None:
     if highest is None:
-        return "without an index on the numbers of a table nobody has looked for the highest one"
+        return "nobody has looked for the highest number at the source"
+    if highest.why is not None:
+        return highest.why
     if highest.number is None or stop > highest.number + 1:
         return f"the highest number at the source was {highest.number}"
     if seen.until is not None and highest.at <= seen.until:
         return None
     return seen.why or "transactions may be running that had begun when the highest number was seen"
+
+
+def is_past(slice_: Slice, seen: Horizon, highest: Highest | None) -> bool:
+    """Return whether what comes next belongs behind the slice, but for what is late."""
+    around = slices.range_of(slice_)
+    if around is not None and around.numbers:
+        known = highest.number if highest is not None else None
+        return known is None or around.numbers[1] <= known + 1
+    end = slices.end(slice_)
+    return end is not None and end <= seen.clock

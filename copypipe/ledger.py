@@ -23,6 +23,7 @@ from copypipe import __version__, slices
 from copypipe.addresses import Address
 from copypipe.catalog import Server
 from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, TransientError
+from copypipe.horizons import Highest
 from copypipe.requests import Mode
 from copypipe.servers import Session
 from copypipe.slices import Covered, Extent, Lock, Range, Slice, Where, range_of
@@ -622,25 +623,28 @@ def superseded(told: Iterable[Sequence[Any]]) -> dict[int, bool]:
     """Return the ids of slices of which later ones tell all instants, and whether they are old.
 
     `told` are the rows of `statements.all_told`, the last first. Later slices have to be of the
-    same table, or one that it is a partition of, and by the same column, and tell of all rows; one
-    that went against the usual direction tells nothing of those that did not.
+    same table, or one that it is a partition of, of the same kind and by the same column, and tell
+    of all rows: one of another kind may be what undoes others, which its like alone does too. One
+    that only compared, or went against the usual direction, tells nothing of those that did not.
     """
     later: defaultdict[tuple[Any, ...], Covered] = defaultdict(Covered)
     found = {}
-    for number, tables, column, is_reversed, instants, numbers, tells_all, is_old in told:
-        # A column may have been of the other kind before.
-        of_numbers = numbers is not None
-        intervals = numbers if of_numbers else instants
-        known = [later[table, column, of_numbers, is_reversed] for table in tables]
+    for number, tables, kind, compared, column, is_reversed, *where, tells_all, is_old in told:
+        instants, numbers = where
+        # A column may have been one of times before.
+        of = (kind, column, numbers is not None)
+        intervals = instants if numbers is None else numbers
+        known = [later[table, of, compared, is_reversed] for table in tables]
         # What has no instant has nothing that later ones could tell.
         if intervals and all(
             any(covered.holds(*interval) for covered in known) for interval in intervals
         ):
             found[number] = is_old
-        # What went against the direction counts for its like alone, all else for both.
-        for counts in (True,) if is_reversed else (False, True):
-            for interval in intervals if tells_all else ():
-                later[tables[0], column, of_numbers, counts].add(*interval)
+        # What went against the direction, or only compared, counts for its like alone.
+        for turned in (True,) if is_reversed else (False, True):
+            for of_compared in (True,) if compared else (False, True):
+                for interval in intervals if tells_all else ():
+                    later[tables[0], of, of_compared, turned].add(*interval)
     return found
 
 
@@ -655,6 +659,8 @@ class Entry(NamedTuple):
     """It counts: else it undoes what was told before."""
     rows: int
     instants: Sequence[Sequence[datetime | None]]
+    is_slice: bool = True
+    """Of all rows in these instants by that column; else it merely may have touched them."""
 
 
 class Try(NamedTuple):
@@ -766,6 +772,26 @@ def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:
     if found.made != ledger.made or found.problem is not None:
         return None
     return bool(session.fetch_one(statements.holds(attempt.attempt_id))[0])
+
+
+def highest_before(
+    session: Session, table: Table, column: str, source: Mapping[str, Any], until: datetime
+) -> Highest | None:
+    """Return the highest number of a column that was seen last before an instant.
+
+    `source` are the facts of `of_source`.
+    """
+    found = session.fetch(statements.highest_before(table.oid, column, source, until))
+    return Highest(found[0][0], found[0][1], looked=0.0) if found else None
+
+
+def of_highest(highest: Highest | None) -> dict[str, Any]:
+    """Return what was seen of the numbers of a column."""
+    known = highest is not None and highest.number is not None
+    return {
+        "highest": highest.number if highest is not None and known else None,
+        "highest_at": highest.at if highest is not None and known else None,
+    }
 
 
 def of_source(relation: Relation, server: Server, address: Address) -> dict[str, Any]:

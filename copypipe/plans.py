@@ -138,7 +138,7 @@ class Plan:
     sliced_by: str | None
     """The column by which the dest tells slices of the table apart; None for none yet."""
     highest: Highest | None = None
-    """The highest number of the slice's column; None for times, and where it costs too much."""
+    """The highest number of the slice's column; None for times."""
     reversed: bool = False
     """The source is filled from this dest, and the request allows to go against that."""
     refusals: tuple[PlanRefused, ...] = ()
@@ -473,8 +473,9 @@ def _assembled(
         )
     highest = None
     if around and around.numbers:
-        if isinstance(relation, Table) and serving:
-            highest = catalog.highest(source, relation, around.column)
+        highest = catalog.highest(source, relation, around.column, ascending=request.ascending)
+        if kept.records and highest.why is not None:
+            warnings.append(f"its slices stay open, and are copied again each time: {highest.why}")
     elif around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes

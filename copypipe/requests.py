@@ -134,6 +134,8 @@ class Request:
     """Seconds after its end until a slice is sealed, where transactions cannot be seen."""
     ledger: bool = True
     """Record what is copied at the dest."""
+    ascending: bool = False
+    """Take the numbers of the slice column to be given in ascending order."""
     allow_reverse: bool = False
     """Copy from a table that the dest's own table is copied into."""
     yes: bool = False
@@ -415,7 +417,10 @@ def length(text: str) -> timedelta | int:
     Raises UsageError for anything else.
     """
     word = text.strip()
-    return int(word) if word.isdecimal() else timedelta(seconds=duration(word))
+    return int(word) if _COUNT.fullmatch(word) else timedelta(seconds=duration(word))
+
+
+_COUNT = re.compile(r"\d{1,18}(_\d{1,18})*")
 
 
 # PostgreSQL's units of size, in bytes ("Parameter Names and Values").

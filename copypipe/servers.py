@@ -66,8 +66,9 @@ def _unwatched(side: Side, moved: float, /) -> float:
 # (365 days of 100 rows, one job: 25.8 ms a slice without all of this).
 _OFTEN = 3
 
-# So many texts are kept; more are of statements that are said once, such as those with keys.
+# So many texts are kept, and prepared, of some bytes; what is longer has keys and is said once.
 _KEPT_TEXTS = 128
+_LONGEST_KEPT = 8192
 
 
 class Output(NamedTuple):
@@ -178,11 +179,14 @@ class Session:
 
     def _text(self, statement: Statement) -> bytes:
         """Return the text of a statement, put together once as long as it is one object."""
-        if id(statement) not in self._texts:
+        if id(statement) in self._texts:
+            return self._texts[id(statement)][1]
+        text = statement.as_bytes(self.conn)
+        if len(text) <= _LONGEST_KEPT:
             if len(self._texts) >= _KEPT_TEXTS:
                 self._texts.clear()
-            self._texts[id(statement)] = (statement, statement.as_bytes(self.conn))
-        return self._texts[id(statement)][1]
+            self._texts[id(statement)] = (statement, text)
+        return text
 
     def _pause(self) -> Pause:
         """Return what waits for this server and tells `idle` of its silence."""
@@ -220,6 +224,8 @@ class Session:
         """Prepare a query that is asked often; returns its name, None for one that is not."""
         if text in self._prepared:
             return self._prepared[text]
+        if len(text) > _LONGEST_KEPT or len(self._prepared) >= _KEPT_TEXTS:
+            return None
         if len(self._fetched) >= _KEPT_TEXTS:
             self._fetched.clear()
         times = self._fetched[text] = self._fetched.get(text, 0) + 1

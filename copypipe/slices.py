@@ -400,7 +400,12 @@ def check_order(wanted: Wanted) -> None:
 def _empty(start: object, stop: object) -> UsageError:
     return UsageError(
         f"the range is empty: from {_written(start)} to {_written(stop)}",
-        hint="The end is exclusive: --from 2018-04-01 --to 2018-05-01 is all of April.",
+        hint="The end is exclusive: "
+        + (
+            "--from 0 --to 1000 is up to 999."
+            if isinstance(start, int)
+            else "--from 2018-04-01 --to 2018-05-01 is all of April."
+        ),
     )
 
 

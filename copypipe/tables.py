@@ -69,6 +69,8 @@ class Index:
     """An index whose first key is the slice column, so that it can serve the slice."""
 
     name: str
+    is_sorted: bool
+    """It finds the highest value at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,8 @@ class OwnedSequence:
     ascends: bool
     may_advance: bool
     """The role has SELECT and UPDATE on it, and SELECT on the column."""
+    keeps_order: bool
+    """It gives its numbers in ascending order: it has no CACHE and does not CYCLE."""
 
     @property
     def full_name(self) -> str:

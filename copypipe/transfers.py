@@ -8,7 +8,7 @@ what was cleared. READ COMMITTED at the dest: a snapshot taken while waiting wou
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
@@ -124,6 +124,8 @@ def transfer(
     """
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
+    if plan.ledger.records and (around := range_of(plan.slice)) and around.numbers:
+        let_pass(plan.highest, around.numbers[1] - 1)
     _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)
     if plan.ledger.records:
         # It may have waited long.
@@ -139,8 +141,6 @@ def transfer(
     _refuse_unasked(plan, had_rows=cleared.had_rows)
     listen(Cleared(cleared.rows))
     if snapshot is None:
-        if plan.ledger.records:
-            let_pass(plan.slice, plan.highest)
         writers = read_writers(source, plan.source.server)
         begin_reading(plan, source)
         seen = complete_until(plan.source.table, request.settle, writers, source)
@@ -187,7 +187,9 @@ def transfer(
         transport=plan.transport,
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
-        open_because=open_because(plan.slice, seen, plan.highest),
+        open_because=still_open(
+            plan.slice, seen, plan.highest, lambda *asked: _highest_before(plan, dest, *asked)
+        ),
         digest=proof.found if proof is not None else None,
         recorded=plan.ledger.records,
         attempt=attempt,
@@ -195,6 +197,13 @@ def transfer(
     if position is not None:
         _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment)
     return done
+
+
+def _highest_before(plan: Plan, dest: Session, column: str, until: datetime) -> Highest | None:
+    if plan.ledger.state != "ready":
+        return None
+    of = ledger.of_source(plan.source.table, plan.source.server, plan.source.address)
+    return ledger.highest_before(dest, plan.dest.table, column, of, until)
 
 
 def covered(plan: Plan, wanted: Sequence[Range], dest: Session) -> dict[int, bool]:
@@ -302,17 +311,37 @@ def read_writers(source: Session, server: Server) -> Writers:
         return catalog.writers(source)
 
 
-def let_pass(slice_: Slice, highest: Highest | None) -> None:
+def let_pass(highest: Highest | None, first: int) -> None:
     """Wait until transactions that began before the highest number was seen can be told apart.
 
-    A second at most, and once for all slices of a plan. Without that the first slices of a range of
-    numbers would stay open.
+    A second at most, and once for all slices of a plan; not for numbers from `first` on that are
+    not there yet. Without that the first slices of a range of numbers would stay open.
     """
-    around = range_of(slice_)
-    if around is None or highest is None or highest.number is None:
-        return
-    if around.numbers and around.numbers[1] <= highest.number + 1:
+    if highest is not None and highest.number is not None and first <= highest.number:
         time.sleep(max(0.0, highest.looked + MARGIN.total_seconds() - time.monotonic()))
+
+
+def still_open(
+    slice_: Slice,
+    seen: Horizon,
+    highest: Highest | None,
+    earlier: Callable[[str, datetime], Highest | None],
+) -> str | None:
+    """Return why the slice may still get rows, None for a sealed one.
+
+    `earlier` returns the highest number of a column that some run has seen before an instant. That
+    may be long ago, when what is seen now is too young for the transactions that run.
+    """
+    because, around = open_because(slice_, seen, highest), range_of(slice_)
+    if because is None or around is None or not around.numbers:
+        return because
+    if highest is None or highest.number is None or seen.until is None:
+        return because
+    before = earlier(around.column, seen.until)
+    # Less than that: the numbers have begun anew since.
+    if before is None or before.number is None or before.number > highest.number:
+        return because
+    return because if open_because(slice_, seen, before) is not None else None
 
 
 def complete_until(relation: Relation, settle: float, writers: Writers, source: Session) -> Horizon:
@@ -359,6 +388,7 @@ def _record(
         reversed=plan.reversed,
         state="sealed" if done.sealed else "open",
         open_because=done.open_because,
+        **ledger.of_highest(plan.highest),
         complete_until=seen.until,
         source_clock=seen.clock,
         began_at=began,
@@ -650,13 +680,14 @@ def begin_reading(plan: Plan, source: Session, *, repeatable: bool = False) -> N
         once = plan.forms is None and not repeatable
         isolation: Isolation = "READ COMMITTED" if once else "REPEATABLE READ"
         source.begin(isolation, read_only=True, local=local)
-        source.fetch(copies.nothing(plan.select))
+        source.execute(copies.nothing(plan.select))
     plans.reread(plan, source)
 
 
 def begin_shared(plan: Plan, leader: Session) -> Horizon:
     """Begin a transaction whose snapshot others will read; return how far it is complete."""
-    let_pass(plan.slice, plan.highest)
+    if (around := range_of(plan.slice)) and around.numbers:
+        let_pass(plan.highest, around.numbers[0])
     writers = read_writers(leader, plan.source.server)
     begin_reading(plan, leader, repeatable=True)
     return complete_until(plan.source.table, plan.request.settle, writers, leader)
@@ -683,12 +714,12 @@ def _begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
         if lockable is not None:
             source.execute(copies.lock_for_reading(lockable, at_once=True))
         else:
-            source.fetch(copies.nothing(plan.select))
+            source.execute(copies.nothing(plan.select))
         plans.reread(plan, source)
         return
     raise SnapshotLost(
         "source: the snapshot of the run is gone",
-        detail=f"{problem.message}. Nothing was changed.",
+        detail=f"{problem.message}. Slices that are not done are as they were.",
         hint="Run it again: it goes on with another one.",
         side="source",
     )

@@ -35,7 +35,16 @@ from copypipe.attempts import Pair
 from copypipe.comparisons import Comparison, Failed, Part
 from copypipe.digests import Digest
 from copypipe.errors import CopypipeError, Differs, PlanRefused, SliceBusy
-from copypipe.events import Connected, Event, Listener, Retried, Silent, Waiting, ignore
+from copypipe.events import (
+    Connected,
+    Event,
+    Listener,
+    Retried,
+    Silent,
+    Waiting,
+    Warned,
+    ignore,
+)
 from copypipe.horizons import Horizon
 from copypipe.ledger import Attempt
 from copypipe.requests import Request
@@ -264,7 +273,6 @@ class _Worker:
     def _compare(self, part: Part, source: Session, dest: Session) -> Verdict:
         began = time.monotonic()
         comparison, slice_ = self.comparison, part.slice
-        transfers.let_pass(slice_, comparison.highest)
         writers = transfers.read_writers(source, comparison.source_is)
         _begin_reading(comparison, source)
         seen = transfers.complete_until(
@@ -287,7 +295,8 @@ class _Worker:
         source.rollback()
         dest.rollback()
         open_because = horizons.open_because(slice_, seen, comparison.highest)
-        is_open = _may_be_late(slice_, seen, open_because, found)
+        is_past = horizons.is_past(slice_, seen, comparison.highest)
+        is_open = _may_be_late(slice_, seen, open_because, found, is_past=is_past)
         return Verdict(
             table=comparison.table.full_name,
             slice=slice_,
@@ -311,8 +320,10 @@ class _Worker:
         if condition is not None:
             try:
                 self._copy(self._of_rows(request, part, found, condition))
-            except PlanRefused:
-                pass  # the rows cannot be told by their keys, or not be merged: all of the slice
+            except PlanRefused as error:
+                # They cannot be told by their keys, or not be merged.
+                told = f"all of {part.slice} is copied, since its rows cannot be: {error.message}"
+                self.listen(Warned(told))
             else:
                 return
         self._copy(request)
@@ -400,6 +411,8 @@ class _Worker:
         moment: datetime,
     ) -> None:
         comparison = self.comparison
+        if (around := slices.range_of(slice_)) and around.numbers:
+            transfers.let_pass(comparison.highest, around.numbers[1] - 1)
         dest.begin(
             "READ COMMITTED",
             read_only=False,
@@ -410,7 +423,6 @@ class _Worker:
         )
         wanted = [ledger.IN_USE, attempt.lock, *slices.locks(slice_, sliced_by)]
         _take(dest, wanted, comparison, slice_)
-        transfers.let_pass(slice_, comparison.highest)
         writers = transfers.read_writers(source, comparison.source_is)
         _begin_reading(comparison, source)
         seen = transfers.complete_until(
@@ -438,14 +450,21 @@ class _Worker:
         moment: datetime,
     ) -> None:
         comparison, around = self.comparison, slices.range_of(slice_)
-        because = horizons.open_because(slice_, seen, comparison.highest)
+        of = ledger.of_source(comparison.relation, comparison.source_is, comparison.source_at)
+        because = transfers.still_open(
+            slice_,
+            seen,
+            comparison.highest,
+            lambda *asked: ledger.highest_before(dest, comparison.table, asked[0], of, asked[1]),
+        )
         seed = comparison.forms.seed
         ledger.record(
             dest,
             attempt,
             comparison.table,
             slice_,
-            **ledger.of_source(comparison.relation, comparison.source_is, comparison.source_at),
+            **of,
+            **ledger.of_highest(comparison.highest),
             zone=around.zone if around else None,
             mode="verify",
             rows_deleted=0,
@@ -511,18 +530,22 @@ def _judged(sent: Digest, held: Digest) -> Judgement:
 
 
 def _may_be_late(
-    slice_: Slice, seen: Horizon, open_because: str | None, found: Differing | None
+    slice_: Slice,
+    seen: Horizon,
+    open_because: str | None,
+    found: Differing | None,
+    *,
+    is_past: bool,
 ) -> bool:
     """Return whether the rows that differ may all have come since the slice was copied.
 
-    Not where nothing can ever be said of the source (a materialized view, a pooler): damage would
-    pass for that for ever.
+    Not where nothing can ever be said of the source (a materialized view, a pooler), nor of numbers
+    that others have passed: damage would pass for that for ever.
     """
-    if open_because is None or found is None or slices.range_of(slice_) is None:
+    around = slices.range_of(slice_)
+    if open_because is None or found is None or around is None:
         return False
-    end = slices.end(slice_)
-    is_past = end is not None and end <= seen.clock
-    if is_past and seen.until is None:
+    if is_past and (seen.until is None or around.numbers):
         return False
     return all(row.is_ == "missing" for row in found.rows) and (found.complete or not is_past)
 

@@ -17,6 +17,7 @@ from copypipe.cli.options import (
     AllowEmpty,
     AllowLossy,
     AllowReverse,
+    Ascending,
     AsJson,
     By,
     Cast,
@@ -57,9 +58,9 @@ from copypipe.cli.options import (
     VerifyOption,
     WaitLock,
 )
-from copypipe.cli.output import ask, log, log_failed, on_terminal, outcome, say
+from copypipe.cli.output import ask, error_text, log, log_failed, on_terminal, outcome, say
 from copypipe.cli.words import wanted
-from copypipe.errors import PARTLY_DONE
+from copypipe.errors import PARTLY_DONE, CopypipeError
 
 # What a signal leaves behind.
 _LEFT = "slices that were told are done, others may be; the same command goes on"
@@ -145,6 +146,7 @@ def backfill(
     retries: Retries = requests.DEFAULT_RETRIES,
     retry_delay: RetryDelay = "1s",
     settle: Settle = "1h",
+    ascending: Ascending = False,
     allow_reverse: AllowReverse = False,
     yes: Annotated[
         bool, typer.Option("--yes", help="Do not ask about more than 100,000 slices.")
@@ -198,6 +200,7 @@ def backfill(
             retries=retries,
             retry_delay=requests.duration(retry_delay),
             settle=requests.duration(settle),
+            ascending=ascending,
             allow_reverse=allow_reverse,
             yes=yes,
             notices=verbose,
@@ -220,6 +223,7 @@ def backfill(
         )
         listener, close = listener_for(progress, quiet=quiet, verbose=verbose)
         tally = backfills.Tally()
+        ended: CopypipeError | None = None
 
         def tell(each: backfills.Outcome) -> None:
             if isinstance(each, Failed):
@@ -251,12 +255,22 @@ def backfill(
             with closing(outcomes):
                 for each in outcomes:
                     hear(each)
+        except CopypipeError as error:
+            if not tally.copied:
+                raise
+            # What ends all of it, such as a snapshot that is gone, does not undo what is done.
+            ended = error
         finally:
             close()
+        if ended is not None:
+            for line in error_text(ended, as_json=as_json).splitlines():
+                log(line)
         if as_json:
             say(reporting.backfill_json(found, tally))
         elif not quiet:
             say(reporting.backfill_line(found, tally))
+        if ended is not None:
+            raise typer.Exit(PARTLY_DONE)
         if not tally.failed:
             return
         for each in tally.failed:

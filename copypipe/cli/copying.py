@@ -17,6 +17,7 @@ from copypipe.cli.options import (
     AllowEmpty,
     AllowLossy,
     AllowReverse,
+    Ascending,
     AsJson,
     By,
     Cast,
@@ -131,6 +132,7 @@ def copy(
             "--no-ledger", help="Record nothing at the dest (schema copypipe, made on first need)."
         ),
     ] = False,
+    ascending: Ascending = False,
     allow_reverse: AllowReverse = False,
     source_set: SourceSet = None,
     dest_set: DestSet = None,
@@ -195,6 +197,7 @@ def copy(
             retry_delay=requests.duration(retry_delay),
             settle=requests.duration(settle),
             ledger=not no_ledger,
+            ascending=ascending,
             allow_reverse=allow_reverse,
             yes=yes,
             notices=verbose,

@@ -105,7 +105,7 @@ def clean(
     forget: Annotated[
         str | None,
         typer.Option(
-            help="Remove only what tells of these times of TABLE: a day, "
+            help="Remove only what tells of this range of TABLE: a day, 0..1000000, "
             "2018-04-01..2018-05-01 (the end is exclusive), or all.",
             metavar="RANGE",
         ),

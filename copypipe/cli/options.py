@@ -290,6 +290,14 @@ Settle = Annotated[
         metavar="TIME",
     ),
 ]
+Ascending = Annotated[
+    bool,
+    typer.Option(
+        "--ascending",
+        help="Take the numbers of --by to be given in ascending order, where no sequence shows it: "
+        "what lies below the highest one is complete then.",
+    ),
+]
 AllowReverse = Annotated[
     bool,
     typer.Option("--allow-reverse", help="Copy from a table that is filled from this dest."),

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from copypipe import reporting, requests, slices
 from copypipe.cli.copying import endpoint
 from copypipe.cli.options import (
+    Ascending,
     By,
     Columns,
     Day,
@@ -146,6 +147,7 @@ def verify(
     ] = "10min",
     retries: Retries = requests.DEFAULT_RETRIES,
     settle: Settle = "1h",
+    ascending: Ascending = False,
     source_set: SourceSet = None,
     dest_set: DestSet = None,
     yes: Annotated[
@@ -198,6 +200,7 @@ def verify(
             wait_lock=requests.duration(wait_lock),
             retries=retries,
             settle=requests.duration(settle),
+            ascending=ascending,
         )
         requests.check(request)
         from copypipe import verdicts  # psycopg, which --help need not pay for

@@ -247,7 +247,7 @@ def indexes(oid: int, column: str) -> Composed:
     """Find usable indexes whose first key is that column and that hold every row."""
     return SQL(
         """
-        SELECT c.relname
+        SELECT c.relname, m.amname = 'btree' AS is_sorted
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am m ON m.oid = c.relam
@@ -325,7 +325,8 @@ def sequences(oid: int) -> Composed:
         SELECT a.attname, n.nspname, c.relname, q.seqincrement > 0 AS ascends,
                pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-                   AND pg_catalog.has_column_privilege({oid}, a.attname, 'SELECT') AS may_advance
+                   AND pg_catalog.has_column_privilege({oid}, a.attname, 'SELECT') AS may_advance,
+               q.seqincrement > 0 AND q.seqcache = 1 AND NOT q.seqcycle AS keeps_order
           FROM (SELECT d.objid, d.refobjid, d.refobjsubid
                   FROM tree
                   JOIN pg_catalog.pg_depend d

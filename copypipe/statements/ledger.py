@@ -8,6 +8,7 @@ was tried, in transactions of their own.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from functools import cache, lru_cache
 from typing import Any
 
@@ -89,6 +90,8 @@ _TABLES = (
         state text NOT NULL CHECK (state IN ('sealed', 'open')),
         open_because text,
         complete_until timestamptz,
+        highest int8,
+        highest_at timestamptz,
         source_clock timestamptz NOT NULL,
         began_at timestamptz NOT NULL,
         manifest jsonb NOT NULL,
@@ -136,6 +139,8 @@ _TABLES = (
     "COMMENT ON COLUMN copypipe.slice.numbers IS 'Of a column of whole numbers; else NULL'",
     "COMMENT ON COLUMN copypipe.slice.complete_until IS"
     " 'What was stamped before is there; NULL where nothing could be said'",
+    "COMMENT ON COLUMN copypipe.slice.highest IS"
+    " 'The highest number that the source had given at highest_at, of a slice of numbers'",
     "COMMENT ON COLUMN copypipe.slice.checksum IS"
     " 'Digest that both servers computed before COMMIT: of which columns, rows, two sums'",
     "COMMENT ON COLUMN copypipe.slice.equal IS"
@@ -363,7 +368,7 @@ def recorded(
     column: str | None,
     wanted: Extent,
 ) -> Composed:
-    """Find a slice with rows that may have rows in common with these instants.
+    """Find a slice with rows that may have rows in common with that one.
 
     Whatever its condition was; by another column nobody can tell. Of a table that bore this name
     too: one that was put in its place has another OID, and often its rows.
@@ -391,22 +396,26 @@ def told_last(
     wanted: Extent,
     condition: str | None,
 ) -> Composed:
-    """Find what was recorded last of these instants, and whether it was of them exactly.
+    """Find what was recorded last of that slice, and whether it was of that exactly.
+
+    What went into a partition, or into what the table is a partition of, is not.
 
     Rows: whether it was, its mode, its checksum, its rows, its id.
     """
     return SQL(
         """
-        SELECT s.by_column IS NOT DISTINCT FROM {column} AND {lies} = {wanted}
+        SELECT s.dest_oid = {oid}
+                   AND s.by_column IS NOT DISTINCT FROM {column} AND {lies} = {wanted}
                    AND s.condition IS NOT DISTINCT FROM {condition} AS exactly,
                s.mode, s.checksum, s.rows_copied, s.id
           FROM copypipe.slice s
-         WHERE s.dest_oid = {oid}
+         WHERE s.dest_oid = ANY ({kin})
            AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {wanted})
          ORDER BY s.id DESC LIMIT 1
         """
     ).format(
         oid=Literal(oid),
+        kin=_kin(oid),
         column=Literal(column),
         lies=_lies("s", wanted.kind),
         wanted=_multirange(wanted),
@@ -430,7 +439,8 @@ def record(values: dict[str, Any]) -> Composed:
 _TOLD = SQL(
     """
     kin AS MATERIALIZED (
-        SELECT s.id, s.by_column, s.condition, s.rows_copied, s.state, s.mode, s.equal,
+        SELECT s.id, s.by_column, s.condition, s.rows_deleted, s.rows_copied, s.state, s.mode,
+               s.equal,
                CASE WHEN s.by_column = {column} THEN {lies} ELSE {everywhere} END AS lies,
                s.dest_oid = ANY ({ancestors}) AND NOT s.reversed
                    AND coalesce(s.signature = {signature}, true)
@@ -450,8 +460,10 @@ _TOLD = SQL(
         SELECT judged.*,
                NOT judged.counts AND judged.mode <> 'verify'
                    AND NOT (judged.of_kind AND judged.equal
-                            AND (judged.state = 'sealed'
-                                 OR judged.by_column IS DISTINCT FROM {column})) AS undoes
+                            AND ((judged.by_column IS NULL AND judged.condition IS NULL)
+                                 OR (judged.rows_deleted = 0 AND judged.rows_copied = 0
+                                     AND (judged.by_column IS DISTINCT FROM {column}
+                                          OR judged.condition IS NOT NULL)))) AS undoes
           FROM judged)
     """
 )
@@ -471,9 +483,10 @@ def _told(
     any) from the same source, into the table itself or what it is a partition of. `equal` tells
     that nothing counts beside which other rows may be there.
 
-    What came later undoes that: copies of another kind, by another column too, since nobody knows
-    which of these rows they removed; and those that found the slice open. A later copy of the same
-    kind that leaves rows equal to the source's, whichever, undoes nothing; nor does one that only
+    What came later undoes that: copies of another kind, and those that found the slice open. So do
+    those by another column or of a condition, since nobody knows of which slices they removed rows:
+    a row may be in one of theirs by what the dest holds, and not any more by what the source has.
+    A copy of all rows of the same kind undoes nothing, nor does one that touched no row, or only
     compared.
     """
     facts = (
@@ -540,6 +553,37 @@ def covered(
     )
 
 
+def highest_before(
+    oid: int, column: str, of_source: Mapping[str, Any], until: datetime
+) -> Composed:
+    """Read the highest number of a column that was seen last before an instant, and when."""
+    return SQL(
+        """
+        SELECT s.highest, s.highest_at
+          FROM copypipe.slice s
+         WHERE s.dest_oid = ANY ({kin}) AND s.by_column = {column} AND s.highest_at <= {until}
+           AND s.source_database_oid = {source_database_oid}
+           AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
+           AND coalesce(s.source_system = {source_system}::int8,
+                        s.source_address = {source_address})
+         ORDER BY s.highest_at DESC LIMIT 1
+        """
+    ).format(
+        kin=_kin(oid),
+        column=Literal(column),
+        until=Literal(until),
+        **{
+            name: Literal(of_source[name])
+            for name in (
+                "source_database_oid",
+                "source_root_oid",
+                "source_system",
+                "source_address",
+            )
+        },
+    )
+
+
 def _written(intervals: Sequence[tuple[Any, Any]]) -> str:
     """Return a multirange as text."""
     return "{" + ",".join(f'["{start}","{stop}")' for start, stop in intervals) + "}"
@@ -593,16 +637,17 @@ def entries(
     return SQL(
         """
         WITH {told}
-        SELECT is_this, is_whole, is_sealed, rows_copied, {intervals}
+        SELECT is_this, is_whole, is_sealed, rows_copied, {intervals}, is_slice
           FROM (SELECT t.id, true AS is_this,
                        t.of_kind AND t.by_column IS NULL AND t.condition IS NULL AS is_whole,
-                       t.counts AS is_sealed, t.rows_copied, t.lies AS instants
+                       t.counts AS is_sealed, t.rows_copied, t.lies AS instants,
+                       t.by_column = {column} AND t.condition IS NULL AS is_slice
                   FROM told t
                  WHERE t.counts OR t.undoes
                        OR (t.of_kind AND t.by_column IS NULL AND t.condition IS NULL)
                 UNION ALL
                 SELECT g.id, false, g.by_column IS NULL, g.state = 'sealed', g.rows_copied,
-                       g.instants
+                       g.instants, true
                   FROM copypipe.slice g
                  WHERE {gone} AND coalesce(g.by_column = {column}, true) AND g.condition IS NULL
                    AND g.instants && {wanted}) AS s
@@ -701,7 +746,8 @@ def told_of(
 def all_told(oid: int | None, seconds: float) -> Composed:
     """Read what decides which slices still count, the last first; None for those of all tables.
 
-    Rows: id, the table and what it is a partition of, column, whether it went against the usual
+    Rows: id, the table and what it is a partition of, of which kind it was (the source, and what
+    went over and how), whether it only compared, column, whether it went against the usual
     direction, its instants, its numbers, whether it tells all of them, whether it is older than so
     many seconds. One by which nothing was cleared, and which brought nothing, tells nothing of the
     rows that were there before.
@@ -712,7 +758,10 @@ def all_told(oid: int | None, seconds: float) -> Composed:
                s.dest_oid::int8 || ARRAY(
                    SELECT a.relid::oid::int8
                      FROM pg_catalog.pg_partition_ancestors(s.dest_oid) AS a (relid)),
-               s.by_column, s.reversed, {intervals}, {numbers},
+               pg_catalog.concat_ws(' ', coalesce(s.source_system::text, s.source_address),
+                                    s.source_database_oid, coalesce(s.source_root_oid, 0),
+                                    s.signature),
+               s.mode = 'verify', s.by_column, s.reversed, {intervals}, {numbers},
                s.condition IS NULL AND (s.rows_copied > 0 OR s.mode IN ('replace', 'verify')),
                s.recorded_at < {before}
           FROM copypipe.slice s
@@ -781,8 +830,8 @@ def forgettable(
 ) -> Composed:
     """Count what `forget` would remove, what of that tells of more, and what it cannot tell.
 
-    Rows: those to be removed, those of them that tell of other instants or partitions too, those
-    by another column.
+    Rows: those to be removed, those of them that tell of more of the table or of other partitions,
+    those by another column.
     """
     return SQL(
         """

@@ -198,15 +198,18 @@ def lag(mark: str | None) -> Composed:
     where the log ends now, and whether all standbys have replayed up to the mark, a former end of
     it. The seconds of a server's standbys stay what they were while one replays nothing
     (LagTrackerRead in walsender.c), so that alone does not tell. A standby that has replayed all it
-    has received is not behind, unless it receives nothing: then its last commit tells.
+    has received is not behind, unless it receives nothing: then its last commit tells. Subscribers
+    are no standbys; what they have confirmed may stand still for hours.
     """
     return SQL(
         """
         SELECT r.is_standby
-               OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication a WHERE a.state IS NOT NULL),
+               OR EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication a
+                           WHERE a.state IS NOT NULL AND a.pid <> ALL (r.subscribers)),
                extract(epoch FROM CASE
                    WHEN NOT r.is_standby THEN
-                       (SELECT max(a.replay_lag) FROM pg_catalog.pg_stat_replication a)
+                       (SELECT max(a.replay_lag) FROM pg_catalog.pg_stat_replication a
+                         WHERE a.pid <> ALL (r.subscribers))
                    WHEN pg_catalog.pg_last_wal_receive_lsn()
                         IS DISTINCT FROM pg_catalog.pg_last_wal_replay_lsn()
                         OR NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_wal_receiver) THEN
@@ -214,10 +217,14 @@ def lag(mark: str | None) -> Composed:
                END)::float8,
                CASE WHEN NOT r.is_standby THEN pg_catalog.pg_current_wal_lsn() END::text,
                NOT EXISTS (SELECT 1 FROM pg_catalog.pg_stat_replication a
-                            WHERE NOT r.is_standby AND a.replay_lsn < {}::pg_lsn)
-          FROM (SELECT pg_catalog.pg_is_in_recovery()) AS r (is_standby)
+                            WHERE NOT r.is_standby AND a.replay_lsn < {mark}::pg_lsn
+                              AND a.pid <> ALL (r.subscribers))
+          FROM (SELECT pg_catalog.pg_is_in_recovery(),
+                       ARRAY(SELECT s.active_pid FROM pg_catalog.pg_replication_slots s
+                              WHERE s.slot_type = 'logical' AND s.active_pid IS NOT NULL)
+               ) AS r (is_standby, subscribers)
         """
-    ).format(Value(mark))
+    ).format(mark=Value(mark))
 
 
 def export_snapshot() -> Composed:

@@ -9,7 +9,7 @@ from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.slices import Slice, Where, Whole
 from copypipe.statements.expressions import within_parentheses
-from copypipe.tables import Table
+from copypipe.tables import OwnedSequence, Table
 
 # Offsets are sampled this many seconds apart and each change between two samples is then found to
 # the second. No zone has ever changed twice within a quarter of an hour.
@@ -137,11 +137,28 @@ def any_without_day(table: Table, column: str) -> Composed:
     ).format(table=Identifier(table.schema, table.name), column=Identifier(column))
 
 
-def highest(table: Table, column: str) -> Composed:
-    """Ask for the highest number of a column, and for the clock after that was found."""
+def highest(table: Table, column: str, given_by: OwnedSequence | None) -> Composed:
+    """Ask for the highest number of a column, and for the clock after that was found.
+
+    What a sequence has not given yet does not count: somebody wrote it. NULL in the first column
+    where the role may not see how far the sequence is; the view asks for that right.
+    """
+    last: Composable = SQL("NULL::int8")
+    if given_by is not None:
+        last = SQL(
+            """
+            (SELECT s.last_value FROM pg_catalog.pg_sequences s
+              WHERE s.schemaname = {} AND s.sequencename = {})
+            """
+        ).format(Literal(given_by.schema), Literal(given_by.name))
     return SQL(
         """
-        SELECT found.number::int8, pg_catalog.clock_timestamp()
-          FROM (SELECT max({}) AS number FROM {} OFFSET 0) AS found
+        SELECT {is_seen}, least(found.number, found.last)::int8, pg_catalog.clock_timestamp()
+          FROM (SELECT max({column}) AS number, {last} AS last FROM {table} OFFSET 0) AS found
         """
-    ).format(Identifier(column), Identifier(table.schema, table.name))
+    ).format(
+        is_seen=SQL("true") if given_by is None else SQL("found.last IS NOT NULL"),
+        column=Identifier(column),
+        last=last,
+        table=Identifier(table.schema, table.name),
+    )

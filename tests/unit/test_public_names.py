@@ -34,7 +34,7 @@ OPTIONS = (
     " cast, allow_lossy, by, timezone, mode, clear, swap, key, merge_deletes, again, sequences,"
     " accept, min_ratio, allow_empty, fail_on_empty, rate_limit, verify, transport,"
     " stall_timeout,"
-    " wait_lock, retries, retry_delay, settle, ledger, allow_reverse, source_set, dest_set, yes,"
+    " wait_lock, retries, retry_delay, settle, ledger, ascending, allow_reverse, source_set, dest_set, yes,"
     " notices, listener"
 )
 

@@ -44,6 +44,8 @@ def test_intervals_cover_what_their_instants_do(
 told = st.lists(
     st.tuples(
         st.sampled_from(TABLES),
+        st.sampled_from(["one", "another"]),
+        st.booleans(),
         st.sampled_from(COLUMNS),
         st.booleans(),
         st.lists(bounds, max_size=2),
@@ -59,17 +61,16 @@ def test_a_slice_counts_until_later_ones_tell_all_its_instants(slices: list[Any]
     rows, expected = [], {}
     later: list[Any] = []
     for number, row in reversed([*enumerate(slices)]):
-        table, column, is_reversed, parts, _, is_old = row
-        rows.append(
-            (number, [*table], column, is_reversed, [*map(interval, parts)], None, *row[4:])
-        )
+        table, *of, parts, whole, is_old = row
+        rows.append((number, [*table], *of, [*map(interval, parts)], None, whole, is_old))
 
         def told(oid: int, part: tuple[int, int], row: Any = row) -> bool:
-            _, by, is_reversed, *_ = row
+            _, kind, compared, by, turned, *_ = row
             known = {
                 hour
-                for of, other, turned, instants, whole, _ in later
-                if (of[0], other) == (oid, by) and whole and (is_reversed or not turned)
+                for other, of_kind, only_compared, of_column, reverse, instants, tells, _ in later
+                if (other[0], of_kind, of_column) == (oid, kind, by) and tells
+                if (compared or not only_compared) and (turned or not reverse)
                 for each in instants
                 for hour in range(*each)
             }

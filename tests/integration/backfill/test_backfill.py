@@ -16,9 +16,11 @@ from copypipe import (
     UsageError,
     attempts,
     snapshots,
+    transfers,
 )
 from copypipe.events import Advanced, Event, Warned
-from plugins.command import no_backends
+from copypipe.transfers import SnapshotLost
+from plugins.command import Words, no_backends
 from plugins.modes import Pair
 from plugins.ways import Begun
 
@@ -185,18 +187,91 @@ def test_copies_from_another_source_cover_nothing(pair: Pair) -> None:
     assert is_equal(pair)
 
 
-@pytest.mark.parametrize("options", [{"all": True, "yes": True}, {"where": "id >= 0"}])
-def test_what_removes_rows_otherwise_uncovers(pair: Pair, options: dict[str, Any]) -> None:
+def test_what_removes_rows_otherwise_uncovers(pair: Pair) -> None:
     backfill(pair)
-    pair.copy(**options)
+    pair.copy(all=True, yes=True)
     assert backfill(pair).skipped == 10, "all that is there is the source's"
 
-    query = "SELECT * FROM public.t WHERE id % 10 = 0"
-    whole = {"all": True, "yes": True}
-    pair.copy(**(whole if "all" in options else RANGE), query=query)
+    pair.copy(all=True, yes=True, query="SELECT * FROM public.t WHERE id % 10 = 0")
 
     assert days(backfill(pair)) == DAYS
     assert is_equal(pair)
+
+
+# By what a row is copied that belongs there at the dest, and at the source not any more.
+MOVED: dict[str, dict[str, Any]] = {
+    "by another column": {"by": "paid_at", "day": "2018-05-02"},
+    "of a condition": {"where": "note LIKE 'r%'"},
+    "of a condition within a day": {"where": "note LIKE 'r%'", "day": "2018-04-01"},
+}
+
+
+@pytest.mark.parametrize("options", MOVED.values(), ids=MOVED.keys())
+def test_a_row_that_left_another_slice_uncovers_its_own(
+    pair: Pair, options: dict[str, Any]
+) -> None:
+    pair.make("ALTER TABLE public.t ADD paid_at timestamptz DEFAULT '2018-05-02 10:00Z'")
+    backfill(pair)
+    pair.source.execute("UPDATE public.t SET paid_at = '2018-05-09', note = 'x' WHERE id = 1")
+    pair.copy(**options)
+    assert not pair.dest.scalar("SELECT count(*) FROM public.t WHERE id = 1")
+
+    done = backfill(pair)
+
+    assert days(done) == (DAYS[:1] if "day" in options and "where" in options else DAYS)
+    assert is_equal(pair)
+
+
+def test_what_touched_no_row_uncovers_nothing(pair: Pair) -> None:
+    backfill(pair)
+    pair.copy(where="id < 0")
+
+    assert backfill(pair).skipped == 10
+
+
+def test_what_undid_a_slice_is_kept_while_that_is(pair: Pair, words: Words) -> None:
+    """Pruning must not bring it back: what was only compared since takes nobody's place."""
+    other = "CREATE TABLE public.u (LIKE public.t INCLUDING ALL); INSERT INTO public.u"
+    pair.source.execute(f"{other} SELECT id, 'other', created_at FROM public.t")
+    backfill(pair)
+    pair.copy(table="public.u", into="public.t", day="2018-04-03")
+    pair.verify(table="public.u", into="public.t", day="2018-04-03", record=True)
+    pair.dest.execute("UPDATE copypipe.slice SET recorded_at = recorded_at - interval '1 day'")
+
+    assert words("clean", "--older-than", "1h", "--yes").code == 0
+
+    assert days(backfill(pair)) == [DAYS[2]]
+    assert is_equal(pair)
+
+
+def test_a_mistake_in_the_year_is_told_at_once(pair: Pair) -> None:
+    began = time.monotonic()
+    with pytest.raises(UsageError, match="more than 100000 slices"):
+        backfill(pair, start="0218-04-01")
+    assert time.monotonic() - began < 3
+
+
+def test_a_snapshot_that_is_lost_leaves_what_is_done(
+    pair: Pair, words: Words, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, begun = transfers._begin_with, 0
+
+    def lost(*args: Any) -> None:
+        nonlocal begun
+        begun += 1
+        if begun > 3:
+            raise SnapshotLost("source: the snapshot of the run is gone", side="source")
+        real(*args)
+
+    monkeypatch.setattr(transfers, "_begin_with", lost)
+
+    run = words(
+        *("backfill", "public.t", "--from", RANGE["start"], "--to", RANGE["stop"], "--snapshot")
+    )
+
+    assert run.code == 3
+    assert "the snapshot of the run is gone" in run.err
+    assert run.out.splitlines()[-1].startswith("public.t: 10 slices, 3 copied, 7 not begun")
 
 
 def test_a_partition_does_not_cover_the_table(pair: Pair) -> None:

@@ -70,6 +70,8 @@ def test_a_copy_is_recorded_with_every_fact(sides: Sides) -> None:
         "zone": "Europe/Vienna",
         "instants": '{["2018-04-28 22:00:00+00","2018-04-29 22:00:00+00")}',
         "numbers": None,
+        "highest": None,
+        "highest_at": None,
         "condition": None,
         "mode": "replace",
         "reversed": False,

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from copypipe import Failed, PlanRefused, SliceBusy, Verdict, verdicts
+from copypipe.events import Warned
 from copypipe.statements.ledger import RIGHTS
 from plugins.command import Words, eventually, no_backends, pause, waits_in_pause
 from plugins.modes import DAY, NEXT_DAY, Pair
@@ -459,6 +460,8 @@ def test_rows_that_cannot_be_moved_are_repaired_with_their_slice(pair: Pair) -> 
 
     assert (found.verdict, found.repaired, found.failure) == ("same", True, None)
     assert pair.told()[-1]["mode"] == "replace"
+    (told,) = pair.all_of(Warned)
+    assert "is copied, since its rows cannot be: " in told.text
 
 
 def test_an_hour_with_a_hole(pair: Pair) -> None:
@@ -503,3 +506,17 @@ def test_rows_that_are_too_long_are_told_by_their_keys(
     assert 0 < len(shown) < 24
     for row in shown:
         assert row.source[:2] == (row.key[0], row.key[0] * 400)
+
+
+def test_a_copy_of_a_partition_tells_nothing_of_drift(pair: Pair) -> None:
+    pair.make(
+        f"{T.replace('id int PRIMARY KEY', 'id int')} PARTITION BY RANGE (id);"
+        f"CREATE TABLE public.p PARTITION OF public.t DEFAULT; {ROWS}"
+    )
+    pair.copy(day=DAY, verify="checksum")
+    pair.source.execute(CHANGED)
+    pair.copy(table="public.p", day=DAY, verify="checksum")
+    pair.dest.execute(LOST)
+
+    assert one(pair.verify(day=DAY)).drift is None
+    assert one(pair.verify(table="public.p", day=DAY)).drift == "changed at the dest"
