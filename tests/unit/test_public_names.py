@@ -33,9 +33,8 @@ OPTIONS = (
     "table, source, dest, into, day, month, start, stop, all, where, query, columns, exclude,"
     " cast, allow_lossy, by, timezone, mode, clear, swap, key, merge_deletes, again, sequences,"
     " accept, min_ratio, allow_empty, fail_on_empty, rate_limit, verify, transport,"
-    " stall_timeout,"
-    " wait_lock, retries, retry_delay, settle, ledger, ascending, allow_reverse, source_set, dest_set, yes,"
-    " notices, listener"
+    " stall_timeout, wait_lock, retries, retry_delay, settle, ledger, ascending, allow_reverse,"
+    " source_set, dest_set, yes, notices, listener"
 )
 
 
