@@ -440,7 +440,7 @@ _TOLD = SQL(
     """
     kin AS MATERIALIZED (
         SELECT s.id, s.by_column, s.condition, s.rows_deleted, s.rows_copied, s.state, s.mode,
-               s.equal,
+               s.equal, (s.numbers IS NOT NULL) = {of_numbers} AS of_type,
                CASE WHEN s.by_column = {column} THEN {lies} ELSE {everywhere} END AS lies,
                s.dest_oid = ANY ({ancestors}) AND NOT s.reversed
                    AND coalesce(s.signature = {signature}, true)
@@ -453,8 +453,9 @@ _TOLD = SQL(
            AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {hull})),
     judged AS MATERIALIZED (
         SELECT kin.*,
-               kin.of_kind AND kin.by_column = {column} AND kin.condition IS NULL
-                   AND kin.state = 'sealed' AND (kin.equal OR NOT {equal}) AS counts
+               kin.of_kind AND kin.of_type AND kin.by_column = {column}
+                   AND kin.condition IS NULL AND kin.state = 'sealed'
+                   AND (kin.equal OR NOT {equal}) AS counts
           FROM kin),
     told AS MATERIALIZED (
         SELECT judged.*,
@@ -501,6 +502,7 @@ def _told(
     return _TOLD.format(
         column=Literal(column),
         lies=_lies("s", of),
+        of_numbers=Literal(of == "numbers"),
         everywhere=_everywhere(of),
         ancestors=_ancestors(oid),
         kin=_kin(oid),

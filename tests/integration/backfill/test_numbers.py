@@ -421,12 +421,20 @@ def test_a_calendar_shows_no_numbers(pair: Pair, words: Words) -> None:
     assert "no calendar shows" in run.err
 
 
-def test_a_key_that_was_altered_to_a_time(pair: Pair) -> None:
+def test_a_key_that_was_altered_to_a_time(pair: Pair, words: Words) -> None:
     """What was told of it by its numbers says nothing of its times."""
-    pair.make("ALTER TABLE public.t ADD at int DEFAULT 5")
-    backfill(pair, by="at", start=0, stop=10, every=10)
+    pair.make("ALTER TABLE public.t ADD at int DEFAULT 5; CREATE INDEX ON public.t (at)")
+    (told,) = backfill(pair, by="at", start=0, stop=6, every=6, ascending=True).copied
+    assert told.sealed
     pair.make("ALTER TABLE public.t DROP at; ALTER TABLE public.t ADD at date DEFAULT '2018-04-29'")
 
-    done = backfill(pair, by="at", start="2018-04-29", stop="2018-04-30", every="day")
+    range_ = {"by": "at", "start": "2018-04-29", "stop": "2018-04-30"}
 
-    assert len(done.copied) == 1
+    env = {"COPYPIPE_SOURCE": pair.source.dsn, "COPYPIPE_DEST": pair.dest.dsn}
+    shown = words(
+        "status", "t", "--by", "at", "--from", "2018-04-29", "--to", "2018-04-30", env=env
+    )
+    assert "copied" not in shown.out.split("\n\n")[0], shown
+    assert "backfill t" in shown.out
+
+    assert len(backfill(pair, **range_, every="day").copied) == 1
