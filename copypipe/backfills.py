@@ -172,6 +172,9 @@ def backfill(
         )
     for warning in plan.warnings:
         listen(Warned(warning))
+    if plan.highest is not None and plan.highest.why is not None:
+        # Else nobody would know why the next run does it all again.
+        listen(Warned(f"slices stay open, and are copied again each time: {plan.highest.why}"))
     todo = [part for place, part in enumerate(parts) if place not in done]
     if options.order == "newest":
         todo.reverse()

@@ -475,7 +475,7 @@ def _assembled(
     if around and around.numbers:
         highest = catalog.highest(source, relation, around.column, ascending=request.ascending)
         if kept.records and highest.why is not None:
-            warnings.append(f"its slices stay open, and are copied again each time: {highest.why}")
+            notes.append(f"it stays open: {highest.why}")
     elif around:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes
