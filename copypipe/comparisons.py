@@ -127,7 +127,7 @@ def make(
             columns=columns,
             forms=digests.forms([(c.source, c.dest, c.crossing) for c in columns], found.sides),
             parts=tuple(parts(request, every, source, found.relation, decided.slice)),
-            highest=_highest(request, found, decided.slice),
+            highest=plans.highest_number(request, found, decided.slice),
             key=places,
             can_merge=can_merge,
             groups=_groups(request, found, columns, places, decided.slice),
@@ -136,13 +136,6 @@ def make(
             signature=plans.signature(columns, request),
             is_reversed=decided.is_reversed,
         )
-
-
-def _highest(request: Request, found: Found, slice_: Slice) -> Highest | None:
-    around = slices.range_of(slice_)
-    if around is None or around.numbers is None:
-        return None
-    return catalog.highest(found.source, found.relation, around.column, ascending=request.ascending)
 
 
 def _ledger(dest: Session) -> Ledger:

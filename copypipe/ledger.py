@@ -717,14 +717,22 @@ def forget(session: Session, table: Table, slice_: Slice) -> int:
     Within `using`, and under the locks of the slice: a transfer that is under way is told of first.
     Raises SliceBusy where it takes longer than `using` waits.
     """
-    wanted = slices.locks(slice_, sliced_by(session, table))
+    take(session, slices.locks(slice_, sliced_by(session, table)), table, slice_)
+    return session.count(statements.forget(*_asked(table, slice_)))
+
+
+def take(session: Session, wanted: Sequence[Lock], table: Table, slice_: Slice) -> None:
+    """Take the locks of a slice in the session's open transaction.
+
+    Raises SliceBusy where another run has one of them for longer than lock_timeout.
+    """
     try:
         session.fetch(locks.take(wanted, table.root_oid))
     except CopypipeError as error:
         if error.sqlstate != "55P03":  # lock_not_available
             raise
     else:
-        return session.count(statements.forget(*_asked(table, slice_)))
+        return
     raise SliceBusy(
         f"another run holds a slice that overlaps {slice_} of {table.full_name}",
         hint="Run it again later, or wait longer with --wait-lock.",
@@ -775,7 +783,7 @@ def holds(session: Session, ledger: Ledger, attempt: Attempt) -> bool | None:
 
 
 def highest_before(
-    session: Session, table: Table, column: str, source: Mapping[str, Any], until: datetime
+    session: Session, table: Table, source: Mapping[str, Any], column: str, until: datetime
 ) -> Highest | None:
     """Return the highest number of a column that was seen last before an instant.
 

@@ -471,12 +471,10 @@ def _assembled(
             "what is read must not read the table that is truncated, through a view or another "
             "server: the two would wait for each other"
         )
-    highest = None
-    if around and around.numbers:
-        highest = catalog.highest(source, relation, around.column, ascending=request.ascending)
-        if kept.records and highest.why is not None:
-            notes.append(f"it stays open: {highest.why}")
-    elif around:
+    highest = highest_number(request, found, slice_)
+    if highest is not None and highest.why is not None and kept.records:
+        notes.append(f"it stays open: {highest.why}")
+    if around and not around.numbers:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
     removes = request.mode == "replace" or request.merge_deletes
     access = remarks.source_access(relation, slice_, reading, serving)
@@ -529,6 +527,14 @@ def _assembled(
         highest=highest,
         reversed=decided.is_reversed,
     )
+
+
+def highest_number(request: Request, found: Found, slice_: slices.Slice) -> Highest | None:
+    """Return the highest number that the source has given, for a slice of numbers."""
+    around = slices.range_of(slice_)
+    if around is None or not around.numbers:
+        return None
+    return catalog.highest(found.source, found.relation, around.column, ascending=request.ascending)
 
 
 def _gaps(

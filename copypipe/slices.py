@@ -252,9 +252,8 @@ MOST_SLICES = 100_000
 def parse_every(text: str) -> Every:
     """Return what a range is to be cut into; raises UsageError for anything else."""
     word = text.strip().lower()
-    for each in get_args(EveryTime):
-        if word == each:
-            return cast("EveryTime", each)
+    if word in get_args(EveryTime):
+        return cast("EveryTime", word)
     if _NUMBER.fullmatch(word) and int(word) > 0:
         return int(word)
     raise UsageError(

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 from copypipe import catalog, digests, ledger, modes, plans
 from copypipe.catalog import Position, Server
@@ -188,7 +189,7 @@ def transfer(
         scan="libpq" if plan.transport == "libpq" else scans.NAME,
         spent=relayed.spent,
         open_because=still_open(
-            plan.slice, seen, plan.highest, lambda *asked: _highest_before(plan, dest, *asked)
+            plan.slice, seen, plan.highest, partial(_highest_before, plan, dest)
         ),
         digest=proof.found if proof is not None else None,
         recorded=plan.ledger.records,
@@ -203,7 +204,7 @@ def _highest_before(plan: Plan, dest: Session, column: str, until: datetime) -> 
     if plan.ledger.state != "ready":
         return None
     of = ledger.of_source(plan.source.table, plan.source.server, plan.source.address)
-    return ledger.highest_before(dest, plan.dest.table, column, of, until)
+    return ledger.highest_before(dest, plan.dest.table, of, column, until)
 
 
 def covered(plan: Plan, wanted: Sequence[Range], dest: Session) -> dict[int, bool]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from copypipe import (
@@ -49,10 +50,9 @@ from copypipe.horizons import Horizon
 from copypipe.ledger import Attempt
 from copypipe.requests import Request
 from copypipe.servers import Session
-from copypipe.slices import Every, Lock, Slice
+from copypipe.slices import Every, Slice
 from copypipe.statements import Statement
 from copypipe.statements import digests as statements
-from copypipe.statements import locks as lock_statements
 from copypipe.statements.digests import Rows, Within
 from copypipe.workers import Stop
 
@@ -273,11 +273,7 @@ class _Worker:
     def _compare(self, part: Part, source: Session, dest: Session) -> Verdict:
         began = time.monotonic()
         comparison, slice_ = self.comparison, part.slice
-        writers = transfers.read_writers(source, comparison.source_is)
-        _begin_reading(comparison, source)
-        seen = transfers.complete_until(
-            comparison.relation, comparison.request.settle, writers, source
-        )
+        seen = _begin_reading(comparison, source)
         local = {
             "lock_timeout": plans.OTHER_LOCKS,
             **transfers.ends_with_client(comparison.dest_is),
@@ -422,12 +418,12 @@ class _Worker:
             },
         )
         wanted = [ledger.IN_USE, attempt.lock, *slices.locks(slice_, sliced_by)]
-        _take(dest, wanted, comparison, slice_)
-        writers = transfers.read_writers(source, comparison.source_is)
-        _begin_reading(comparison, source)
-        seen = transfers.complete_until(
-            comparison.relation, comparison.request.settle, writers, source
-        )
+        try:
+            ledger.take(dest, wanted, comparison.table, slice_)
+        except SliceBusy:
+            dest.rollback()
+            raise
+        seen = _begin_reading(comparison, source)
         position = catalog.position(source)
         seed = comparison.forms.seed
         there = digests.ask(dest, comparison.held(slice_), seed)
@@ -455,7 +451,7 @@ class _Worker:
             slice_,
             seen,
             comparison.highest,
-            lambda *asked: ledger.highest_before(dest, comparison.table, asked[0], of, asked[1]),
+            partial(ledger.highest_before, dest, comparison.table, of),
         )
         seed = comparison.forms.seed
         ledger.record(
@@ -496,29 +492,17 @@ class _Worker:
         )
 
 
-def _begin_reading(comparison: Comparison, source: Session) -> None:
+def _begin_reading(comparison: Comparison, source: Session) -> Horizon:
+    """Begin to read the source, and return how far it is complete."""
+    writers = transfers.read_writers(source, comparison.source_is)
     local = {
         "lock_timeout": plans.OTHER_LOCKS,
         **transfers.keeps_views_out(comparison.relation, comparison.source_is),
         **transfers.ends_with_client(comparison.source_is),
     }
     source.begin("REPEATABLE READ", read_only=True, local=local)
-
-
-def _take(dest: Session, wanted: Sequence[Lock], comparison: Comparison, slice_: Slice) -> None:
-    try:
-        dest.fetch(lock_statements.take(wanted, comparison.table.root_oid))
-    except CopypipeError as error:
-        if error.sqlstate != "55P03":  # lock_not_available
-            raise
-    else:
-        return
-    dest.rollback()
-    raise SliceBusy(
-        f"another run holds a slice that overlaps {slice_} of {comparison.table.full_name}",
-        hint="Run it again later, or wait longer with --wait-lock.",
-        side="dest",
-    )
+    request = comparison.request
+    return transfers.complete_until(comparison.relation, request.settle, writers, source)
 
 
 def _judged(sent: Digest, held: Digest) -> Judgement:

@@ -443,11 +443,7 @@ _TOLD = SQL(
                s.equal, (s.numbers IS NOT NULL) = {of_numbers} AS of_type,
                CASE WHEN s.by_column = {column} THEN {lies} ELSE {everywhere} END AS lies,
                s.dest_oid = ANY ({ancestors}) AND NOT s.reversed
-                   AND coalesce(s.signature = {signature}, true)
-                   AND s.source_database_oid = {source_database_oid}
-                   AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
-                   AND coalesce(s.source_system = {source_system}::int8,
-                                s.source_address = {source_address}) AS of_kind
+                   AND coalesce(s.signature = {signature}, true) AND {from_source} AS of_kind
           FROM copypipe.slice s
          WHERE s.dest_oid = ANY ({kin})
            AND (s.by_column IS DISTINCT FROM {column} OR {lies} && {hull})),
@@ -490,13 +486,6 @@ def _told(
     A copy of all rows of the same kind undoes nothing, nor does one that touched no row, or only
     compared.
     """
-    facts = (
-        "signature",
-        "source_database_oid",
-        "source_root_oid",
-        "source_system",
-        "source_address",
-    )
     hull = [each for extent in wanted for each in extent.intervals or ()]
     of = wanted[0].kind
     return _TOLD.format(
@@ -510,7 +499,27 @@ def _told(
             Extent(of, ((min(start for start, _ in hull), max(stop for _, stop in hull)),))
         ),
         equal=Literal(equal),
-        **{name: Literal(kind[name]) for name in facts},
+        signature=Literal(kind["signature"]),
+        from_source=_from_source(kind),
+    )
+
+
+def _from_source(facts: Mapping[str, Any]) -> Composed:
+    """Return the condition under which the row `s` is of a copy from a source.
+
+    By the cluster's identifier, or where the role may not ask for it by the address.
+    """
+    return SQL(
+        """
+        (s.source_database_oid = {database}
+         AND s.source_root_oid IS NOT DISTINCT FROM {root}
+         AND coalesce(s.source_system = {system}::int8, s.source_address = {address}))
+        """
+    ).format(
+        database=Literal(facts["source_database_oid"]),
+        root=Literal(facts["source_root_oid"]),
+        system=Literal(facts["source_system"]),
+        address=Literal(facts["source_address"]),
     )
 
 
@@ -564,25 +573,14 @@ def highest_before(
         SELECT s.highest, s.highest_at
           FROM copypipe.slice s
          WHERE s.dest_oid = ANY ({kin}) AND s.by_column = {column} AND s.highest_at <= {until}
-           AND s.source_database_oid = {source_database_oid}
-           AND s.source_root_oid IS NOT DISTINCT FROM {source_root_oid}
-           AND coalesce(s.source_system = {source_system}::int8,
-                        s.source_address = {source_address})
+           AND {from_source}
          ORDER BY s.highest_at DESC LIMIT 1
         """
     ).format(
         kin=_kin(oid),
         column=Literal(column),
         until=Literal(until),
-        **{
-            name: Literal(of_source[name])
-            for name in (
-                "source_database_oid",
-                "source_root_oid",
-                "source_system",
-                "source_address",
-            )
-        },
+        from_source=_from_source(of_source),
     )
 
 
@@ -899,15 +897,16 @@ def receives(
         """
         SELECT EXISTS (
             SELECT 1 FROM copypipe.slice s
-             WHERE NOT s.reversed
-               AND s.root_oid = {root_oid} AND s.source_root_oid = {from_root_oid}
-               AND s.source_database_oid = {database_oid}
-               AND coalesce(s.source_system = {system}::int8, s.source_address = {address}))
+             WHERE NOT s.reversed AND s.root_oid = {root_oid} AND {from_source})
         """
     ).format(
         root_oid=Literal(root_oid),
-        from_root_oid=Literal(from_root_oid),
-        system=Literal(system),
-        database_oid=Literal(database_oid),
-        address=Literal(address),
+        from_source=_from_source(
+            {
+                "source_database_oid": database_oid,
+                "source_root_oid": from_root_oid,
+                "source_system": system,
+                "source_address": address,
+            }
+        ),
     )
