@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from typing import NoReturn, TypeVar
 
 from tenacity import (
@@ -38,8 +39,10 @@ from copypipe.errors import (
     printable,
 )
 from copypipe.events import (
+    Committing,
     Connected,
     Decided,
+    Event,
     LedgerMade,
     Listener,
     Noticed,
@@ -57,7 +60,7 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements.sessions import FIXED
 from copypipe.transfers import Covered, Transferred
 from copypipe.watches import Watch
-from copypipe.workers import LOOK_SECONDS
+from copypipe.workers import LOOK_SECONDS, Stop
 
 Approve = Callable[[Plan], bool]
 """Asked before the rows of a whole table are replaced; False ends the run."""
@@ -84,22 +87,58 @@ _LOOK_AGAIN_SECONDS = (0.1, 5.0)
 T = TypeVar("T")
 
 
-class Pair:
-    """The connections to both sides, kept from one slice to the next.
+Look = Callable[[], None]
+"""Called a few times a second while something is waited for; ends that by raising."""
 
-    `look` is called while a server is waited for, a few times a second, and ends that by raising.
+
+def no_look() -> None:
+    """Let everything be waited for."""
+
+
+class Ending:
+    """Ends the copy of a slice that somebody else wants to be ended, but not from COMMIT on.
+
+    Raises Stopped out of `look`, which the waits of the run call, and out of `hear`, which hears
+    its events.
     """
 
-    def __init__(
-        self, request: Request, listen: Listener, look: Callable[[], None] | None = None
-    ) -> None:
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+        self._committed = False
+        self.is_committing = False
+        """A COMMIT was sent, and nobody knows yet whether it happened."""
+        self.is_undecided = False
+        """The dest holds the old slice or the new one, and the slice is copied again."""
+
+    def look(self) -> None:
+        """Raise Stopped where the run is to end, and may."""
+        if not self.is_committing and not self._committed:
+            self._stop.check()
+
+    def hear(self, event: Event, /) -> None:
+        """Take note of COMMIT, and look."""
+        if isinstance(event, Committing):
+            self.look()
+            self.is_committing = True
+        elif isinstance(event, Decided):
+            self.is_committing = self.is_undecided = False
+            self._committed = event.committed
+        elif isinstance(event, Retried) and event.undecided:
+            self.is_committing, self.is_undecided = False, True
+        self.look()
+
+
+class Pair:
+    """The connections to both sides, kept from one slice to the next."""
+
+    def __init__(self, request: Request, listen: Listener, look: Look = no_look) -> None:
         self.run_id = secrets.token_hex(8)
         """What its sessions bear, as application_name copypipe/RUN_ID."""
         self.reached: set[Side] = set()
         """The sides that have let the role in."""
+        self.look = look
         self._request = request
         self._listen = listen
-        self._look = look
         self._stack = ExitStack()
         self._sessions: tuple[Session, Session] | None = None
 
@@ -122,8 +161,8 @@ class Pair:
                 raise
 
     def _watch(self, session: Session) -> None:
-        idle, look = session.idle, self._look
-        if look is None:
+        idle, look = session.idle, self.look
+        if look is no_look:
             return
 
         def looking(side: Side, moved: float, /) -> float:
@@ -142,12 +181,12 @@ def copy(
     request: Request,
     listen: Listener,
     approve: Approve,
-    look: Callable[[], None] | None = None,
+    look: Look = no_look,
 ) -> Transferred:
     """Copy one slice; raises a CopypipeError, and then the dest is as it was.
 
-    CommitUnknown is the exception to that, it says so. `look` may end it in any wait by raising
-    (see `Pair`), where a COMMIT may be under way.
+    CommitUnknown is the exception to that, it says so. `look` is also called where a COMMIT may be
+    under way (see `Ending`).
     """
     begin(request, listen)
     pair = Pair(request, listen, look)
@@ -184,22 +223,31 @@ def plan(request: Request, listen: Listener) -> Plan:
         return planned(request, source, dest, plans.draft)
 
 
-def persist(request: Request, listen: Listener, call: Callable[[], T]) -> T:
+def persist(request: Request, listen: Listener, call: Callable[[], T], look: Look = no_look) -> T:
     """Return what a call returns that only reads; after what passes it is called again.
 
     Raises what it raised last.
     """
-    retrying = _retrying(request, lambda state: _tell_retry(state, request, listen))
+    retrying = _retrying(request, lambda state: _tell_retry(state, request, listen), look)
     return retrying(call)
 
 
-def _retrying(request: Request, pause: Callable[[RetryCallState], None]) -> Retrying:
+def _rest(look: Look, seconds: float) -> None:
+    """Sleep, and look meanwhile."""
+    ends = time.monotonic() + seconds
+    while (left := ends - time.monotonic()) > 0:
+        look()
+        time.sleep(min(left, LOOK_SECONDS))
+
+
+def _retrying(request: Request, pause: Callable[[RetryCallState], None], look: Look) -> Retrying:
     delay = request.retry_delay
     return Retrying(
         retry=retry_if_exception_type(TransientError),
         stop=stop_after_attempt(request.retries + 1),
         wait=wait_exponential(delay, max=max(delay, LONGEST_PAUSE_SECONDS)) + wait_random(0, delay),
         before_sleep=pause,
+        sleep=partial(_rest, look),
         reraise=True,
     )
 
@@ -244,7 +292,7 @@ class _Run:
     def __call__(self) -> Transferred | None:
         """Try until it is done, fails for good, or has failed too often."""
         try:
-            for attempt in _retrying(self._request, self._pause):
+            for attempt in _retrying(self._request, self._pause, self._pair.look):
                 with attempt:
                     return self._try(attempt.retry_state.attempt_number)
         except CopypipeError as error:

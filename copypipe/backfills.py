@@ -26,14 +26,12 @@ from copypipe import (
     transfers,
     workers,
 )
-from copypipe.attempts import Pair
+from copypipe.attempts import Ending, Pair
 from copypipe.comparisons import Failed, Part
 from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError
 from copypipe.events import (
     Advanced,
-    Committing,
     Connected,
-    Decided,
     Event,
     Lagging,
     Listener,
@@ -450,7 +448,7 @@ class _Worker:
         self._work = work
         self._patience = patience
         """How many seconds another run that has a slice is waited for; None: it is passed over."""
-        self._committing = False
+        self._ending = Ending(work.stop)
         self._pair = Pair(work.request, self._hear, self._look)
 
     def close(self) -> None:
@@ -459,9 +457,10 @@ class _Worker:
 
     def copy(self, part: Part) -> list[Outcome | _Busy]:
         """Copy a slice, or its halves where it takes too long."""
+        self._ending = Ending(self._work.stop)
         outcomes: list[Outcome | _Busy]
         try:
-            attempts.persist(self._work.request, self._hear, self._await_standbys)
+            attempts.persist(self._work.request, self._hear, self._await_standbys, self._look)
         except CopypipeError as error:
             outcomes = [Failed(part.slice, error)]
         else:
@@ -473,6 +472,7 @@ class _Worker:
 
     def _copy(self, part: Part) -> list[Outcome | _Busy]:
         work = self._work
+        self._ending = Ending(work.stop)
         request = replace(work.request, wanted=part.wanted, wait_lock=self._patience or 0.0)
         if work.snapshot is not None:
             # A second try plans anew and would wait for locks: behind an ALTER TABLE that waits for
@@ -521,18 +521,11 @@ class _Worker:
         return [Part(half, half) for half in found] if found else None
 
     def _look(self) -> None:
-        """End what is waited for where all is to end; a COMMIT that is under way is waited for."""
-        if not self._committing:
-            self._work.stop.check()
+        self._ending.look()
 
     def _hear(self, event: Event, /) -> None:
         """Pass on what tells why a slice takes long; its result tells the rest."""
-        if isinstance(event, Committing):
-            self._look()
-            self._committing = True
-        elif isinstance(event, Decided):
-            self._committing = False
-        self._look()
+        self._ending.hear(event)
         if isinstance(event, Progress):
             self._work.advance.move(self, event)
         elif isinstance(event, Retried | Silent | Waiting):

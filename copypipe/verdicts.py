@@ -32,7 +32,7 @@ from copypipe import (
     transfers,
     workers,
 )
-from copypipe.attempts import Pair
+from copypipe.attempts import Ending, Pair
 from copypipe.comparisons import Comparison, Failed, Part
 from copypipe.digests import Digest
 from copypipe.errors import CopypipeError, Differs, PlanRefused, SliceBusy
@@ -187,12 +187,13 @@ class Options:
 
 
 def verify(
-    request: Request, options: Options, listen: Listener = ignore
+    request: Request, options: Options, listen: Listener = ignore, stop: Stop | None = None
 ) -> Iterator[Verdict | Failed]:
     """Compare the slices of a request, and yield what was found of each as it is done.
 
-    Raises a CopypipeError where the tables cannot be compared at all. What could not be told of a
-    slice is yielded as Failed; nothing was changed then, unless `repair` was asked for.
+    Where somebody calls `stop` it ends, and raises Stopped. Raises a CopypipeError where the tables
+    cannot be compared at all. What could not be told of a slice is yielded as Failed; nothing was
+    changed then, unless `repair` was asked for.
     """
     attempts.begin(request, listen)
     with attempts.both(request, listen, secrets.token_hex(8), set()) as (source, dest):
@@ -201,7 +202,7 @@ def verify(
         changes = options.record or options.repair != "none"
         if changes and comparison.is_reversed and not request.allow_reverse:
             raise hazards.reversed_sides(comparison.relation, comparison.table)
-    stop = Stop()
+    stop = stop or Stop()
     hear = _one_at_a_time(listen, stop)
 
     @contextmanager
@@ -266,7 +267,7 @@ class _Worker:
             with self.pair.sessions() as (source, dest):
                 return call(source, dest)
 
-        return attempts.persist(self.comparison.request, self.listen, once)
+        return attempts.persist(self.comparison.request, self.listen, once, self.stop.check)
 
     # ------------------------------------------------------------------------------- compare
 
@@ -342,13 +343,15 @@ class _Worker:
         )
 
     def _copy(self, request: Request) -> None:
-        attempts.copy(request, self._of_repairs, lambda plan: False, self.stop.check)
+        ending = Ending(self.stop)
 
-    def _of_repairs(self, event: Event, /) -> None:
-        """Pass on why a repair takes long; what it does besides is told by the verdict."""
-        self.stop.check()
-        if isinstance(event, Retried | Silent | Waiting):
-            self.listen(event)
+        def hear(event: Event, /) -> None:
+            """Pass on why a repair takes long; what it does besides is told by the verdict."""
+            ending.hear(event)
+            if isinstance(event, Retried | Silent | Waiting):
+                self.listen(event)
+
+        attempts.copy(request, hear, lambda plan: False, ending.look)
 
     def _condition(self, found: Verdict) -> str | None:
         """Return the condition of the rows that differ, None where the slice is to be copied."""
