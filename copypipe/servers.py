@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import select
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
 import psycopg
@@ -583,8 +585,30 @@ def _called(side: Side, connect: Callable[[], object]) -> psycopg.Connection[Any
                 f"the callable for the {side} returned a connection in a transaction", side=side
             )
         conn.autocommit = True
+        _keep_alive(conn)
         return conn
     raise problem
+
+
+def _keep_alive(conn: psycopg.Connection[Any]) -> None:
+    """Have a vanished peer noticed as soon as on our own connections, unless the caller chose."""
+    if any(name.startswith("keepalives") for name in conn.info.get_parameters()):
+        return
+    with closing(socket.socket(fileno=os.dup(conn.fileno()))) as same:
+        if same.family == socket.AF_UNIX:
+            return
+        same.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, name in _KEEPALIVE_OPTIONS:
+            if hasattr(socket, option):  # not every system has all of them
+                value = int(addresses.KEEPALIVES[name])
+                same.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+_KEEPALIVE_OPTIONS = (
+    ("TCP_KEEPIDLE", "keepalives_idle"),
+    ("TCP_KEEPINTVL", "keepalives_interval"),
+    ("TCP_KEEPCNT", "keepalives_count"),
+)
 
 
 # ------------------------------------------------------------------------------------ answers

@@ -1,8 +1,14 @@
-"""What a session asks often is prepared, where it talks to one backend, and nothing else is."""
+"""What a session asks often is prepared, where it talks to one backend, and nothing else is.
 
+And a connection that a caller has made notices a vanished server as soon as our own do.
+"""
+
+import os
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
+import psycopg
 import pytest
 from psycopg.sql import SQL, Composed
 
@@ -17,8 +23,8 @@ PREPARED = SQL("SELECT count(*) FROM pg_catalog.pg_prepared_statements").format(
 
 
 @contextmanager
-def connected(dsn: str) -> Iterator[Session]:
-    with servers.connected("source", Endpoint(dsn, "test"), "sessions") as session:
+def connected(target: str | Callable[[], psycopg.Connection]) -> Iterator[Session]:
+    with servers.connected("source", Endpoint(target, "test"), "sessions") as session:
         session.begin("READ COMMITTED", read_only=True)
         yield session
 
@@ -65,3 +71,37 @@ def test_a_new_connection_knows_nothing_of_the_old_one(kept_source: Database) ->
         session.reconnect()
         session.begin("READ COMMITTED", read_only=True)
         assert asked(session, seven(), 2) == 0
+
+
+def kept_alive(session: Session) -> tuple[int, int, int]:
+    with closing(socket.socket(fileno=os.dup(session.conn.fileno()))) as same:
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        options = (getattr(socket, name) for name in names)
+        idle, interval, count = (same.getsockopt(socket.IPPROTO_TCP, each) for each in options)
+        assert same.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        return idle, interval, count
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        ({}, (30, 10, 3)),
+        ({"keepalives_idle": 77, "keepalives_interval": 7, "keepalives_count": 2}, (77, 7, 2)),
+    ],
+)
+def test_a_callers_connection_is_kept_alive_as_our_own(
+    kept_source: Database, chosen: dict[str, int], found: tuple[int, int, int]
+) -> None:
+    with connected(lambda: psycopg.connect(kept_source.dsn, **chosen)) as session:
+        assert kept_alive(session) == found
+    with connected(kept_source.server.dsn(dbname=kept_source.name, **chosen)) as session:
+        assert kept_alive(session) == found
+
+
+def test_a_callers_unix_socket_stays_as_it_is(kept_source: Database) -> None:
+    folder = kept_source.server.socket_dir
+    if folder is None:
+        pytest.skip("the server has no socket that we know of")
+    dsn = kept_source.server.dsn(dbname=kept_source.name, host=str(folder))
+    with connected(lambda: psycopg.connect(dsn)) as session:
+        assert asked(session, seven(), 1) == 0
