@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         NothingToCopy,
         PlanRefused,
         SliceBusy,
+        TooEarly,
         TransientError,
         UsageError,
     )
@@ -37,6 +38,7 @@ __all__ = [
     "NothingToCopy",
     "PlanRefused",
     "SliceBusy",
+    "TooEarly",
     "Transferred",
     "TransientError",
     "UsageError",

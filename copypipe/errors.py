@@ -11,6 +11,7 @@ The tree (each class has an exit code and says whether the same call may succeed
     |   `-- ConnectionLost     5    retryable: unreachable, dropped
     |-- Differs                4    the two sides hold different rows
     |-- PlanRefused            6    the two sides do not fit
+    |   `-- TooEarly           6    the source has no row yet, or too few
     |-- NothingToCopy          9    no row in the slice, and --fail-on-empty
     |-- SliceBusy             11    retryable: another run holds an overlapping slice
     `-- CommitUnknown         75    the answer to COMMIT was lost
@@ -115,6 +116,13 @@ class PlanRefused(CopypipeError):
     def __str__(self) -> str:
         """Return what stands in the way, each in its three parts."""
         return "\n".join([super().__str__(), *map(str, self.others)])
+
+
+class TooEarly(PlanRefused):
+    """The source has no row of a slice that the dest has some of, or far fewer.
+
+    It may have them later, so whoever schedules runs may try again; a run does not by itself.
+    """
 
 
 class NothingToCopy(CopypipeError):

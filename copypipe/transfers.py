@@ -25,6 +25,7 @@ from copypipe.errors import (
     NothingToCopy,
     PlanRefused,
     SliceBusy,
+    TooEarly,
     TransientError,
     UsageError,
     one_line,
@@ -765,7 +766,7 @@ def _refuse_empty(plan: Plan, rows: int, cleared: modes.Cleared) -> None:
     request = plan.request
     ratio = request.min_ratio
     if rows and ratio is not None and rows < ratio * (cleared.rows or 0):
-        raise PlanRefused(
+        raise TooEarly(
             f"the source has {rows} rows in {plan.slice}, and the dest has {cleared.rows}",
             detail=f"That is less than --min-ratio {ratio:g} of them. Nothing was changed.",
             hint="Leave --min-ratio out, or lower it, if that is meant.",
@@ -774,7 +775,7 @@ def _refuse_empty(plan: Plan, rows: int, cleared: modes.Cleared) -> None:
     if rows:
         return
     if cleared.had_rows and not request.allow_empty:
-        raise PlanRefused(
+        raise TooEarly(
             f"the source has no row in {plan.slice} and the dest has some",
             detail="A job that runs too early would lose the slice. Nothing was changed.",
             hint="Give --allow-empty if the slice shall be empty.",

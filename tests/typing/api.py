@@ -18,6 +18,7 @@ from copypipe import (
     NothingToCopy,
     PlanRefused,
     SliceBusy,
+    TooEarly,
     Transferred,
     TransientError,
     UsageError,
@@ -151,6 +152,7 @@ def the_tree() -> None:
         NothingToCopy,
         PlanRefused,
         SliceBusy,
+        TooEarly,
         TransientError,
         UsageError,
     ]

@@ -20,6 +20,7 @@ NAMES = [
     "NothingToCopy",
     "PlanRefused",
     "SliceBusy",
+    "TooEarly",
     "Transferred",
     "TransientError",
     "UsageError",

@@ -5,7 +5,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from copypipe import CopyFailed, NothingToCopy, PlanRefused, UsageError
+from copypipe import CopyFailed, NothingToCopy, PlanRefused, TooEarly, UsageError
 from copypipe.events import Cleared, Event, Retried
 from plugins.canary import CANARY
 from plugins.command import eventually, waits_in_pause
@@ -164,7 +164,7 @@ def test_an_empty_source_changes_nothing(pair: Pair, options: dict[str, Any], co
 def test_an_empty_source_deletes_nothing_without_a_word(pair: Pair) -> None:
     three(pair)
     pair.source.execute("TRUNCATE public.t")
-    pair.refuses(PlanRefused, "and the dest has some", **MERGE, merge_deletes=True)
+    pair.refuses(TooEarly, "and the dest has some", **MERGE, merge_deletes=True)
 
     assert pair.copy(**MERGE, merge_deletes=True, allow_empty=True).deleted == 3
     assert list(notes(pair)) == [8]
@@ -181,7 +181,7 @@ def test_an_empty_source_deletes_nothing_that_came_meanwhile(pair: Pair) -> None
         if isinstance(event, Cleared):
             came.append(pair.dest.execute(f"INSERT INTO public.t VALUES (70, 'new', '{DAY}')"))
 
-    with pytest.raises(PlanRefused, match="and the dest has some"):
+    with pytest.raises(TooEarly, match="and the dest has some"):
         pair.copy(**MERGE, merge_deletes=True, listener=hear)
 
     assert came == [1]
