@@ -1,10 +1,12 @@
 # `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
 # again when pyproject.toml or constraints.txt change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install
+.PHONY: help demo test unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install \
+	test-airflow airflow-cluster airflow-bench airflow
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 STAMP := .venv/.installed
+AIRFLOW := .venv-airflow/bin
 PYTHON ?= python3
 
 help:
@@ -20,6 +22,9 @@ test: install ## the whole suite, on real servers of two majors
 
 unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
+
+test-airflow: airflow ## the Airflow operators, in an environment of their own (350 MB)
+	@$(AIRFLOW)/python -m pytest -W default tests/airflow
 
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m "slow or one_of" --timeout=7200
@@ -54,20 +59,27 @@ check: install ## lint, format, types, levels; writes nothing
 fmt: install ## format, and fix what can be fixed
 	@$(BIN)/ruff check --quiet --fix; $(BIN)/ruff format --quiet
 
-clean: ## remove .venv and every cache
-	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
+clean: ## remove both environments and every cache
+	@rm -rf .venv .venv-airflow .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 install: $(STAMP)
+airflow: .venv-airflow/.installed
+
+.venv/.installed: EXTRAS = demo,dev
+.venv/.installed: PINS = constraints.txt
+.venv-airflow/.installed: EXTRAS = airflow,demo,dev,dev-airflow
+.venv-airflow/.installed: PINS = constraints-airflow.txt
+.venv-airflow/.installed: constraints-airflow.txt
 
 # uv where it is installed, else venv and pip. Without a home to write to there is no cache.
-$(STAMP): pyproject.toml constraints.txt
-	@echo 'installing copypipe and what it is tested with into .venv ...' >&2
-	@set -e; rm -rf .venv; cache=; \
+.venv/.installed .venv-airflow/.installed: pyproject.toml constraints.txt
+	@echo 'installing copypipe and what it is tested with into $(@D) ...' >&2
+	@set -e; rm -rf $(@D); cache=; \
 	if command -v uv >/dev/null 2>&1; then \
 	  [ -w "$$HOME" ] || cache=--no-cache; \
-	  uv venv $$cache --quiet --python '>=3.11' .venv; \
-	  uv pip install $$cache --quiet --python $(BIN)/python -c constraints.txt -e '.[demo,dev]'; \
+	  uv venv $$cache --quiet --python '>=3.11' $(@D); \
+	  uv pip install $$cache --quiet --python $(@D)/bin/python -c $(PINS) -e '.[$(EXTRAS)]'; \
 	else \
 	  [ -w "$$HOME" ] || cache=--no-cache-dir; \
 	  python=; for p in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
@@ -75,6 +87,6 @@ $(STAMP): pyproject.toml constraints.txt
 	  done; \
 	  [ "$$python" ] || { echo 'missing: Python 3.11 or newer, or uv' >&2; exit 1; }; \
 	  $$python -c 'import ensurepip, venv' 2>/dev/null || { echo 'missing: python3-venv (apt-get install python3-venv), or uv' >&2; exit 1; }; \
-	  $$python -m venv .venv; \
-	  $(BIN)/python -m pip install $$cache --quiet --disable-pip-version-check -c constraints.txt -e '.[demo,dev]'; \
+	  $$python -m venv $(@D); \
+	  $(@D)/bin/python -m pip install $$cache --quiet --disable-pip-version-check -c $(PINS) -e '.[$(EXTRAS)]'; \
 	fi; touch $@

@@ -131,13 +131,13 @@ def copy(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=_wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
+        wanted=wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
-        exclude=_names("exclude", exclude),
-        cast=_names("cast", cast),
-        allow_lossy=_names("allow_lossy", allow_lossy),
+        exclude=names("exclude", exclude),
+        cast=names("cast", cast),
+        allow_lossy=names("allow_lossy", allow_lossy),
         rate_limit=rate_limit,
         verify=verify,
         transport=transport,
@@ -147,7 +147,7 @@ def copy(
         mode=mode,
         clear=clear,
         swap=swap,
-        key=_names("key", key),
+        key=names("key", key),
         merge_deletes=merge_deletes,
         again=again,
         sequences=sequences,
@@ -235,12 +235,12 @@ def backfill(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=_wanted(month=month, start=start, stop=stop),
+        wanted=wanted(month=month, start=start, stop=stop),
         query=query,
         columns=tuple((columns or {}).items()),
-        exclude=_names("exclude", exclude),
-        cast=_names("cast", cast),
-        allow_lossy=_names("allow_lossy", allow_lossy),
+        exclude=names("exclude", exclude),
+        cast=names("cast", cast),
+        allow_lossy=names("allow_lossy", allow_lossy),
         rate_limit=rate_limit,
         verify=verify,
         transport=transport,
@@ -250,7 +250,7 @@ def backfill(
         mode=mode,
         clear=clear,
         swap=swap,
-        key=_names("key", key),
+        key=names("key", key),
         merge_deletes=merge_deletes,
         again=again and mode == "append",
         sequences=sequences,
@@ -358,13 +358,13 @@ def verify(
         dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
         table=table,
         into=into,
-        wanted=_wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
+        wanted=wanted(day=day, month=month, start=start, stop=stop, everything=all, where=where),
         where=where,
         query=query,
         columns=tuple((columns or {}).items()),
-        exclude=_names("exclude", exclude),
-        cast=_names("cast", cast),
-        allow_lossy=_names("allow_lossy", allow_lossy),
+        exclude=names("exclude", exclude),
+        cast=names("cast", cast),
+        allow_lossy=names("allow_lossy", allow_lossy),
         by=by,
         timezone=timezone,
         allow_empty=allow_empty,
@@ -379,7 +379,7 @@ def verify(
     options = Options(
         every=every,
         jobs=jobs,
-        key=_names("key", key),
+        key=names("key", key),
         show_rows=show_rows,
         record=record,
         repair=repair,
@@ -387,7 +387,7 @@ def verify(
     return list(verdicts.verify(request, options, listener))
 
 
-def _wanted(
+def wanted(
     *,
     day: str | date | None = None,
     month: str | None,
@@ -396,6 +396,7 @@ def _wanted(
     everything: bool = False,
     where: str | None = None,
 ) -> slices.Wanted:
+    """Return the one slice that arguments ask for; raises UsageError for none and for several."""
     return requests.wanted(
         day=slices.day(_day(day)) if day is not None else None,
         month=slices.month(month) if month is not None else None,
@@ -406,7 +407,8 @@ def _wanted(
     )
 
 
-def _names(argument: str, values: Sequence[str]) -> tuple[str, ...]:
+def names(argument: str, values: Sequence[str]) -> tuple[str, ...]:
+    """Return names of columns; raises UsageError for one text, which is a sequence of letters."""
     if isinstance(values, str):  # a sequence too, of letters
         raise UsageError(f"{argument} is a list of names of columns, not one text")
     return tuple(values)
