@@ -26,6 +26,9 @@ unit: install ## the tests that need no server
 test-airflow: airflow ## the Airflow operators, in an environment of their own (350 MB)
 	@$(AIRFLOW)/python -m pytest -W default tests/airflow
 
+airflow-bench: airflow ## measure the operator beside a cursor loop; ARGS=--rounds 1
+	@$(AIRFLOW)/python scripts/bench_airflow.py $(ARGS)
+
 sweep: install ## the whole sweeps, of which the suite takes samples
 	@$(BIN)/python -m pytest --slow -m "slow or one_of" --timeout=7200
 
