@@ -24,7 +24,7 @@ unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
 test-airflow: airflow ## the Airflow operators, in an environment of their own (350 MB)
-	@$(AIRFLOW)/python -m pytest -W default tests/airflow
+	@$(AIRFLOW)/python -m pytest -W default tests/with_airflow
 
 airflow-bench: airflow ## measure the operator beside a cursor loop; ARGS=--rounds 1
 	@$(AIRFLOW)/python scripts/bench_airflow.py $(ARGS)

@@ -463,7 +463,7 @@ FAILURES: dict[str, tuple[Callable[[Sides], dict[str, Any]], tuple[Any, ...]]] =
     "a value of the source": (fails("source", VIEW), ("source", "22012", "CopyFailed")),
     "an empty source": (
         fails("source", "DELETE FROM public.t"),
-        ("source", None, "PlanRefused"),
+        ("source", None, "TooEarly"),
     ),
     "nothing to copy": (
         lambda sides: {"day": "2017-01-01", "where": f"note <> '{SECRET}'", "fail_on_empty": True},
