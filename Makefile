@@ -26,6 +26,9 @@ unit: install ## the tests that need no server
 test-airflow: airflow ## the Airflow operators, in an environment of their own (350 MB)
 	@$(AIRFLOW)/python -m pytest -W default tests/with_airflow
 
+airflow-cluster: airflow ## a small Airflow with Celery and Redis, a worker of which is killed
+	@$(AIRFLOW)/python scripts/airflow_cluster.py $(ARGS)
+
 airflow-bench: airflow ## measure the operator beside a cursor loop; ARGS=--rounds 1
 	@$(AIRFLOW)/python scripts/bench_airflow.py $(ARGS)
 
