@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from logging import Logger, getLogger
 from typing import Any, Literal, cast, get_args
+from urllib.parse import quote
 from zoneinfo import ZoneInfo
 
 import psycopg
@@ -174,8 +175,7 @@ class _SliceOperator(BaseOperator):
         asks, and the run ends where it waits next, within LOOK_SECONDS.
         """
         if self._run is not None:
-            self.log.warning("asked to end: both servers are told to stop")
-            self._run.stop()
+            self._run.stop()  # nothing else: a log that is being written cannot be written to
 
     @contextmanager
     def _running(self) -> Iterator[_Run]:
@@ -191,7 +191,9 @@ class _SliceOperator(BaseOperator):
                 if run.ending.is_undecided
                 else "what was under way is rolled back"
             )
-            raise AirflowException(f"ended by on_kill: {left}") from None
+            raise AirflowException(
+                f"ended by on_kill, both servers were told to stop: {left}"
+            ) from None
         except BaseException as error:
             if run.ending.is_committing and not isinstance(error, Exception):
                 # A timeout of the task, say. Whatever became of it, to copy the slice again makes
@@ -226,11 +228,9 @@ class _SliceOperator(BaseOperator):
                 stop=self.stop,
                 everything=everything,
             )
-        key = self.partition_key
-        if key is not None:
-            return of_partition(key)
-        key = context.get("partition_key")
-        if key:
+        if self.partition_key is not None:
+            return of_partition(str(self.partition_key))
+        if key := context.get("partition_key"):
             return of_partition(key, self.timezone, context.get("partition_date"))
         return of_interval(
             context.get("data_interval_start"), context.get("data_interval_end"), self.timezone
@@ -370,7 +370,11 @@ class CopyPipeOperator(_SliceOperator):
         self.log.info("%s", reporting.diagnosis(done))
         self._done, self._hooks = done, run.hooks
         found = _plain(reporting.result_json(done))
-        self._tell_assets(context, found)
+        try:
+            self._tell_assets(context, found)
+        except ValueError as error:
+            # A name that Airflow takes for no asset; what is committed is not to be copied again.
+            self.log.warning("the assets were not told: %s", error)
         return found
 
     def _copy_request(self, run: _Run, wanted: slices.Wanted) -> Request:
@@ -424,8 +428,8 @@ class CopyPipeOperator(_SliceOperator):
             host=connection.host or "localhost",
             port=connection.port or 5432,
             database=hook.database or connection.schema or connection.login or "",
-            schema=schema,
-            table=name,
+            schema=quote(schema, safe=""),
+            table=quote(name, safe=""),
         )
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> Any:
@@ -570,8 +574,8 @@ def missing_days(
     into: str | None = None,
     by: str = "created_at",
     timezone: str = "UTC",
-    count: bool = True,
-    limit: int = 1000,
+    count: Flag = True,
+    limit: int | str = 1000,
     source_set: Mapping[str, str] | None = None,
     dest_set: Mapping[str, str] | None = None,
 ) -> list[str]:
@@ -599,13 +603,14 @@ def missing_days(
             by=by,
             timezone=timezone,
         )
-        calendar = calendars.read(request, "day", count=count, listen=run)
+        most = _count("limit", limit)
+        calendar = calendars.read(request, "day", count=_flag("count", count), listen=run)
     counts = ", ".join(f"{number} {state}" for state, number in calendar.counts.most_common())
     log.info("%s %s: %s", calendar.table, calendar.around, counts or "no day")
     found = [each.day.isoformat() for each in calendar.squares if each.state in _TO_COPY]
-    if len(found) > limit:
-        log.warning("%d days are to be copied, the first %d now", len(found), limit)
-    return found[:limit]
+    if len(found) > most:
+        log.warning("%d days are to be copied, the first %d now", len(found), most)
+    return found[:most]
 
 
 _SETTLED: Collection[State] = ("copied", "running", "empty")

@@ -454,6 +454,32 @@ def test_an_alias_gets_the_table_of_the_dest(dest: Database) -> None:
     assert event.extra["rows"] == ROWS
 
 
+def test_a_name_of_any_letters_is_part_of_an_asset(source: Database, dest: Database) -> None:
+    for database in (source, dest):
+        database.execute('ALTER TABLE public.users RENAME TO "of / all"')
+    alias, events = AssetAlias("users"), OutletEventAccessors()
+
+    copying(table='public."of / all"', outlets=[alias]).execute({**DAILY, "outlet_events": events})
+
+    (event,) = events[alias].asset_alias_events
+    assert event.dest_asset_key.uri.endswith("/public/of%20%2F%20all")
+
+
+def test_an_asset_that_cannot_be_told_does_not_fail_what_is_committed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(**parts: Any) -> Asset:
+        raise ValueError("no such URI")
+
+    monkeypatch.setattr("copypipe.airflow.create_asset", refuse)
+    events = OutletEventAccessors()
+
+    found = copying(outlets=[AssetAlias("users")]).execute({**DAILY, "outlet_events": events})
+
+    assert found["rows"] == ROWS
+    assert "no such URI" in capsys.readouterr().out
+
+
 def test_openlineage_is_told_both_tables_and_what_went_over(
     source: Database, dest: Database
 ) -> None:
@@ -545,7 +571,7 @@ def test_days_that_the_ledger_lacks_are_missing(source: Database, dest: Database
 
     assert missing() == missing(count=False) == ["2018-04-28", "2018-04-30"]
     assert missing(start="2018-04-29") == ["2018-04-30"]
-    assert missing(limit=1) == ["2018-04-28"]
+    assert missing(limit=1) == missing(limit="1", count="false") == ["2018-04-28"]
 
 
 def test_days_that_differ_or_were_lost_are_missing(source: Database, dest: Database) -> None:
