@@ -1,0 +1,301 @@
+"""Definitions of tables, and of all they depend on: pg_dump reads them, pg_restore writes them.
+
+What depends on what is told by the archive itself (`pg_restore --list --verbose`), whose entries
+name the objects by their OIDs at the source. The statements are run over our own connection to the
+dest, in one transaction, and not by pg_restore: it writes settings that an older server does not
+know, and goes on behind an error.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from copypipe import launcher
+from copypipe.errors import CopyFailed, PlanRefused, printable
+from copypipe.servers import Session
+
+Section = Literal["pre-data", "post-data"]
+
+# What an archive lists, as pg_dump writes it (pg_dump.c, the `description` of each ARCHIVE_OPTS).
+# Of two that begin alike the longer one is meant.
+_KINDS = sorted(
+    """
+    ACCESS METHOD|ACL|AGGREGATE|BLOB|BLOB COMMENTS|BLOB METADATA|CAST|CHECK CONSTRAINT|COLLATION
+    |COMMENT|CONSTRAINT|CONVERSION|DATABASE|DATABASE PROPERTIES|DEFAULT|DEFAULT ACL|DOMAIN|ENCODING
+    |EVENT TRIGGER|EXTENSION|FK CONSTRAINT|FOREIGN DATA WRAPPER|FOREIGN TABLE|FUNCTION|INDEX
+    |INDEX ATTACH|LARGE OBJECT|MATERIALIZED VIEW|MATERIALIZED VIEW DATA|OPERATOR|OPERATOR CLASS
+    |OPERATOR FAMILY|PARTITION ATTACH|POLICY|PROCEDURAL LANGUAGE|PROCEDURE|PUBLICATION
+    |PUBLICATION TABLE|PUBLICATION TABLES IN SCHEMA|ROW SECURITY|RULE|SCHEMA|SEARCHPATH
+    |SECURITY LABEL|SEQUENCE|SEQUENCE OWNED BY|SEQUENCE SET|SERVER|SHELL TYPE|STATISTICS
+    |STATISTICS DATA|STDSTRINGS|SUBSCRIPTION|SUBSCRIPTION TABLE|TABLE|TABLE ATTACH|TABLE DATA
+    |TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE
+    |TRANSFORM|TRIGGER|TYPE|USER MAPPING|VIEW
+    """.replace("\n", "")
+    .replace("    ", "")
+    .split("|"),
+    key=len,
+    reverse=True,
+)
+_ENTRY = re.compile(rf"(\d+); (\d+) (\d+) ({'|'.join(_KINDS)}) (.*)")
+_NEEDS = re.compile(r";\s+depends on:((?: \d+)+)")
+
+# What belongs to a table: these go with it, unless they need a table that does not.
+_OF_TABLES = frozenset(
+    """
+    CHECK CONSTRAINT|COMMENT|CONSTRAINT|DEFAULT|FK CONSTRAINT|INDEX|INDEX ATTACH|POLICY
+    |ROW SECURITY|RULE|SEQUENCE|SEQUENCE OWNED BY|STATISTICS|TABLE ATTACH|TRIGGER|ACL|SECURITY LABEL
+    """.replace("\n", "")
+    .replace("    ", "")
+    .split("|")
+)
+_RELATIONS = frozenset({"TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One object, or one statement about it, in an archive."""
+
+    number: int
+    catalog: int
+    """The OID of the catalog that it stands in; 0 for what is no object of its own."""
+    oid: int
+    kind: str
+    name: str
+    """Schema, name and owner, as the list shows them."""
+    needs: frozenset[int]
+    """The numbers of the entries that must be there before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What of an archive is wanted for some tables."""
+
+    entries: tuple[Entry, ...]
+    others: tuple[Entry, ...]
+    """Relations among them that nobody named: something needs their row types."""
+    left_out: tuple[Entry, ...]
+    """What belongs to the tables and needs others that are not wanted, such as foreign keys."""
+
+
+def parse(listing: str) -> tuple[Entry, ...]:
+    """Return the entries of what `pg_restore --list --verbose` prints."""
+    found: list[Entry] = []
+    for line in listing.splitlines():
+        if entry := _ENTRY.fullmatch(line):
+            number, catalog, oid = (int(entry[group]) for group in (1, 2, 3))
+            found.append(Entry(number, catalog, oid, entry[4], entry[5], frozenset()))
+        elif found and (needs := _NEEDS.match(line)):
+            last = found.pop()
+            numbers = frozenset(map(int, needs[1].split()))
+            found.append(Entry(last.number, last.catalog, last.oid, last.kind, last.name, numbers))
+    return tuple(found)
+
+
+def select(entries: Sequence[Entry], tables: Collection[int]) -> Selection:
+    """Return what makes the tables with these OIDs, in the order of the archive.
+
+    That is the tables, what belongs to them, and all that these need, and so on.
+    """
+    by_number = {entry.number: entry for entry in entries}
+    named = {e.number for e in entries if e.kind in _RELATIONS and e.oid in tables}
+    chosen = _with_needs(named, by_number)
+    owners, left_out = set(named), set[int]()
+    grown = True
+    while grown:  # comments belong to what belongs to tables
+        grown = False
+        for entry in entries:
+            known = entry.number in owners or entry.number in left_out
+            if known or entry.kind not in _OF_TABLES or not entry.needs & owners:
+                continue
+            needs = _with_needs([entry.number], by_number)
+            relations = {each for each in needs if by_number[each].kind in _RELATIONS}
+            fits = relations <= named | chosen
+            if entry.kind == "FK CONSTRAINT":
+                # One to a table of which no rows come would not hold.
+                fits = fits and entry.needs & relations <= named
+            if fits:
+                chosen |= needs
+                owners.add(entry.number)
+            else:
+                left_out.add(entry.number)
+            grown = True
+    return Selection(
+        entries=tuple(e for e in entries if e.number in chosen),
+        others=tuple(
+            e
+            for e in entries
+            if e.number in chosen and e.kind in _RELATIONS and e.number not in named
+        ),
+        left_out=tuple(e for e in entries if e.number in left_out),
+    )
+
+
+def _with_needs(numbers: Iterable[int], by_number: Mapping[int, Entry]) -> set[int]:
+    """Return these, what they need, what that needs, and so on."""
+    found: set[int] = set()
+    left = list(numbers)
+    while left:
+        number = left.pop()
+        if number not in found and number in by_number:
+            found.add(number)
+            left += by_number[number].needs
+    return found
+
+
+# --------------------------------------------------------------------------------- the programs
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """pg_dump and pg_restore of one version."""
+
+    folder: Path
+    libraries: Path | None
+    major: int
+
+    def run(self, program: str, arguments: Sequence[str], **more: str) -> str:
+        """Run one of them and return what it prints; raises CopyFailed with its last words.
+
+        `more` goes into its environment, where no other user of the machine can read it.
+        """
+        environment = {**os.environ, **more, "LC_ALL": "C"}
+        if self.libraries is not None:
+            environment["LD_LIBRARY_PATH"] = str(self.libraries)
+        done = subprocess.run(
+            [str(self.folder / program), *arguments],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            return done.stdout
+        words = [line for line in done.stderr.splitlines() if line.strip()]
+        raise CopyFailed(
+            f"{program} failed", detail=printable(words[-1]) if words else None, side="source"
+        )
+
+
+def find(source_major: int) -> Tools:
+    """Return programs that can read a source of that version; raises PlanRefused without any.
+
+    pg_dump reads servers that are as old as itself or older. The oldest that will do writes what
+    the oldest dest can read. What is on PATH comes first among those of one version.
+    """
+    found = list(_candidates())
+    able = [tools for tools in found if tools.major >= source_major]
+    if able:
+        return min(able, key=lambda tools: tools.major)
+    newest = max((tools.major for tools in found), default=None)
+    raise PlanRefused(
+        f"there is no pg_dump that reads PostgreSQL {source_major}"
+        + (f"; the newest one here is {newest}" if newest is not None else ""),
+        hint="Install the client programs of PostgreSQL in that version or a newer one (Debian: "
+        f"postgresql-client-{source_major}), or copypipe[demo]; or make the tables yourself, and "
+        "give --no-schema.",
+    )
+
+
+_VERSION = re.compile(r"pg_dump \(PostgreSQL\) (\d+)")
+
+
+def _candidates() -> Iterable[Tools]:
+    if (path := shutil.which("pg_dump")) is not None:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
+        if version := _VERSION.match(said.stdout):
+            yield Tools(Path(path).parent, None, int(version[1]))
+    for binaries in launcher.find_all():
+        if all((binaries.bindir / each).exists() for each in ("pg_dump", "pg_restore")):
+            yield Tools(binaries.bindir, binaries.libdir, binaries.major)
+
+
+def dump(source: Session, tools: Tools, snapshot: str, folder: Path) -> Path:
+    """Write the definitions of the source's database into an archive, as of a snapshot.
+
+    No data is read, so the role needs no right on any table. Raises CopyFailed where pg_dump fails.
+    """
+    archive = folder / "schema.dump"
+    tools.run(
+        "pg_dump",
+        [
+            "--format=custom",
+            "--schema-only",
+            "--no-tablespaces",
+            f"--snapshot={snapshot}",
+            f"--file={archive}",
+        ],
+        **_environment(source),
+    )
+    return archive
+
+
+def _environment(session: Session) -> dict[str, str]:
+    """Return what leads libpq to the server of a session, its password included."""
+    info = session.conn.info
+    given = info.get_parameters()
+    names = {
+        "PGHOST": info.host or info.hostaddr,
+        "PGPORT": str(info.port),
+        "PGUSER": info.user,
+        "PGDATABASE": info.dbname,
+        "PGPASSWORD": info.password,
+        "PGAPPNAME": session.application_name,
+    }
+    kept = ("sslmode", "sslrootcert", "sslcert", "sslkey", "hostaddr", "gssencmode", "options")
+    names |= {f"PG{name.upper()}": given[name] for name in kept if name in given}
+    return {name: value for name, value in names.items() if value}
+
+
+def entries(archive: Path, tools: Tools) -> tuple[Entry, ...]:
+    """Return what is in an archive."""
+    return parse(tools.run("pg_restore", ["--list", "--verbose", str(archive)]))
+
+
+def script(
+    archive: Path,
+    tools: Tools,
+    wanted: Sequence[Entry],
+    section: Section,
+    *,
+    owner: bool = False,
+    acl: bool = False,
+) -> str:
+    """Return the statements of these entries, to be run in one transaction; "" for none."""
+    listing = archive.with_name(f"{section}.list")
+    listing.write_text("".join(f"{entry.number};\n" for entry in wanted))
+    options = [
+        f"--section={section}",
+        f"--use-list={listing}",
+        "--no-tablespaces",
+        *(["--no-table-access-method"] if tools.major >= 15 else []),
+        "--file=-",
+        *([] if owner else ["--no-owner"]),
+        *([] if acl else ["--no-acl"]),
+    ]
+    return runnable(tools.run("pg_restore", [*options, str(archive)]))
+
+
+_HEADER_ENDS = "\n--\n-- Name: "
+_RESTRICT = re.compile(r"^\\restrict (\w+)$", re.MULTILINE)
+
+
+def runnable(text: str) -> str:
+    """Return a script without what psql alone understands, and without its settings.
+
+    Both stand before the first entry: what looks like them further down belongs to a function. The
+    settings are those that our own transactions make (`check_function_bodies` besides), but for
+    timeouts, of which an older server does not know all.
+    """
+    header, found, rest = text.partition(_HEADER_ENDS)
+    if not found:
+        return ""
+    if key := _RESTRICT.search(header):
+        rest = rest.removesuffix("\n").rstrip("\n").removesuffix(f"\\unrestrict {key[1]}")
+    return f"SET LOCAL check_function_bodies = off;\n{_HEADER_ENDS}{rest}"
