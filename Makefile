@@ -1,5 +1,5 @@
-# `make` alone lists the targets. Everything runs in .venv, which is made when first needed and
-# again when pyproject.toml or constraints.txt change.
+# `make` alone lists the targets. Everything runs in .venv (what needs Airflow in .venv-airflow), which
+# is made when first needed and again when pyproject.toml or its constraints change.
 .DEFAULT_GOAL := help
 .PHONY: help demo test unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install \
 	test-airflow airflow-cluster airflow-bench airflow
@@ -23,7 +23,7 @@ test: install ## the whole suite, on real servers of two majors
 unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
 
-test-airflow: airflow ## the Airflow operators, in an environment of their own (350 MB)
+test-airflow: airflow ## the Airflow operators, in an environment of their own (600 MB)
 	@$(AIRFLOW)/python -m pytest -W default tests/with_airflow
 
 airflow-cluster: airflow ## a small Airflow with Celery and Redis, a worker of which is killed
@@ -76,10 +76,11 @@ airflow: .venv-airflow/.installed
 .venv/.installed: PINS = constraints.txt
 .venv-airflow/.installed: EXTRAS = airflow,demo,dev,dev-airflow
 .venv-airflow/.installed: PINS = constraints-airflow.txt
+.venv/.installed: constraints.txt
 .venv-airflow/.installed: constraints-airflow.txt
 
 # uv where it is installed, else venv and pip. Without a home to write to there is no cache.
-.venv/.installed .venv-airflow/.installed: pyproject.toml constraints.txt
+.venv/.installed .venv-airflow/.installed: pyproject.toml
 	@echo 'installing copypipe and what it is tested with into $(@D) ...' >&2
 	@set -e; rm -rf $(@D); cache=; \
 	if command -v uv >/dev/null 2>&1; then \

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from logging import Logger, getLogger
@@ -50,6 +50,9 @@ __all__ = ["CopyPipeOperator", "VerifyOperator", "missing_days"]
 
 Flag = bool | str
 """True or False, or what a template renders them as."""
+
+Seconds = float | timedelta | str
+"""A duration; as a text in PostgreSQL's units ("10min")."""
 
 INTERVALS = (
     'CronDataIntervalTimetable("0 0 * * *", timezone="UTC") or '
@@ -130,8 +133,8 @@ class _SliceOperator(BaseOperator):
         allow_empty: Flag = False,
         min_ratio: float | str | None = None,
         yes: Flag = False,
-        wait_lock: float | str = requests.DEFAULT_WAIT_SECONDS,
-        settle: float | str = requests.DEFAULT_SETTLE_SECONDS,
+        wait_lock: Seconds = requests.DEFAULT_WAIT_SECONDS,
+        settle: Seconds = requests.DEFAULT_SETTLE_SECONDS,
         ascending: Flag = False,
         source_set: Mapping[str, str] | None = None,
         dest_set: Mapping[str, str] | None = None,
@@ -167,6 +170,8 @@ class _SliceOperator(BaseOperator):
         self.dest_set = dest_set
         self._run: _Run | None = None
         """While `execute` is under way."""
+        self._is_ended: bool | None = False
+        """It was asked to end before it began; None once it has begun."""
 
     def on_kill(self) -> None:
         """End both sides' work, which rolls back; a COMMIT that is under way is waited for.
@@ -176,14 +181,19 @@ class _SliceOperator(BaseOperator):
         """
         if self._run is not None:
             self._run.stop()  # nothing else: a log that is being written cannot be written to
+        elif self._is_ended is not None:
+            self._is_ended = True
 
     @contextmanager
     def _running(self) -> Iterator[_Run]:
         """Run the block so that `on_kill` ends it; raises errors as Airflow takes them."""
         run = _Run(self.log, {"source": self.source_conn_id, "dest": self.dest_conn_id})
-        self._run = run
+        if self._is_ended:
+            run.stop()
+        self._run, self._is_ended = run, None
         try:
             with run.lines(), _translated(lambda: self._may_be_done_again):
+                run.ending.look()
                 yield run
         except Stopped:
             left = (
@@ -195,14 +205,13 @@ class _SliceOperator(BaseOperator):
                 f"ended by on_kill, both servers were told to stop: {left}"
             ) from None
         except BaseException as error:
-            if run.ending.is_committing and not isinstance(error, Exception):
-                # A timeout of the task, say. Whatever became of it, to copy the slice again makes
-                # it what the source has; to append it again may not.
-                self.log.warning("ended while COMMIT was under way: it may have happened")
-                if not self._may_be_done_again:
-                    raise AirflowFailException(
-                        f"the dest may hold the slice. {requests.LOOK_FIRST}"
-                    ) from error
+            # A timeout of the task, say, which comes anywhere. To copy the slice again makes it
+            # what the source has, whatever became of it; to append it again may not.
+            committed = run.ending.is_committed or run.ending.is_committing
+            if committed and not self._may_be_done_again:
+                raise AirflowFailException(
+                    f"the dest may hold the slice. {requests.LOOK_FIRST}"
+                ) from error
             raise
         finally:
             self._run = None
@@ -215,29 +224,32 @@ class _SliceOperator(BaseOperator):
     def _wanted(self, context: Mapping[str, Any]) -> slices.Wanted:
         """Return the slice of this run; raises UsageError where nothing says which."""
         everything = _flag("all", self.all)
-        given = (self.day, self.month, self.start, self.stop)
-        if everything and self.where is not None and given == (None,) * 4:
-            return slices.Everything()
+        bounds = [_plain_time(each) for each in (self.day, self.start, self.stop)]
+        given = [self.month, *bounds]
         if everything or any(each is not None for each in given):
             if self.partition_key is not None:
                 raise UsageError("a partition_key and another slice were both given")
+            if everything and self.where is not None and not any(given):
+                return slices.Everything()
+            day, start, stop = bounds
             return api.wanted(
-                day=self.day,
-                month=self.month,
-                start=self.start,
-                stop=self.stop,
-                everything=everything,
+                day=day, month=self.month, start=start, stop=stop, everything=everything
             )
         if self.partition_key is not None:
             return of_partition(str(self.partition_key))
-        if key := context.get("partition_key"):
-            return of_partition(key, self.timezone, context.get("partition_date"))
+        # Airflow 3.2 has it in the run alone.
+        run = context.get("dag_run")
+        key = context.get("partition_key") or getattr(run, "partition_key", None)
+        if key:
+            moment = context.get("partition_date") or getattr(run, "partition_date", None)
+            return of_partition(key, self.timezone, moment)
         return of_interval(
             context.get("data_interval_start"), context.get("data_interval_end"), self.timezone
         )
 
     def _request(self, run: _Run, wanted: slices.Wanted, **more: Any) -> Request:
-        return Request(
+        """Return the request; raises UsageError for values that mean nothing."""
+        request = Request(
             source=run.endpoint("source", self.source_set),
             dest=run.endpoint("dest", self.dest_set),
             table=self.table,
@@ -259,6 +271,8 @@ class _SliceOperator(BaseOperator):
             ascending=_flag("ascending", self.ascending),
             **more,
         )
+        requests.check(request)
+        return request
 
 
 class CopyPipeOperator(_SliceOperator):
@@ -323,9 +337,9 @@ class CopyPipeOperator(_SliceOperator):
         rate_limit: int | str | None = None,
         verify: Verify = "count",
         transport: Transport = "auto",
-        stall_timeout: float | str | None = None,
+        stall_timeout: Seconds | None = None,
         copy_retries: int | str = 0,
-        copy_retry_delay: float | str = requests.DEFAULT_RETRY_SECONDS,
+        copy_retry_delay: Seconds = requests.DEFAULT_RETRY_SECONDS,
         ledger: Flag = True,
         allow_reverse: Flag = False,
         notices: Flag = False,
@@ -356,26 +370,29 @@ class CopyPipeOperator(_SliceOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Copy the slice; returns what was done."""
         with self._running() as run:
-            request = self._copy_request(run, self._wanted(context))
+            with _options():
+                request = self._copy_request(run, self._wanted(context))
             attempts.begin(request, run)
-            pair = Pair(request, run, run.ending.look)
-            try:
+            with closing(Pair(request, run, run.ending.look)) as pair:
                 done = attempts.copy_part(request, run, pair)
-            finally:
-                pair.close()
             if done is None:
-                self.log.info("%s is done already", run.planned)
-                return _plain(reporting.skipped_json(run.planned.slice)) if run.planned else {}
-        self.log.info("%s", reporting.result_line(done))
-        self.log.info("%s", reporting.diagnosis(done))
-        self._done, self._hooks = done, run.hooks
-        found = _plain(reporting.result_json(done))
-        try:
-            self._tell_assets(context, found)
-        except ValueError as error:
-            # A name that Airflow takes for no asset; what is committed is not to be copied again.
-            self.log.warning("the assets were not told: %s", error)
-        return found
+                return self._skipped(run)
+            self.log.info("%s", reporting.result_line(done))
+            self.log.info("%s", reporting.diagnosis(done))
+            self._done, self._hooks = done, run.hooks
+            found = _plain(reporting.result_json(done))
+            try:
+                self._tell_assets(context, found)
+            except ValueError as error:
+                # A name that Airflow takes for no asset; what is committed is not copied again.
+                self.log.warning("the assets were not told: %s", error)
+            return found
+
+    def _skipped(self, run: _Run) -> dict[str, Any]:
+        if run.planned is None:
+            raise AssertionError("what is skipped was planned")
+        self.log.info("%s %s is done already", run.planned.table, run.planned.slice)
+        return _plain(reporting.skipped_json(run.planned.slice))
 
     def _copy_request(self, run: _Run, wanted: slices.Wanted) -> Request:
         return self._request(
@@ -427,7 +444,7 @@ class CopyPipeOperator(_SliceOperator):
         return create_asset(
             host=connection.host or "localhost",
             port=connection.port or 5432,
-            database=hook.database or connection.schema or connection.login or "",
+            database=_database(hook),
             schema=quote(schema, safe=""),
             table=quote(name, safe=""),
         )
@@ -451,7 +468,7 @@ class CopyPipeOperator(_SliceOperator):
             info = hook.get_openlineage_database_info(hook.connection)
             names[side] = {
                 "namespace": f"{info.scheme}://{info.authority}",
-                "name": f"{info.database}.{table}",
+                "name": f"{_database(hook)}.{table}",
             }
         return OperatorLineage(
             inputs=[Dataset(**names["source"])],
@@ -509,47 +526,50 @@ class VerifyOperator(_SliceOperator):
     def execute(self, context: Mapping[str, Any]) -> dict[str, Any]:
         """Compare the slices; returns what was found."""
         with self._running() as run:
-            wanted = self._wanted(context)
-            if self.repair not in get_args(Repair):
-                raise UsageError(
-                    f"no such repair: {self.repair!r}",
-                    hint=f"Choose {' or '.join(get_args(Repair))}.",
-                )
-            options = verdicts.Options(
-                every=_every(self.every, wanted),
-                jobs=_count("jobs", self.jobs),
-                key=api.names("key", self.key),
-                show_rows=_flag("show_rows", self.show_rows),
-                record=_flag("record", self.record),
-                repair=self.repair,
-            )
+            with _options():
+                wanted = self._wanted(context)
+                request = self._request(run, wanted, retries=0)
+                options = self._verify_options(wanted)
+                fails = _flag("fail_on_difference", self.fail_on_difference)
             tally, different = verdicts.Tally(), []
-            request = self._request(run, wanted)
-            requests.check(request)
             for found in verdicts.verify(request, options, run, run.stop):
                 tally.add(found)
                 self._tell(found)
                 if isinstance(found, Verdict) and found.is_different:
-                    different.append(str(found.slice))
+                    different.append(found)
             self.log.info("%s", reporting.tally_line(tally))
-            if tally.failed:
-                raise _worst(tally.failed)
-        result = {
-            "slices": tally.slices,
-            "verdicts": dict(tally.verdicts),
-            "different": different[:_MOST_NAMED],
-        }
-        if different and _flag("fail_on_difference", self.fail_on_difference):
-            raise AirflowFailException(
-                str(
-                    Differs(
-                        f"{tally.differing} of {tally.slices} slices differ",
-                        detail=", ".join(different[:_MOST_NAMED]),
-                        hint='Give repair="slices" to copy them again.',
-                    )
+            problem = _worst([each.error for each in tally.failed])
+            # What could not be repaired for a reason that passes may be in the next try.
+            problem = problem or _worst([each.failure for each in different])
+            if problem is not None:
+                raise problem
+            named = [str(each.slice) for each in different[:_MOST_NAMED]]
+            if different and fails:
+                raise Differs(
+                    f"{tally.differing} of {tally.slices} slices differ",
+                    detail=", ".join(named),
+                    hint=None if self.repair != "none" else 'repair="slices" copies them again.',
                 )
+            return {
+                "slices": tally.slices,
+                "verdicts": dict(tally.verdicts),
+                "different": named,
+            }
+
+    def _verify_options(self, wanted: slices.Wanted) -> verdicts.Options:
+        if self.repair not in get_args(Repair):
+            raise UsageError(
+                f"no such repair: {self.repair!r}",
+                hint=f"Choose {' or '.join(get_args(Repair))}.",
             )
-        return result
+        return verdicts.Options(
+            every=_every(self.every, wanted),
+            jobs=_count("jobs", self.jobs),
+            key=api.names("key", self.key),
+            show_rows=_flag("show_rows", self.show_rows),
+            record=_flag("record", self.record),
+            repair=self.repair,
+        )
 
     def _tell(self, found: Verdict | Failed) -> None:
         if isinstance(found, Failed):
@@ -588,23 +608,28 @@ def missing_days(
 
     For `CopyPipeOperator.partial(..).expand(day=..)`, in a task: it connects as the operator does.
     `start` and `stop` are ISO dates, "today", "yesterday" or "-30d". At most `limit` days are
-    returned (Airflow expands 1,024, [core] max_map_length); the next run returns the others. Raises
+    returned (Airflow expands 1,024, [core] max_map_length); the next run returns the others. What
+    was copied with `where` or a `query` does not make a day whole, so that day is returned. Raises
     as the operator does, and changes nothing.
     """
     log = getLogger("airflow.task")
     run = _Run(log, {"source": source_conn_id, "dest": dest_conn_id})
     with _translated():
-        request = Request(
-            source=run.endpoint("source", source_set),
-            dest=run.endpoint("dest", dest_set),
-            table=table,
-            into=into,
-            wanted=api.wanted(month=None, start=start, stop=stop),
-            by=by,
-            timezone=timezone,
-        )
-        most = _count("limit", limit)
-        calendar = calendars.read(request, "day", count=_flag("count", count), listen=run)
+        with _options():
+            bounds = [_plain_time(each) for each in (start, stop)]
+            request = Request(
+                source=run.endpoint("source", source_set),
+                dest=run.endpoint("dest", dest_set),
+                table=table,
+                into=into,
+                wanted=api.wanted(month=None, start=bounds[0], stop=bounds[1]),
+                by=by,
+                timezone=timezone,
+                retries=0,
+            )
+            requests.check(request)
+            most, counts_rows = _count("limit", limit), _flag("count", count)
+        calendar = calendars.read(request, "day", count=counts_rows, listen=run)
     counts = ", ".join(f"{number} {state}" for state, number in calendar.counts.most_common())
     log.info("%s %s: %s", calendar.table, calendar.around, counts or "no day")
     found = [each.day.isoformat() for each in calendar.squares if each.state in _TO_COPY]
@@ -643,10 +668,25 @@ def of_interval(start: datetime | None, stop: datetime | None, zone: str) -> Bet
             "stop.",
         )
     instants = _plain_instant(start), _plain_instant(stop)
-    local = [bound.astimezone(ZoneInfo(name)).replace(tzinfo=None) for bound in instants]
-    if all(bound.time() == datetime.min.time() for bound in local):
+    local = [bound.astimezone(ZoneInfo(name)) for bound in instants]
+    # A midnight that comes twice begins its day the first time only.
+    at_midnight = all(bound.time() == datetime.min.time() and not bound.fold for bound in local)
+    if at_midnight and local[0].date() < local[1].date():
         return Between(*(bound.date() for bound in local))
-    return Between(*(local if slices.same_zone(name, "UTC") else instants))
+    if slices.same_zone(name, "UTC"):
+        return Between(*(bound.replace(tzinfo=None) for bound in local))
+    return Between(*instants)
+
+
+def _plain_time(value: Any) -> Any:
+    """Return a date or time in the standard library's own class; anything else as it is."""
+    if isinstance(value, datetime):
+        if value.tzinfo is not None:
+            return _plain_instant(value)
+        return datetime.combine(_plain_time(value.date()), value.time())
+    if isinstance(value, date):
+        return date(value.year, value.month, value.day)
+    return value
 
 
 def _plain_instant(moment: datetime) -> datetime:
@@ -781,10 +821,27 @@ def _translated(may_be_done_again: Callable[[], bool] = lambda: True) -> Iterato
         raise AirflowFailException(str(error)) from None
 
 
-def _worst(failed: Sequence[Failed]) -> CopypipeError:
-    """Return the error of several slices that no retry can mend, else the first."""
-    lasting = [each.error for each in failed if not isinstance(each.error, _PASSING)]
-    return (lasting or [each.error for each in failed])[0]
+def _worst(errors: Sequence[CopypipeError | None]) -> CopypipeError | None:
+    """Return the error of several slices that no retry can mend, else the first; None for none."""
+    found = [error for error in errors if error is not None]
+    lasting = [error for error in found if not isinstance(error, _PASSING)]
+    return next(iter(lasting or found), None)
+
+
+@contextmanager
+def _options() -> Iterator[None]:
+    """Raise UsageError for an option whose value is of a kind that means nothing."""
+    try:
+        yield
+    except (TypeError, AttributeError, ValueError) as error:
+        raise UsageError(
+            "an option has a value of the wrong kind", detail=f"{type(error).__name__}: {error}."
+        ) from error
+
+
+def _database(hook: PostgresHook) -> str:
+    """Return the name of the database, where libpq would look for it as well."""
+    return str(hook.database or hook.connection.schema or hook.connection.login or "")
 
 
 def _plain(line: str) -> dict[str, Any]:
@@ -816,18 +873,22 @@ def _flag(name: str, value: Flag) -> bool:
 
 
 def _count(name: str, value: int | str) -> int:
-    try:
-        return int(value)
-    except ValueError:
-        raise UsageError(f"{name} is not a whole number: {value!r}") from None
+    text = str(value).strip()
+    if not text.isdecimal():
+        raise UsageError(f"{name} is not a whole number: {value!r}")
+    return int(text)
 
 
-def _seconds(value: float | str) -> float:
+def _seconds(value: Seconds) -> float:
+    if isinstance(value, timedelta):
+        return value.total_seconds()
     return requests.duration(value) if isinstance(value, str) else value
 
 
 def _bytes(value: int | str | None) -> int | None:
-    return requests.size(value) if isinstance(value, str) else value
+    if isinstance(value, str) and not value.strip().isdecimal():
+        return requests.size(value)
+    return None if value is None else int(value)
 
 
 def _ratio(value: float | str | None) -> float | None:

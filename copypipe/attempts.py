@@ -104,7 +104,8 @@ class Ending:
 
     def __init__(self, stop: Stop) -> None:
         self._stop = stop
-        self._committed = False
+        self.is_committed = False
+        """The dest holds the new slice."""
         self.is_committing = False
         """A COMMIT was sent, and nobody knows yet whether it happened."""
         self.is_undecided = False
@@ -112,7 +113,7 @@ class Ending:
 
     def look(self) -> None:
         """Raise Stopped where the run is to end, and may."""
-        if not self.is_committing and not self._committed:
+        if not self.is_committing and not self.is_committed:
             self._stop.check()
 
     def hear(self, event: Event, /) -> None:
@@ -122,7 +123,7 @@ class Ending:
             self.is_committing = True
         elif isinstance(event, Decided):
             self.is_committing = self.is_undecided = False
-            self._committed = event.committed
+            self.is_committed = event.committed
         elif isinstance(event, Retried) and event.undecided:
             self.is_committing, self.is_undecided = False, True
         self.look()

@@ -29,25 +29,25 @@ class Stop:
     """Whether all is to end, at once or after what is under way; asked by whoever waits."""
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
-        self._enough = threading.Event()
+        # No Event: its lock would wait for itself where a signal comes while it is set.
+        self._asked = self._enough = False
 
     def __call__(self) -> None:
-        """Ask all to end at once."""
-        self._asked.set()
+        """Ask all to end at once; may be called by a signal handler."""
+        self._asked = True
 
     def begin_nothing(self) -> None:
         """Let all end what they do, and begin nothing more."""
-        self._enough.set()
+        self._enough = True
 
     @property
     def is_enough(self) -> bool:
         """Return whether nothing more is to be begun."""
-        return self._enough.is_set()
+        return self._enough
 
     def check(self) -> None:
         """Raise Stopped where all is to end."""
-        if self._asked.is_set():
+        if self._asked:
             raise Stopped
 
 

@@ -552,7 +552,7 @@ def handed_again(cluster: Cluster, held: Held) -> str | None:
 
 
 def print_held(cluster: Cluster, held: list[Held]) -> None:
-    """Print who had the tasks done again that the worker held, and what came of its messages."""
+    """Print who gave out again what the worker held, and what came of its old messages."""
     tasks = {each.map_index: each for each in cluster.tasks()}
     by: Counter[str] = Counter()
     print(f"\nwhat {VICTIM} held when it was killed, and what came of it:")
@@ -560,18 +560,19 @@ def print_held(cluster: Cluster, held: list[Held]) -> None:
         task, again = tasks[each.map_index], handed_again(cluster, each)
         if not each.is_taken and again:
             continue  # the message was still waiting for somebody
-        who = "nobody"
         if task.message != each.message:
-            who = "scheduler"
+            how = "given out again by the scheduler"
         elif task.hostname != VICTIM:
-            who = "broker"
-        by[who] += 1
+            how = "given out again by the broker"
+        else:
+            how = "done already"
+        by[how] += 1
         print(
-            f"  {each.day} ({each.state}): done again by {who}, "
-            f"{task.state} of try {task.try_number} on {task.hostname}\n"
+            f"  {each.day} ({each.state}): {how}, "
+            f"try {task.try_number} on {task.hostname} is a {task.state}\n"
             f"      its old message: {again or 'lost, no worker has noted it'}"
         )
-    print(f"  done again by the scheduler: {by['scheduler']}, by the broker: {by['broker']}")
+    print("  " + ", ".join(f"{number} {how}" for how, number in by.most_common()))
 
 
 def print_logs(cluster: Cluster, held: Held) -> None:
@@ -611,7 +612,7 @@ def checks(cluster: Cluster, day: date) -> dict[str, bool]:
     done = Counter(task.hostname for task in tasks if task.state == "success")
     number = sum(each.entries for each in entries.values())
     tries = Counter(" then ".join(states) for states in attempts.values())
-    told = ", ".join(f"{often} days {states}" for states, often in tries.most_common())
+    told = ", ".join(f"{often} x {states}" for states, often in tries.most_common())
     return {
         f"{len(there)} days of {cluster.rows:,} rows: count and md5 are the same on both sides": (
             there == here and [each.day for each in there] == days
@@ -620,7 +621,7 @@ def checks(cluster: Cluster, day: date) -> dict[str, bool]:
             sorted(entries) == days
             and all(e.rows == cluster.rows and e.is_one_day for e in entries.values())
         ),
-        f"attempts: {told}; as many copied as entries": (
+        f"attempts by day: {told}; as many copied as entries": (
             sorted(attempts) == days
             and all(attempts[each].count("copied") == entries[each].entries for each in entries)
         ),

@@ -30,6 +30,7 @@ with DAG(
         dest_conn_id="dwh",
         table="public.users",
         verify="checksum",
+        fail_on_empty=True,  # a day without users is one that is not there yet: tried again
         pool="shop",
         execution_timeout=timedelta(hours=1),
         outlets=[Asset("postgres://dwh.example:5432/dwh/public/users")],

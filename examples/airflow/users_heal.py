@@ -36,6 +36,6 @@ with DAG(
         stop="{{ params.stop }}",
         repair="slices",
         pool="shop",
-        trigger_rule="none_failed",  # also where no day was to be copied
+        trigger_rule="all_done",  # also where no day was to be copied, or one could not be
         **sides,
     )

@@ -133,6 +133,11 @@ def test_daily_without_an_interval_fails_and_is_not_tried_again(
     assert days_of(dest) == {}
 
 
+def test_templates_may_be_rendered_as_objects(dag_of: DagOf, dest: Database) -> None:
+    assert dag_of("trials", "trial_native").test(logical_date=NEXT).state == "success"
+    assert days_of(dest) == {DAY: ROWS}
+
+
 def test_options_are_templates(dag_of: DagOf, dest: Database) -> None:
     run = dag_of("trials", "trial_template").test(run_conf={"day": DAY})
 

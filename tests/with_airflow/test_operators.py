@@ -15,7 +15,6 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from airflow.sdk.execution_time.context import OutletEventAccessors
 from airflow.sdk.execution_time.timeout import timeout
 
-import copypipe
 from copypipe import (
     CommitUnknown,
     ConnectionLost,
@@ -84,12 +83,15 @@ def test_a_second_run_leaves_the_same(dest: Database) -> None:
     assert dest.digest("public.users", "id") == digest
 
 
-def test_what_is_done_is_skipped_where_that_is_asked_for(dest: Database) -> None:
+def test_what_is_done_is_skipped_where_that_is_asked_for(
+    dest: Database, capsys: pytest.CaptureFixture[str]
+) -> None:
     copying(mode="append").execute(DAILY)
 
     found = copying(mode="append", skip_done="true").execute(DAILY)
 
     assert found["type"] == "skipped"
+    assert "public.users [2018-04-28, 2018-04-29) UTC is done already" in capsys.readouterr().out
     assert found["slice"]["first_day"] == DAY
     assert days_of(dest) == [(DAY, ROWS)]
 
@@ -374,11 +376,21 @@ def test_on_kill_while_committing_waits_for_the_outcome(
     assert days_of(dest) == [(DAY, ROWS)]
 
 
-def test_on_kill_before_and_after_means_nothing(dest: Database) -> None:
+def test_on_kill_before_it_begins_is_remembered(dest: Database) -> None:
     task = copying()
     task.on_kill()
+
+    with pytest.raises(AirflowException, match="ended by on_kill"):
+        task.execute(DAILY)
+    assert days_of(dest) == []
+
+
+def test_on_kill_afterwards_means_nothing(dest: Database) -> None:
+    """Airflow calls it behind a timeout, and may run the same object again."""
+    task = copying()
     task.execute(DAILY)
     task.on_kill()
+    task.execute(DAILY)
 
     assert days_of(dest) == [(DAY, ROWS)]
 
@@ -412,6 +424,42 @@ def test_a_timeout_in_the_middle_of_commit_is_not_tried_again_where_that_adds_ro
         copying(**options).execute(DAILY)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [({}, AirflowTaskTimeout), ({"mode": "append", "again": True}, AirflowFailException)],
+)
+def test_a_timeout_behind_commit_is_not_tried_again_where_that_adds_rows_twice(
+    dest: Database,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    error: type[BaseException],
+) -> None:
+    def late(done: Any) -> str:
+        raise AirflowTaskTimeout
+
+    monkeypatch.setattr("copypipe.reporting.result_line", late)
+
+    with pytest.raises(error):
+        copying(**options).execute(DAILY)
+    assert days_of(dest) == [(DAY, ROWS)]
+
+
+def test_on_kill_of_which_nobody_knows_says_so(
+    dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a ledger a COMMIT without an answer is made again."""
+    task = copying(ledger=False, copy_retries=3, copy_retry_delay=60)
+
+    def lost(session: Session) -> None:
+        threading.Timer(0.5, task.on_kill).start()
+        raise CommitUnknown("dest: the connection was lost while COMMIT was under way")
+
+    monkeypatch.setattr(Session, "commit", lost)
+
+    with pytest.raises(AirflowException, match="nobody knows whether the slice was committed"):
+        task.execute(DAILY)
+
+
 def test_on_kill_ends_a_verification(source: Database, dest: Database) -> None:
     copying(start=DAY, stop="2018-05-01").execute({})
     # What the digest calls waits for a lock on the table.
@@ -421,7 +469,7 @@ def test_on_kill_ends_a_verification(source: Database, dest: Database) -> None:
     timer = threading.Timer(0.5, task.on_kill)
     timer.start()
 
-    with pytest.raises((AirflowException, copypipe.CopypipeError)):
+    with pytest.raises(AirflowException, match="ended by on_kill"):
         task.execute({})
 
     no_backends(source, dest, seconds=3)
@@ -555,6 +603,42 @@ def test_a_verification_that_cannot_tell_is_an_error(dest: Database) -> None:
         verifying(repair="all").execute(DAILY)
 
 
+@pytest.mark.parametrize(
+    ("code", "error"), [("40P01", TransientError), ("22012", AirflowFailException)]
+)
+def test_slices_of_which_nothing_can_be_told_are_an_error(
+    source: Database, code: str, error: type[Exception]
+) -> None:
+    """Rows of one day cannot be read at the source."""
+    copying(start=DAY, stop="2018-05-01").execute({})
+    source.execute(
+        "ALTER TABLE public.users RENAME TO kept;"
+        "CREATE FUNCTION public.fail() RETURNS text LANGUAGE plpgsql AS $$"
+        f" BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$;"
+        "CREATE VIEW public.users AS SELECT id,"
+        " CASE WHEN id < 1000000 THEN public.fail() ELSE name END AS name,"
+        " email, active, balance, created_at, profile, tags FROM public.kept"
+    )
+
+    with pytest.raises(error, match=code):
+        verifying(start=DAY, stop="2018-05-01").execute({})
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("40P01", TransientError), ("22012", AirflowFailException)]
+)
+def test_a_repair_that_fails_is_told_by_its_own_error(
+    dest: Database, capsys: pytest.CaptureFixture[str], code: str, error: type[Exception]
+) -> None:
+    copying().execute(DAILY)
+    dest.execute("DELETE FROM public.users WHERE id = 3")
+    raising(dest, code, 9)
+
+    with pytest.raises(error, match=code):
+        verifying(repair="slices").execute(DAILY)
+    assert "could not be repaired" in capsys.readouterr().out
+
+
 # ----------------------------------------------------------------------------------- missing days
 
 
@@ -593,6 +677,24 @@ def test_a_day_that_was_open_is_missing(source: Database, dest: Database) -> Non
     copying(day="today").execute({})
 
     assert missing(start="-1d", stop=f"{today.year + 1}-01-01") == [today.isoformat()]
+
+
+def test_what_a_condition_copied_makes_no_day_whole() -> None:
+    copying(day=DAY, where="id % 2 = 0").execute({})
+
+    assert missing() == ["2018-04-28", "2018-04-29", "2018-04-30"]
+
+
+def test_days_are_those_of_the_zone(source: Database) -> None:
+    source.execute("DELETE FROM public.users WHERE id <> 3")  # at 03:00 of the 28th in UTC
+
+    assert missing(timezone="America/New_York") == ["2018-04-27"]
+
+
+@pytest.mark.parametrize("options", [{"limit": "some"}, {"limit": -1}, {"count": "perhaps"}])
+def test_days_that_mean_nothing_fail_for_good(options: dict[str, Any]) -> None:
+    with pytest.raises(AirflowFailException):
+        missing(**options)
 
 
 def test_days_without_rows_are_not_missing(source: Database, dest: Database) -> None:

@@ -2,16 +2,19 @@
 
 import inspect
 from datetime import UTC, date, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
 import pendulum
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
 from copypipe import UsageError, api
 from copypipe import airflow as face
 from copypipe.airflow import CopyPipeOperator, VerifyOperator, of_interval, of_partition
 from copypipe.airflow_provider import get_provider_info
+from copypipe.requests import Endpoint, Request
 from copypipe.slices import Between, DaysAgo, Everything
 
 SIDES = {"task_id": "t", "source_conn_id": "shop", "dest_conn_id": "dwh", "table": "public.users"}
@@ -158,6 +161,7 @@ def test_a_partition_of_another_zone_is_refused(
     assert "timezone" in str(caught.value)
 
 
+AIRFLOW_3_2 = SimpleNamespace(partition_key="2018-04-28", partition_date=at("2018-04-28"))
 DAILY = {"data_interval_start": at("2018-04-28"), "data_interval_end": at("2018-04-29")}
 THAT_DAY = Between(date(2018, 4, 28), date(2018, 4, 29))
 
@@ -171,6 +175,18 @@ THAT_DAY = Between(date(2018, 4, 28), date(2018, 4, 29))
         ({}, {**DAILY, "partition_key": None}, THAT_DAY),
         ({"partition_key": "2018-04-28"}, {}, THAT_DAY),
         ({"day": "2018-04-28"}, {}, THAT_DAY),
+        ({"day": pendulum.date(2018, 4, 28)}, {}, THAT_DAY),
+        (
+            {"start": pendulum.datetime(2018, 4, 28), "stop": pendulum.datetime(2018, 4, 29, 1)},
+            {},
+            Between(at("2018-04-28"), at("2018-04-29T01:00")),
+        ),
+        (
+            {"start": pendulum.naive(2018, 4, 28), "stop": pendulum.naive(2018, 4, 29, 1)},
+            {},
+            Between(local("2018-04-28"), local("2018-04-29T01:00")),
+        ),
+        ({}, {"dag_run": AIRFLOW_3_2}, THAT_DAY),
         ({"day": date(2018, 4, 28)}, DAILY, THAT_DAY),
         ({"day": "yesterday"}, DAILY, Between(DaysAgo(1), DaysAgo(0))),
         ({"month": "2018-04"}, DAILY, Between(date(2018, 4, 1), date(2018, 5, 1))),
@@ -188,6 +204,26 @@ def test_which_slice_a_run_copies(
     assert CopyPipeOperator(**SIDES, **options)._wanted(context) == wanted
 
 
+def test_a_partition_is_one_of_the_slices_zone() -> None:
+    """The key of a day that begins on another one in the zone of the slice."""
+    context = {"partition_key": "2018-04-28", "partition_date": at("2018-04-27T22:00")}
+
+    assert CopyPipeOperator(**SIDES, timezone="Europe/Vienna")._wanted(context) == THAT_DAY
+    with pytest.raises(UsageError, match="begins at"):
+        CopyPipeOperator(**SIDES)._wanted(context)
+
+
+@pytest.mark.parametrize(
+    ("start", "stop"),
+    [
+        ("2018-11-04T04:00", "2018-11-04T05:00"),  # the first hour of that day, which comes twice
+        ("2018-11-04T05:00", "2018-11-05T05:00"),  # from the second midnight on
+    ],
+)
+def test_a_midnight_that_comes_twice_makes_no_day(start: str, stop: str) -> None:
+    assert of_interval(at(start), at(stop), "America/Havana") == Between(at(start), at(stop))
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -196,6 +232,8 @@ def test_which_slice_a_run_copies(
         {"start": "2018-04-28"},
         {"all": True, "day": "2018-04-28"},
         {"all": True, "day": "2018-04-28", "where": "true"},
+        {"all": True, "partition_key": "2018-04-28", "where": "true"},
+        {"all": True, "partition_key": "2018-04-28"},
         {"all": "perhaps"},
         {"day": "28.4.2018"},
     ],
@@ -247,34 +285,107 @@ def test_options_mean_by_default_what_they_mean_in_python(operator: Any, call: A
         assert getattr(made, field) == otherwise.get(field, parameter.default), name
 
 
-def test_options_may_be_what_a_template_renders() -> None:
-    words = {
-        "swap": "False",
-        "allow_empty": "true",
-        "yes": " Yes ",
-        "ledger": "0",
-        "min_ratio": "0.5",
-    }
-    sizes = {
-        "rate_limit": "50MB",
-        "wait_lock": "10min",
-        "stall_timeout": "90s",
-        "copy_retries": "2",
-    }
-    run = _NoServer()
+class _NoServer:
+    def endpoint(self, side: str, settings: Any) -> Endpoint:
+        return Endpoint(f"host={side}", "test", tuple((settings or {}).items()))
 
-    request = CopyPipeOperator(**SIDES, **words, **sizes, mode="replace")._copy_request(
-        run, Everything()
-    )  # type: ignore[arg-type]
 
-    assert (request.swap, request.allow_empty, request.yes, request.ledger) == (
-        False,
-        True,
-        True,
-        False,
-    )
-    assert (request.min_ratio, request.rate_limit, request.wait_lock) == (0.5, 50 << 20, 600.0)
-    assert (request.stall_timeout, request.retries) == (90.0, 2)
+def request_of(operator: Any, **options: Any) -> Request:
+    made = operator(**SIDES, **options)
+    if isinstance(made, CopyPipeOperator):
+        return made._copy_request(_NoServer(), Everything())  # type: ignore[arg-type]
+    return made._request(_NoServer(), Everything(), retries=0)
+
+
+# The option, a value that it has not by default, and what the request holds then.
+CHOSEN: list[tuple[str, Any, Any]] = [
+    ("into", "public.people", "public.people"),
+    ("where", "id > 1", "id > 1"),
+    ("columns", {"email": "md5(email)"}, (("email", "md5(email)"),)),
+    ("exclude", ["notes"], ("notes",)),
+    ("cast", ["a"], ("a",)),
+    ("allow_lossy", ["a"], ("a",)),
+    ("by", "paid_at", "paid_at"),
+    ("timezone", "Europe/Vienna", "Europe/Vienna"),
+    ("allow_empty", "true", True),
+    ("yes", " Yes ", True),
+    ("wait_lock", "20min", 1200.0),
+    ("wait_lock", timedelta(minutes=2), 120.0),
+    ("wait_lock", 7, 7),
+    ("settle", "90s", 90.0),
+    ("ascending", "1", True),
+    ("min_ratio", "0.5", 0.5),
+]
+CHOSEN_TO_COPY: list[tuple[str, Any, Any]] = [
+    ("query", "SELECT 1", "SELECT 1"),
+    ("clear", "truncate", "truncate"),
+    ("swap", "True", True),
+    ("fail_on_empty", True, True),
+    ("sequences", True, True),
+    ("accept", ["triggers"], ("triggers",)),
+    ("rate_limit", "50MB", 50 << 20),
+    ("rate_limit", "50000000", 50_000_000),
+    ("rate_limit", 50_000_000, 50_000_000),
+    ("verify", "checksum", "checksum"),
+    ("transport", "libpq", "libpq"),
+    ("stall_timeout", "90s", 90.0),
+    ("copy_retries", "2", 2),
+    ("copy_retry_delay", "3s", 3.0),
+    ("ledger", "0", False),
+    ("allow_reverse", True, True),
+    ("notices", True, True),
+    ("skip_done", "yes", True),
+]
+NAMES = {"copy_retries": "retries", "copy_retry_delay": "retry_delay", "skip_done": "skip"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "option", "value", "found"),
+    [
+        *((operator, *each) for operator in (CopyPipeOperator, VerifyOperator) for each in CHOSEN),
+        *((CopyPipeOperator, *each) for each in CHOSEN_TO_COPY),
+    ],
+)
+def test_every_option_reaches_the_request(
+    operator: Any, option: str, value: Any, found: Any
+) -> None:
+    request = request_of(operator, **{option: value})
+
+    assert getattr(request, NAMES.get(option, option)) == found
+    assert getattr(request_of(operator), NAMES.get(option, option)) != found
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ({"mode": "merge", "key": ["a"], "merge_deletes": True}, ("merge", ("a",), True, False)),
+        ({"mode": "append", "again": "true"}, ("append", (), False, True)),
+    ],
+)
+def test_modes_reach_the_request(options: dict[str, Any], found: Any) -> None:
+    request = request_of(CopyPipeOperator, **options)
+
+    assert (request.mode, request.key, request.merge_deletes, request.again) == found
+
+
+@pytest.mark.parametrize("operator", [CopyPipeOperator, VerifyOperator])
+def test_settings_reach_the_sides(operator: Any) -> None:
+    request = request_of(operator, source_set={"role": "a"}, dest_set={"role": "b"})
+
+    assert (request.source.settings, request.dest.settings) == ((("role", "a"),), (("role", "b"),))
+
+
+def test_options_of_a_verification_reach_it() -> None:
+    options = {"every": "week", "jobs": "3", "key": ["a"], "show_rows": 1, "record": "true"}
+
+    found = VerifyOperator(**SIDES, **options, repair="rows")._verify_options(THAT_DAY)
+
+    assert (found.every, found.jobs, found.key) == ("week", 3, ("a",))
+    assert (found.show_rows, found.record, found.repair) == (True, True, "rows")
+
+
+def test_airflow_alone_tries_again() -> None:
+    assert [request_of(each).retries for each in (CopyPipeOperator, VerifyOperator)] == [0, 0]
 
 
 @pytest.mark.parametrize(
@@ -282,20 +393,30 @@ def test_options_may_be_what_a_template_renders() -> None:
     [
         {"swap": "maybe"},
         {"min_ratio": "half"},
-        {"rate_limit": "50"},
+        {"rate_limit": "50 apples"},
         {"wait_lock": "soon"},
         {"copy_retries": "some"},
+        {"copy_retries": 2.7},
         {"exclude": "email"},
+        {"columns": "{'a': 'b'}"},
+        {"columns": ["a"]},
+        {"exclude": None},
+        {"by": None},
+        {"timezone": None},
+        {"table": None},
+        {"wait_lock": None},
+        {"copy_retries": None},
+        {"dest_set": "x"},
+        {"month": date(2018, 4, 1)},
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        CopyPipeOperator(**SIDES, **options)._copy_request(_NoServer(), Everything())  # type: ignore[arg-type]
+def test_options_that_mean_nothing_fail_for_good(
+    options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(face._Run, "endpoint", _NoServer.endpoint)
 
-
-class _NoServer:
-    def endpoint(self, side: str, settings: Any) -> Any:
-        return side
+    with pytest.raises(AirflowFailException):
+        CopyPipeOperator(**{**SIDES, **options}).execute(DAILY)
 
 
 @pytest.mark.parametrize(

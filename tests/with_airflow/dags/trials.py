@@ -36,6 +36,17 @@ with DAG("trial_template", schedule=None, start_date=APRIL) as trial_template:
         **SIDES,
     )
 
+with DAG(
+    "trial_native", schedule=DAILY, start_date=APRIL, render_template_as_native_obj=True
+) as trial_native:
+    CopyPipeOperator(
+        task_id="copy",
+        start="{{ data_interval_start }}",
+        stop="{{ data_interval_end }}",
+        allow_empty="{{ 1 == 1 }}",
+        **SIDES,
+    )
+
 if __name__ == "__main__":
     date = datetime.fromisoformat(sys.argv[1])
     run = trial.test(logical_date=date.replace(tzinfo=UTC))
