@@ -229,7 +229,7 @@ class _SliceOperator(BaseOperator):
         if everything or any(each is not None for each in given):
             if self.partition_key is not None:
                 raise UsageError("a partition_key and another slice were both given")
-            if everything and self.where is not None and not any(given):
+            if everything and self.where is not None and set(given) == {None}:
                 return slices.Everything()
             day, start, stop = bounds
             return api.wanted(
