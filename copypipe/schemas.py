@@ -20,6 +20,7 @@ from typing import Literal
 from copypipe import launcher
 from copypipe.errors import CopyFailed, PlanRefused, printable
 from copypipe.servers import Session
+from copypipe.statements import schemas as statements
 
 Section = Literal["pre-data", "post-data"]
 
@@ -147,6 +148,35 @@ def _with_needs(numbers: Iterable[int], by_number: Mapping[int, Entry]) -> set[i
             found.add(number)
             left += by_number[number].needs
     return found
+
+
+def missing(source: Session, dest: Session, wanted: Selection) -> tuple[Entry, ...]:
+    """Return what of a selection the dest lacks; both sessions are in a transaction.
+
+    A table that is there is left as it is: nothing that belongs to it is made. Other objects that
+    are there are taken for what they are called; whether a type fits is found out by whoever copies
+    into a column of it.
+    """
+    objects = [entry for entry in wanted.entries if entry.oid]
+    named = source.fetch(statements.identities([(e.catalog, e.oid) for e in objects]))
+    found = dest.fetch(statements.there([(kind, name) for _, kind, name in named]))
+    places = [named[place - 1][0] for (place,) in found]
+    there = {objects[place - 1].number for place in places}
+    relations = {e.number for e in wanted.entries if e.kind in _RELATIONS}
+
+    def belongs_there(entry: Entry) -> bool:
+        """Return whether an entry is one of a table, or of another object, that is there."""
+        if entry.kind not in _OF_TABLES:
+            return False
+        needed = entry.needs & relations if entry.needs & relations else entry.needs
+        # What ties two tables together is made where one of them is.
+        of = all if entry.kind in ("FK CONSTRAINT", "TABLE ATTACH", "INDEX ATTACH") else any
+        return bool(needed) and of(number in there for number in needed)
+
+    for entry in wanted.entries:  # comments come behind what they are about
+        if belongs_there(entry):
+            there.add(entry.number)
+    return tuple(entry for entry in wanted.entries if entry.number not in there)
 
 
 # --------------------------------------------------------------------------------- the programs

@@ -161,6 +161,79 @@ def test_what_needs_a_table_that_does_not_come_is_left_out(
     assert dest.fetch(keys) == [("payment_invoice_fkey",)]
 
 
+def lacking(ends: tuple[Session, Session], wanted: Selection) -> Selection:
+    """Return the part of a selection that the dest lacks."""
+    for session in ends:
+        session.begin("READ COMMITTED", read_only=True)
+    found = schemas.missing(*ends, wanted)
+    for session in ends:
+        session.rollback()
+    return Selection(found, (), ())
+
+
+def test_what_is_there_is_not_made_again(
+    source: Database, dest: Database, ends: tuple[Session, Session], tools: Tools, tmp_path: Path
+) -> None:
+    source.execute(EVERYTHING)
+    archive = Archive(ends[0], tools, tmp_path)
+    wanted = archive.select(source, *TABLES)
+    assert lacking(ends, wanted).entries == wanted.entries
+
+    archive.make(ends[1], wanted)
+
+    left = lacking(ends, wanted).entries
+    assert names(left) == set(), "everything is there"
+
+
+def test_a_table_that_is_there_is_left_as_it_is(
+    source: Database, dest: Database, ends: tuple[Session, Session], tools: Tools, tmp_path: Path
+) -> None:
+    """One of other columns and without an index, a type of other values, a function, a schema."""
+    source.execute(EVERYTHING)
+    dest.execute(
+        "CREATE SCHEMA other; CREATE TYPE public.mood AS ENUM ('fine');"
+        "CREATE TABLE public.customer (id int PRIMARY KEY, name text);"
+        "CREATE FUNCTION public.touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'"
+    )
+    archive = Archive(ends[0], tools, tmp_path)
+    wanted = lacking(ends, archive.select(source, *TABLES))
+
+    archive.make(ends[1], wanted)
+
+    columns = "SELECT attname FROM pg_attribute WHERE attrelid = 'public.customer'::regclass"
+    assert dest.fetch(f"{columns} AND attnum > 0 ORDER BY attnum") == [("id",), ("name",)]
+    assert dest.scalar("SELECT count(*) FROM pg_index WHERE indrelid = 'public.customer'::regclass")
+    made = {"invoice", "event", "event_2018"}
+    assert {name for kind, name in names(wanted.entries) if kind == "TABLE"} == {
+        "other pair",
+        *(f"public {name}" for name in made),
+    }
+    keys = "SELECT conrelid::regclass::text, confrelid::regclass::text FROM pg_constraint"
+    assert dest.fetch(f"{keys} WHERE contype = 'f'") == [("invoice", "customer")]
+    assert definitions(dest, "event", "event_2018") == definitions(source, "event", "event_2018")
+
+
+@pytest.mark.parametrize("name", ['"Of Mine"', '"a.b"', '"x;y"', '"ö"', '"sequence SEQUENCE x"'])
+def test_names_of_any_letters_are_found(
+    source: Database,
+    dest: Database,
+    ends: tuple[Session, Session],
+    tools: Tools,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    source.execute(
+        f"CREATE TYPE {name} AS ENUM ('a'); CREATE TABLE public.{name[:-1]}t\" (a {name})"
+    )
+    archive = Archive(ends[0], tools, tmp_path)
+    wanted = archive.select(source, f'{name[:-1]}t"')
+
+    archive.make(ends[1], lacking(ends, wanted))
+
+    assert lacking(ends, wanted).entries == ()
+    assert dest.scalar("SELECT count(*) FROM pg_type WHERE typtype = 'e'") == 1
+
+
 def test_a_script_leaves_no_setting_behind(
     source: Database, ends: tuple[Session, Session], tools: Tools, tmp_path: Path
 ) -> None:

@@ -1,0 +1,59 @@
+"""What of some definitions is there already: one side names objects, the other one looks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composed, Literal
+
+
+def identities(objects: Sequence[tuple[int, int]]) -> Composed:
+    """Ask by which words objects are known: each is the OID of its catalog, and its own.
+
+    Rows: the place among `objects`, counted from 1, the kind of object, and its name as in SQL,
+    with its schema and quoted where it must be; none for what is gone.
+    """
+    return SQL(
+        """
+        SELECT w.place, i.type, i.identity
+          FROM unnest({catalogs}::oid[], {oids}::oid[]) WITH ORDINALITY AS w (catalog, oid, place),
+               LATERAL pg_catalog.pg_identify_object(w.catalog, w.oid, 0) AS i
+         WHERE i.identity IS NOT NULL
+         ORDER BY w.place
+        """
+    ).format(
+        catalogs=Literal([catalog for catalog, _ in objects]),
+        oids=Literal([oid for _, oid in objects]),
+    )
+
+
+def there(named: Sequence[tuple[str, str]]) -> Composed:
+    """Ask which of these objects there are: each is its kind, and its name as in SQL.
+
+    Rows: the place among `named`, counted from 1. Of kinds that can only be told by more than a
+    name (operators, casts) nobody asks.
+    """
+    return SQL(
+        """
+        SELECT w.place
+          FROM unnest({kinds}::text[], {names}::text[]) WITH ORDINALITY AS w (kind, name, place)
+         WHERE CASE w.kind
+                 WHEN 'table' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN 'foreign table' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN 'view' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN 'materialized view' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN 'sequence' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN 'type' THEN pg_catalog.to_regtype(w.name) IS NOT NULL
+                 WHEN 'function' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
+                 WHEN 'procedure' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
+                 WHEN 'aggregate' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
+                 WHEN 'collation' THEN pg_catalog.to_regcollation(w.name) IS NOT NULL
+                 WHEN 'schema' THEN pg_catalog.to_regnamespace(w.name) IS NOT NULL
+                 WHEN 'extension' THEN EXISTS (
+                      SELECT 1 FROM pg_catalog.pg_extension e
+                       WHERE pg_catalog.quote_ident(e.extname) = w.name)
+                 ELSE false
+               END
+         ORDER BY w.place
+        """
+    ).format(kinds=Literal([kind for kind, _ in named]), names=Literal([name for _, name in named]))
