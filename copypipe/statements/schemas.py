@@ -1,4 +1,4 @@
-"""What of some definitions is there already: one side names objects, the other one looks for them."""
+"""What of some definitions is there already: one side names objects, the other looks for them."""
 
 from __future__ import annotations
 
