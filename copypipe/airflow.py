@@ -192,7 +192,7 @@ class _SliceOperator(BaseOperator):
             run.stop()
         self._run, self._is_ended = run, None
         try:
-            with run.lines(), _translated(lambda: self._may_be_done_again):
+            with closing(run), _translated(lambda: self._may_be_done_again):
                 run.ending.look()
                 yield run
         except Stopped:
@@ -224,16 +224,18 @@ class _SliceOperator(BaseOperator):
     def _wanted(self, context: Mapping[str, Any]) -> slices.Wanted:
         """Return the slice of this run; raises UsageError where nothing says which."""
         everything = _flag("all", self.all)
-        bounds = [_plain_time(each) for each in (self.day, self.start, self.stop)]
-        given = [self.month, *bounds]
+        given = (self.day, self.month, self.start, self.stop)
         if everything or any(each is not None for each in given):
             if self.partition_key is not None:
                 raise UsageError("a partition_key and another slice were both given")
             if everything and self.where is not None and set(given) == {None}:
                 return slices.Everything()
-            day, start, stop = bounds
             return api.wanted(
-                day=day, month=self.month, start=start, stop=stop, everything=everything
+                day=self.day,
+                month=self.month,
+                start=self.start,
+                stop=self.stop,
+                everything=everything,
             )
         if self.partition_key is not None:
             return of_partition(str(self.partition_key))
@@ -616,13 +618,12 @@ def missing_days(
     run = _Run(log, {"source": source_conn_id, "dest": dest_conn_id})
     with _translated():
         with _options():
-            bounds = [_plain_time(each) for each in (start, stop)]
             request = Request(
                 source=run.endpoint("source", source_set),
                 dest=run.endpoint("dest", dest_set),
                 table=table,
                 into=into,
-                wanted=api.wanted(month=None, start=bounds[0], stop=bounds[1]),
+                wanted=api.wanted(month=None, start=start, stop=stop),
                 by=by,
                 timezone=timezone,
                 retries=0,
@@ -667,7 +668,7 @@ def of_interval(start: datetime | None, stop: datetime | None, zone: str) -> Bet
             hint=f"Schedule the DAG by {INTERVALS}; or by {PARTITIONS}; or give day, or start and "
             "stop.",
         )
-    instants = _plain_instant(start), _plain_instant(stop)
+    instants = [cast("datetime", slices.plain(bound.astimezone(UTC))) for bound in (start, stop)]
     local = [bound.astimezone(ZoneInfo(name)) for bound in instants]
     # A midnight that comes twice begins its day the first time only.
     at_midnight = all(bound.time() == datetime.min.time() and not bound.fold for bound in local)
@@ -676,23 +677,6 @@ def of_interval(start: datetime | None, stop: datetime | None, zone: str) -> Bet
     if slices.same_zone(name, "UTC"):
         return Between(*(bound.replace(tzinfo=None) for bound in local))
     return Between(*instants)
-
-
-def _plain_time(value: Any) -> Any:
-    """Return a date or time in the standard library's own class; anything else as it is."""
-    if isinstance(value, datetime):
-        if value.tzinfo is not None:
-            return _plain_instant(value)
-        return datetime.combine(_plain_time(value.date()), value.time())
-    if isinstance(value, date):
-        return date(value.year, value.month, value.day)
-    return value
-
-
-def _plain_instant(moment: datetime) -> datetime:
-    """Return an instant in the standard library's own class, which pendulum's is derived from."""
-    at = moment.astimezone(UTC)
-    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, UTC)
 
 
 _HOUR = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2})")
@@ -756,13 +740,9 @@ class _Run:
         self.hooks: dict[Side, PostgresHook] = {}
         self._lines = reporting.Lines(self._write)
 
-    @contextmanager
-    def lines(self) -> Iterator[None]:
-        """Write progress into the log until the block ends."""
-        try:
-            yield
-        finally:
-            self._lines.close()
+    def close(self) -> None:
+        """Write no more about progress."""
+        self._lines.close()
 
     def __call__(self, event: Event, /) -> None:
         """Write the event into the task's log; raises Stopped where the run is to end."""

@@ -415,8 +415,10 @@ def names(argument: str, values: Sequence[str]) -> tuple[str, ...]:
 
 
 def _day(value: str | date) -> date | DaysAgo:
-    return slices.parse_day(value) if isinstance(value, str) else value
+    return slices.parse_day(value) if isinstance(value, str) else slices.plain(value)
 
 
 def _bound(value: str | Bound | None) -> Bound | DaysAgo | None:
-    return slices.parse_bound(value) if isinstance(value, str) else value
+    if isinstance(value, str):
+        return slices.parse_bound(value)
+    return slices.plain(value) if isinstance(value, date) else value

@@ -57,6 +57,20 @@ Bound = date | datetime | int
 """A local day, a local time without offset, an instant with one; or a number."""
 
 
+def plain(value: date) -> date:
+    """Return a day or time in the standard library's own class; an instant of another in UTC.
+
+    Classes that are derived from these, such as pendulum's, have an arithmetic of their own.
+    """
+    if type(value) in (date, datetime):
+        return value
+    if not isinstance(value, datetime):
+        return date(value.year, value.month, value.day)
+    zone = None if value.tzinfo is None else UTC
+    at = value if zone is None else value.astimezone(zone)
+    return datetime(at.year, at.month, at.day, at.hour, at.minute, at.second, at.microsecond, zone)
+
+
 @dataclass(frozen=True, slots=True)
 class DaysAgo:
     """A day counted back from today in the slice's zone, by the source's clock."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from copypipe import slices
+from copypipe import api, slices
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.slices import (
     DATE,
@@ -1047,3 +1047,39 @@ def test_lengths_of_slices(text: str) -> None:
 def test_what_is_no_length_of_slices(text: str) -> None:
     with pytest.raises(UsageError, match="not a length of slices"):
         slices.parse_every(text)
+
+
+class OwnTime(datetime):
+    """Of a library with an arithmetic of its own, as pendulum's is."""
+
+    def __sub__(self, other: Any) -> Any:
+        return "an interval"
+
+
+class OwnDay(date):
+    """The same for days."""
+
+
+VIENNA = timezone(timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        (OwnDay(2018, 4, 29), date(2018, 4, 29)),
+        (OwnTime(2018, 4, 29, 1, 2, 3, 4), datetime(2018, 4, 29, 1, 2, 3, 4)),  # noqa: DTZ001
+        (OwnTime(2018, 4, 29, 1, tzinfo=VIENNA), datetime(2018, 4, 28, 23, tzinfo=UTC)),
+        (date(2018, 4, 29), date(2018, 4, 29)),
+        (datetime(2018, 4, 29, 1, tzinfo=VIENNA), datetime(2018, 4, 29, 1, tzinfo=VIENNA)),
+    ],
+)
+def test_times_of_other_libraries_become_plain(value: date, found: date) -> None:
+    plain = slices.plain(value)
+
+    assert plain == found
+    assert type(plain) is type(found)
+    if isinstance(plain, datetime) and isinstance(found, datetime):
+        assert plain.tzinfo == found.tzinfo
+    wanted = api.wanted(month=None, start=value, stop=value)
+    assert isinstance(wanted, slices.Between)
+    assert type(wanted.start) is type(found)
