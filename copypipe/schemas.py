@@ -13,9 +13,11 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
+
+from psycopg import pq
 
 from copypipe import launcher
 from copypipe.errors import CopyFailed, PlanRefused, printable
@@ -24,10 +26,15 @@ from copypipe.statements import schemas as statements
 
 Section = Literal["pre-data", "post-data"]
 
+
+def _words(text: str) -> list[str]:
+    return [word.strip() for word in text.split("|")]
+
+
 # What an archive lists, as pg_dump writes it (pg_dump.c, the `description` of each ARCHIVE_OPTS).
 # Of two that begin alike the longer one is meant.
 _KINDS = sorted(
-    """
+    _words("""
     ACCESS METHOD|ACL|AGGREGATE|BLOB|BLOB COMMENTS|BLOB METADATA|CAST|CHECK CONSTRAINT|COLLATION
     |COMMENT|CONSTRAINT|CONVERSION|DATABASE|DATABASE PROPERTIES|DEFAULT|DEFAULT ACL|DOMAIN|ENCODING
     |EVENT TRIGGER|EXTENSION|FK CONSTRAINT|FOREIGN DATA WRAPPER|FOREIGN TABLE|FUNCTION|INDEX
@@ -38,9 +45,7 @@ _KINDS = sorted(
     |STATISTICS DATA|STDSTRINGS|SUBSCRIPTION|SUBSCRIPTION TABLE|TABLE|TABLE ATTACH|TABLE DATA
     |TEXT SEARCH CONFIGURATION|TEXT SEARCH DICTIONARY|TEXT SEARCH PARSER|TEXT SEARCH TEMPLATE
     |TRANSFORM|TRIGGER|TYPE|USER MAPPING|VIEW
-    """.replace("\n", "")
-    .replace("    ", "")
-    .split("|"),
+    """),
     key=len,
     reverse=True,
 )
@@ -49,12 +54,10 @@ _NEEDS = re.compile(r";\s+depends on:((?: \d+)+)")
 
 # What belongs to a table: these go with it, unless they need a table that does not.
 _OF_TABLES = frozenset(
-    """
+    _words("""
     CHECK CONSTRAINT|COMMENT|CONSTRAINT|DEFAULT|FK CONSTRAINT|INDEX|INDEX ATTACH|POLICY
     |ROW SECURITY|RULE|SEQUENCE|SEQUENCE OWNED BY|STATISTICS|TABLE ATTACH|TRIGGER|ACL|SECURITY LABEL
-    """.replace("\n", "")
-    .replace("    ", "")
-    .split("|")
+    """)
 )
 _RELATIONS = frozenset({"TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE"})
 
@@ -93,9 +96,7 @@ def parse(listing: str) -> tuple[Entry, ...]:
             number, catalog, oid = (int(entry[group]) for group in (1, 2, 3))
             found.append(Entry(number, catalog, oid, entry[4], entry[5], frozenset()))
         elif found and (needs := _NEEDS.match(line)):
-            last = found.pop()
-            numbers = frozenset(map(int, needs[1].split()))
-            found.append(Entry(last.number, last.catalog, last.oid, last.kind, last.name, numbers))
+            found.append(replace(found.pop(), needs=frozenset(map(int, needs[1].split()))))
     return tuple(found)
 
 
@@ -269,18 +270,23 @@ def dump(source: Session, tools: Tools, snapshot: str, folder: Path) -> Path:
 def _environment(session: Session) -> dict[str, str]:
     """Return what leads libpq to the server of a session, its password included."""
     info = session.conn.info
-    given = info.get_parameters()
-    names = {
-        "PGHOST": info.host or info.hostaddr,
-        "PGPORT": str(info.port),
-        "PGUSER": info.user,
-        "PGDATABASE": info.dbname,
-        "PGPASSWORD": info.password,
-        "PGAPPNAME": session.application_name,
+    chosen = {
+        **info.get_parameters(),
+        # One of several hosts may have been chosen.
+        "host": info.host,
+        "hostaddr": info.hostaddr,
+        "port": str(info.port),
+        "user": info.user,
+        "dbname": info.dbname,
+        "password": info.password,
+        "application_name": session.application_name,
     }
-    kept = ("sslmode", "sslrootcert", "sslcert", "sslkey", "hostaddr", "gssencmode", "options")
-    names |= {f"PG{name.upper()}": given[name] for name in kept if name in given}
-    return {name: value for name, value in names.items() if value}
+    known = {
+        option.keyword.decode(): option.envvar.decode()
+        for option in pq.Conninfo.get_defaults()
+        if option.envvar
+    }
+    return {known[name]: value for name, value in chosen.items() if value and name in known}
 
 
 def entries(archive: Path, tools: Tools) -> tuple[Entry, ...]:
@@ -327,5 +333,5 @@ def runnable(text: str) -> str:
     if not found:
         return ""
     if key := _RESTRICT.search(header):
-        rest = rest.removesuffix("\n").rstrip("\n").removesuffix(f"\\unrestrict {key[1]}")
+        rest = rest.rstrip("\n").removesuffix(f"\\unrestrict {key[1]}")
     return f"SET LOCAL check_function_bodies = off;\n{_HEADER_ENDS}{rest}"
