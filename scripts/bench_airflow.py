@@ -24,7 +24,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_servers import Servers, running
+from bench_servers import Servers, keep, put, running
 
 ROOT = Path(__file__).resolve().parents[1]
 DAGS = Path(__file__).resolve().parent / "airflow_dags"
@@ -76,10 +76,8 @@ def main() -> int:
     text = table(told)
     print(text)
     if options.doc:
-        KEPT.write_text(json.dumps(told, indent=1) + "\n")
-        begin, end = "<!-- measured: scripts/bench_airflow.py -->\n", "<!-- /measured -->"
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(before + begin + text + "\n" + end + rest.split(end)[1])
+        keep(told, KEPT)
+        put(text, PAGE, "measured", "scripts/bench_airflow.py")
     missed = [of for of, target in TARGETS.items() if told["ratios"][of] < target]
     for of in missed:
         print(

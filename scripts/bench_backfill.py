@@ -12,7 +12,6 @@ days of a table that has an index on the day. Rounds are interleaved.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -24,7 +23,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from bench_servers import Servers, running
+from bench_servers import Servers, keep, put, running
 from bench_ways import find_psql
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,10 +66,8 @@ def main() -> int:
     text = _table(told)
     print(text)
     if options.doc:
-        KEPT.write_text(json.dumps(told, indent=1) + "\n")
-        begin, end = "<!-- costs: scripts/bench_backfill.py -->\n", "<!-- /costs -->"
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(before + begin + text + "\n" + end + rest.split(end)[1])
+        keep(told, KEPT)
+        put(text, PAGE, "costs", "scripts/bench_backfill.py")
     return 0
 
 

@@ -11,7 +11,6 @@ Processes share the range through the ledger. Rounds are interleaved.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -21,7 +20,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from bench_servers import NARROW, Servers, running
+from bench_servers import NARROW, Servers, keep, put, running
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -63,10 +62,8 @@ def main() -> int:
     text = _table(told)
     print(text)
     if options.doc:
-        KEPT.write_text(json.dumps(told, indent=1) + "\n")
-        begin, end = "<!-- jobs: scripts/bench_jobs.py -->\n", "<!-- /jobs -->"
-        before, rest = PAGE.read_text().split(begin)
-        PAGE.write_text(before + begin + text + "\n" + end + rest.split(end)[1])
+        keep(told, KEPT)
+        put(text, PAGE, "jobs", "scripts/bench_jobs.py")
     return 0
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -271,3 +272,15 @@ def _cipher(servers: Servers) -> str:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
+
+
+def keep(told: Mapping[str, Any], path: Path) -> None:
+    """Keep what was measured, for whoever draws or compares it later."""
+    path.write_text(json.dumps(told, indent=1) + "\n")
+
+
+def put(text: str, page: Path, block: str, script: str) -> None:
+    """Put a text into a page, between the comments that begin and end a block of a script."""
+    begin, end = f"<!-- {block}: {script} -->\n", f"<!-- /{block} -->"
+    before, rest = page.read_text().split(begin)
+    page.write_text(before + begin + text + "\n" + end + rest.split(end)[1])

@@ -12,7 +12,6 @@ The rounds are interleaved; ratios are those of medians. Servers work on one cor
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from bench_servers import USERS, Servers, running
+from bench_servers import USERS, Servers, keep, put, running
 from psycopg import sql
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,11 +67,8 @@ def main() -> int:
     text = _table(told)
     print(text)
     if options.doc:
-        KEPT.write_text(json.dumps(told, indent=1) + "\n")
-        begin, end = "<!-- costs: scripts/bench_verify.py -->\n", "<!-- /costs -->"
-        page = PAGE.read_text()
-        before, rest = page.split(begin)
-        PAGE.write_text(before + begin + text + "\n" + end + rest.split(end)[1])
+        keep(told, KEPT)
+        put(text, PAGE, "costs", "scripts/bench_verify.py")
     return 0
 
 
