@@ -5,7 +5,6 @@
 	test-airflow airflow-cluster airflow-bench airflow
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
-STAMP := .venv/.installed
 AIRFLOW := .venv-airflow/bin
 PYTHON ?= python3
 
@@ -69,7 +68,7 @@ clean: ## remove both environments and every cache
 	@rm -rf .venv .venv-airflow .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* build dist
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-install: $(STAMP)
+install: .venv/.installed
 airflow: .venv-airflow/.installed
 
 .venv/.installed: EXTRAS = demo,dev
