@@ -58,7 +58,7 @@ from copypipe.requests import Endpoint, Request, check, check_settings, left_ope
 from copypipe.servers import Session
 from copypipe.snapshots import Snapshot
 from copypipe.statements.sessions import FIXED
-from copypipe.transfers import Covered, Transferred
+from copypipe.transfers import Covered, Holder, Transferred
 from copypipe.watches import Watch
 from copypipe.workers import LOOK_SECONDS, Stop
 
@@ -204,14 +204,17 @@ def copy_part(
     pair: Pair,
     plan: Plan | None = None,
     snapshot: Snapshot | None = None,
+    holder: Holder | None = None,
 ) -> Transferred | None:
     """Copy one slice of many over connections that are kept, as `copy` does.
 
     `plan` is that of the slice, if there is one by now: else, and for further tries, it is made.
-    `snapshot` is the one in which the source is read; else each try takes one of its own.
+    `snapshot` is the one in which the source is read; else each try takes one of its own. `holder`
+    holds the table's key at the dest; else the locks of the slice are taken. With both, what the
+    plan relies on stays as it is, and further tries go by the same one.
     Returns None where the request skips what the ledger covers, and it covers the slice.
     """
-    return _Run(request, listen, lambda plan: False, pair, plan, snapshot)()
+    return _Run(request, listen, lambda plan: False, pair, plan, snapshot, holder)()
 
 
 def plan(request: Request, listen: Listener) -> Plan:
@@ -274,6 +277,7 @@ class _Run:
         pair: Pair,
         planned: Plan | None = None,
         snapshot: Snapshot | None = None,
+        holder: Holder | None = None,
     ) -> None:
         self._request = request
         self._listen = listen
@@ -281,6 +285,7 @@ class _Run:
         self._pair = pair
         self._run_id = pair.run_id
         self._snapshot = snapshot
+        self._holder = holder
         self._planned = planned
         """For the first try."""
         self._unknown: CommitUnknown | None = None
@@ -335,7 +340,8 @@ class _Run:
             if number > 1:
                 transfers.check_primary(dest)
             plan = self._planned or planned(request, source, dest)
-            self._planned = None
+            # To plan again would wait for locks, behind an ALTER TABLE that waits for the leader.
+            self._planned = plan if self._holder is not None else None
             if not self._told:
                 self._told = True
                 _tell(plan, listen)
@@ -350,7 +356,7 @@ class _Run:
             plan, sliced_by = self._prepare(plan, dest, attempt)
             try:
                 done = transfers.transfer(
-                    plan, source, dest, listen, attempt, sliced_by, self._snapshot
+                    plan, source, dest, listen, attempt, sliced_by, self._snapshot, self._holder
                 )
                 transfers.commit(dest, listen)
             except Covered:

@@ -26,7 +26,7 @@ from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, Transie
 from copypipe.horizons import Highest
 from copypipe.requests import Mode
 from copypipe.servers import Session
-from copypipe.slices import Covered, Extent, Lock, Range, Slice, Where, range_of
+from copypipe.slices import Covered, Extent, Lock, Pages, Range, Slice, Where, range_of
 from copypipe.statements import copies, locks, privileges
 from copypipe.statements import ledger as statements
 from copypipe.statements.ledger import Rights
@@ -526,7 +526,7 @@ def told_last(session: Session, table: Table, slice_: Slice) -> Told | None:
             table.oid,
             around.column if around else None,
             slices.extent(slice_),
-            slice_.condition if isinstance(slice_, Where) else None,
+            _condition(slice_),
         )
     )
     return Told(*found[0][1:]) if found and found[0][0] else None
@@ -821,8 +821,15 @@ def _what(table: Table, slice_: Slice) -> dict[str, Any]:
         "dest_table": table.full_name,
         "by_column": around.column if around else None,
         **statements.where_it_lies(slices.extent(slice_)),
-        "condition": slice_.condition if isinstance(slice_, Where) else None,
+        "condition": _condition(slice_),
     }
+
+
+def _condition(slice_: Slice) -> str | None:
+    """Return what narrows a slice besides its range, None for nothing."""
+    if isinstance(slice_, Pages):
+        return str(slice_)
+    return slice_.condition if isinstance(slice_, Where) else None
 
 
 def _where(address: Address) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from copypipe import catalog, swaps
-from copypipe.errors import CopyFailed, TransientError
+from copypipe.errors import CopyFailed, PlanRefused, TransientError
 from copypipe.requests import Clear, Mode
 from copypipe.servers import Session
 from copypipe.slices import Slice, Where, Whole
@@ -174,6 +174,23 @@ class Replace(_Writes):
                 "copy_in": _copy_in(filling, freeze=table.kind == "r"),
             }
         return {"clear": copies.delete(table, filling.slice), "copy_in": _copy_in(filling)}
+
+
+class Fill(Replace):
+    """Make a table what the source has that holds no row; nothing is ever removed."""
+
+    def clear(self, session: Session, filling: Filling) -> Cleared:
+        """Truncate the empty table where that may be, for frozen rows; refuse one that has rows."""
+        if freezes(filling) and _emptied(session, filling.table):
+            return Cleared(had_rows=False, rows=0, freeze=True)
+        if catalog.has_rows(session, filling.table):
+            raise PlanRefused(
+                f"dest: {filling.table.full_name} holds rows that nobody expected",
+                detail="They came since the run began. Nothing was changed.",
+                hint="Keep other writers away from it.",
+                side="dest",
+            )
+        return Cleared(had_rows=False, rows=0)
 
 
 class Append(_Writes):
@@ -463,3 +480,6 @@ STRATEGIES: dict[Mode, Strategy] = {
 
 SWAP: Strategy = Swap()
 """How `replace` is done where new tables are to take the old ones' place."""
+
+FILL: Strategy = Fill()
+"""How `replace` is done where there is nothing to replace."""

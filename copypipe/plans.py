@@ -176,9 +176,11 @@ class Plan:
     @property
     def filling(self) -> Filling:
         """Return what the mode's strategy needs to know."""
+        of_pages = isinstance(self.slice, slices.Pages)
         return Filling(
             table=self.dest.table,
-            slice=self.slice,
+            # Pages mean something at the source only.
+            slice=slices.Whole() if of_pages else self.slice,
             columns=self.names,
             format=self.format,
             clear=self.request.clear,
@@ -194,6 +196,8 @@ class Plan:
     @property
     def strategy(self) -> modes.Strategy:
         """Return how the slice is cleared and filled."""
+        if self.request.only_empty:
+            return modes.FILL
         return modes.SWAP if self.request.swap else modes.STRATEGIES[self.request.mode]
 
     @property
@@ -476,7 +480,7 @@ def _assembled(
         notes.append(f"it stays open: {highest.why}")
     if around and not around.numbers:
         notes += remarks.without_day(source, relation, around, indexed=bool(serving))
-    removes = request.mode == "replace" or request.merge_deletes
+    removes = (request.mode == "replace" and not request.only_empty) or request.merge_deletes
     access = remarks.source_access(relation, slice_, reading, serving)
     dest_access = remarks.dest_access(dest, table, slice_, serving_dest, clears=removes)
     warnings += remarks.of_scan("source", relation, access)
@@ -736,7 +740,7 @@ def _check_tables(request: Request, source: Relation, dest: Table, dest_is: cata
     with refusals.gathering():
         if request.clear == "truncate" or request.swap:
             hazards.check_truncate(dest, whole=whole and not request.swap)
-        elif request.mode == "replace" or request.merge_deletes:
+        elif (request.mode == "replace" and not request.only_empty) or request.merge_deletes:
             merging = request.mode == "merge"
             hazards.check_references(dest, request.accept, merging=merging, whole=whole)
     refusals.check()
@@ -841,6 +845,8 @@ def _altered(of: Relation, session: Session) -> PlanRefused:
 def _slice(
     request: Request, source: Session, of: Relation, columns: Sequence[Copied]
 ) -> slices.Slice:
+    if isinstance(request.wanted, slices.Pages):
+        return request.wanted
     if isinstance(request.wanted, slices.Everything):
         around: slices.Whole | slices.Range = slices.Whole()
     else:
@@ -889,7 +895,7 @@ def slice_at(
 
     Today and the zone are those of that side. Raises UsageError, and PlanRefused as for a plan.
     """
-    if isinstance(wanted, slices.Everything):
+    if isinstance(wanted, slices.Everything | slices.Pages):
         return slices.Whole()
     if isinstance(wanted, slices.Range):
         return wanted

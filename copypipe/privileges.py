@@ -22,6 +22,7 @@ def removes(request: Request) -> Literal["DELETE", "TRUNCATE"] | None:
     """Return by which right on the table its rows are removed; None for none on it."""
     if (
         request.swap
+        or request.only_empty
         or request.mode == "append"
         or (request.mode == "merge" and not request.merge_deletes)
     ):

@@ -96,6 +96,9 @@ class Request:
     """Append also what the ledger says was copied before."""
     skip: bool = False
     """Leave alone what the ledger covers: of many slices, those that are done."""
+    only_empty: bool = False
+    """Refuse a table at the dest that has rows, instead of removing them: of many tables that are
+    filled for the first time."""
     allow_empty: bool = False
     fail_on_empty: bool = False
     sequences: bool = False
@@ -146,6 +149,8 @@ class Request:
     @property
     def replaces_whole(self) -> bool:
         """Return whether all rows of the dest's table go."""
+        if self.only_empty:
+            return False
         everything = isinstance(self.wanted, slices.Everything) and self.where is None
         return everything and self.mode == "replace"
 

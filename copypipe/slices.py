@@ -510,9 +510,34 @@ class Where:
 # A line of a log names the slice; plans and JSON show the whole condition.
 _SHOWN = 60
 
-Slice = Whole | Range | Where
 
-Wanted = Everything | Between | Range
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """The rows that lie in the pages ``[start, stop)`` of one table of the source.
+
+    None stands for no bound. Without the tables that inherit from it, which have pages of their
+    own. A row stays where it is within one snapshot only, that of the run `of`; so at the dest a
+    part is what its transaction wrote.
+    """
+
+    start: int | None = None
+    stop: int | None = None
+    of: str = ""
+    limit: int | None = None
+    """Not more rows than that, for a rehearsal; None for all."""
+
+    def __str__(self) -> str:
+        if self.start is None and self.stop is None:
+            what = "all pages"
+        else:
+            what = f"pages [{self.start or 0}, {'' if self.stop is None else self.stop})"
+        most = "" if self.limit is None else f", {self.limit} rows at most"
+        return f"{what}{most} in the snapshot of run {self.of}" if self.of else f"{what}{most}"
+
+
+Slice = Whole | Range | Where | Pages
+
+Wanted = Everything | Between | Range | Pages
 """What was asked for: in words, or a slice that is settled."""
 
 
@@ -819,6 +844,9 @@ class Lock:
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
 
 
+# The key of a whole table, for whoever may have rows of any slice of it.
+TABLE = Lock("table", exclusive=True)
+
 # Whole units are locked alone, units touched in part are shared and looked into; the finest are
 # always locked alone. A quarter of an hour, since every zone's offset is a multiple of it today: so
 # neighbouring days of any zone touch no finest unit together.
@@ -847,12 +875,12 @@ def locks(slice_: Slice, sliced_by: str | None = None) -> tuple[Lock, ...]:
     """
     around = range_of(slice_)
     if around is None or sliced_by not in (None, around.column):
-        return (Lock("table", exclusive=True),)
+        return (TABLE,)
     if numbers := around.numbers:
         return (Lock("table", exclusive=False), *_locks_of_numbers(*numbers, _LONGEST_UNIT))
     start, stop = map(_utc, around.times)
     if stop - start > LONGEST_KEYED:
-        return (Lock("table", exclusive=True),)
+        return (TABLE,)
     return (Lock("table", exclusive=False), *_locks_within(start, stop, 0))
 
 

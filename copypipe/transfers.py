@@ -39,7 +39,7 @@ from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
-from copypipe.slices import Lock, Range, Slice, Whole, locks, range_of
+from copypipe.slices import TABLE, Lock, Range, Slice, Whole, locks, range_of
 from copypipe.snapshots import Snapshot
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
@@ -100,6 +100,20 @@ class Transferred:
         return self.open_because is None
 
 
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A session at the dest that holds a table's key for many transfers of one run."""
+
+    pid: int
+    """Its backend."""
+    migration: str
+    """What the transfers are of."""
+
+
+class HolderLost(CopyFailed):
+    """The session is gone that held the table's key; the dest is unchanged."""
+
+
 class SnapshotLost(CopyFailed):
     """The transaction is gone whose snapshot was to be read; the dest is unchanged."""
 
@@ -116,19 +130,21 @@ def transfer(
     attempt: Attempt,
     sliced_by: str | None,
     snapshot: Snapshot | None = None,
+    holder: Holder | None = None,
 ) -> Transferred:
     """Do all of the plan but COMMIT; raises a CopypipeError, and then the dest is unchanged.
 
     Raises Covered where nothing is to be done; the caller rolls back. `commit` is what remains to
     be called, and what is returned is true only then. `sliced_by` is the column by which the dest
     tells slices of the table apart. The caller has asked whoever must agree to a plan that
-    `needs_yes`.
+    `needs_yes`. With a `holder` the slice's locks are its matter; HolderLost is raised where it has
+    them no more.
     """
     began, moment = time.monotonic(), datetime.now(UTC)
     request = plan.request
     if plan.ledger.records and (around := range_of(plan.slice)) and around.numbers:
         let_pass(plan.highest, around.numbers[1] - 1)
-    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)
+    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by, holder), attempt)
     if plan.ledger.records:
         # It may have waited long.
         ledger.check(dest, plan.ledger, plan.dest.table, plan.slice, sliced_by)
@@ -136,6 +152,8 @@ def transfer(
             raise Covered
         if request.mode == "append" and not request.again:
             ledger.check_new(dest, plan.dest.table, plan.slice)
+    if holder is not None:
+        check_held(plan.dest.table, dest, holder)
     strategy = plan.strategy
     strategy.lock(dest, plan.filling)
     filling = replace(plan.filling, table=plans.reread_dest(plan, dest))
@@ -197,8 +215,23 @@ def transfer(
         attempt=attempt,
     )
     if position is not None:
-        _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment)
+        _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment, holder)
+    if holder is not None:
+        # As late as can be: whoever has the key now may be clearing the table.
+        check_held(plan.dest.table, dest, holder)
     return done
+
+
+def check_held(table: Table, dest: Session, holder: Holder) -> None:
+    """Raise HolderLost where a session does not hold a table's key any more."""
+    if holder.pid in [pid for pid, _ in _holding(table, dest, [TABLE])]:
+        return
+    raise HolderLost(
+        f"the run does not hold {table.full_name} at the dest any more",
+        detail="Its session that kept others out is gone. What is not committed is rolled back.",
+        hint="Go on with --resume.",
+        side="dest",
+    )
 
 
 def _highest_before(plan: Plan, dest: Session, column: str, until: datetime) -> Highest | None:
@@ -243,7 +276,7 @@ def is_done(plan: Plan, source: Session, dest: Session) -> bool:
         if _covered(plan, source, dest):
             return True
         wanted = locks(plan.slice, plan.sliced_by)
-        held = _holding(plan, dest, wanted) if plan.request.wait_lock == 0 else []
+        held = _holding(plan.dest.table, dest, wanted) if plan.request.wait_lock == 0 else []
     if held:
         raise _busy(plan, [pid for pid, _ in held])
     return False
@@ -288,10 +321,13 @@ _WHAT_DIFFERS = (
 )
 
 
-def _locks(plan: Plan, attempt: Attempt, sliced_by: str | None) -> Sequence[Lock]:
+def _locks(
+    plan: Plan, attempt: Attempt, sliced_by: str | None, holder: Holder | None
+) -> Sequence[Lock]:
     """Return the locks of a transfer, in the order in which all take them."""
     own = [ledger.IN_USE] if plan.ledger.records else []
-    return [*own, attempt.lock, *locks(plan.slice, sliced_by)]
+    of_slice = locks(plan.slice, sliced_by) if holder is None else ()
+    return [*own, attempt.lock, *of_slice]
 
 
 def read_writers(source: Session, server: Server) -> Writers:
@@ -369,6 +405,7 @@ def _record(
     seen: Horizon,
     position: Position,
     began: datetime,
+    holder: Holder | None,
 ) -> None:
     """Write the row of the ledger that is there if, and only if, the rows are."""
     around = range_of(plan.slice)
@@ -411,6 +448,7 @@ def _record(
             "accepted": list(plan.request.accept),
             "transport": done.transport,
             "seconds": round(done.seconds, 3),
+            **({"migration": holder.migration} if holder is not None else {}),
         },
     )
 
@@ -614,11 +652,11 @@ def _all(seconds: float) -> str:
 def _holders(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
     """Return the backends in the way, each with whether it served an earlier try of this run."""
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-        return _holding(plan, dest, wanted)
+        return _holding(plan.dest.table, dest, wanted)
 
 
-def _holding(plan: Plan, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
-    found = dest.fetch(lock_statements.holders(wanted, plan.dest.table.root_oid))
+def _holding(table: Table, dest: Session, wanted: Sequence[Lock]) -> list[tuple[int, bool]]:
+    found = dest.fetch(lock_statements.holders(wanted, table.root_oid))
     return [(pid, own) for pid, own in found]
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import heapq
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -51,24 +52,72 @@ class Stop:
             raise Stopped
 
 
+def _nothing(item: object, found: object) -> tuple[()]:
+    return ()
+
+
+def _in_order(item: object) -> float:
+    return 0.0
+
+
+class _Waiting(Generic[T]):
+    """What is to be done, for several workers: those of the lowest rank first, then in order."""
+
+    def __init__(self, rank: Callable[[T], float]) -> None:
+        self.count = 0
+        """All that there ever were."""
+        self._rank = rank
+        self._changed = threading.Condition()
+        self._items: list[tuple[float, int, T]] = []
+        self._undone = 0
+
+    def add(self, items: Iterable[T]) -> None:
+        """Add items."""
+        with self._changed:
+            for item in items:
+                heapq.heappush(self._items, (self._rank(item), self.count, item))
+                self.count += 1
+                self._undone += 1
+            self._changed.notify_all()
+
+    def done(self) -> None:
+        """Take note that one is done, and what follows from it is there."""
+        with self._changed:
+            self._undone -= 1
+            self._changed.notify_all()
+
+    def get(self, stop: Stop) -> T | None:
+        """Return the next one; waits while what is under way may bring some. None for the end."""
+        with self._changed:
+            while not self._items:
+                if not self._undone or stop.is_enough:
+                    return None
+                stop.check()
+                self._changed.wait(LOOK_SECONDS)
+            return heapq.heappop(self._items)[-1]
+
+
 def each(
     items: Iterable[T],
     jobs: int,
     worker: Callable[[], AbstractContextManager[Callable[[T], R]]],
     stop: Stop,
     late: Callable[[R], object] = lambda found: None,
+    *,
+    follow: Callable[[T, R], Iterable[T]] = _nothing,
+    rank: Callable[[T], float] = _in_order,
 ) -> Iterator[R]:
     """Yield what becomes of each item, in the order in which they are done.
 
     Each of the workers is opened in its own thread, and does one item after the other; it raises
     nothing but Stopped. Whatever ends the iteration early stops them, and `late` is told what came
     of items all the same; where somebody else has stopped them, it raises Stopped.
+
+    `follow` returns what is to be done once an item is, called by the worker; of what waits the
+    lowest `rank` comes first.
     """
-    waiting: queue.SimpleQueue[T] = queue.SimpleQueue()
-    count = 0
-    for item in items:
-        waiting.put(item)
-        count += 1
+    waiting = _Waiting(rank)
+    waiting.add(items)
     done: queue.SimpleQueue[R | BaseException] = queue.SimpleQueue()
 
     def work() -> None:
@@ -76,23 +125,27 @@ def each(
             with worker() as do:
                 while not stop.is_enough:
                     stop.check()
-                    try:
-                        item = waiting.get_nowait()
-                    except queue.Empty:
+                    item = waiting.get(stop)
+                    if item is None:
                         return
-                    done.put(do(item))
+                    found = do(item)
+                    waiting.add(follow(item, found))
+                    waiting.done()
+                    done.put(found)
         except Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - it is raised where somebody hears it
             done.put(error)
 
     # Daemons: a thread that hangs in a connection attempt must not keep the process from ending.
-    threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, count))]
+    number = jobs if follow is not _nothing and waiting.count else min(jobs, waiting.count)
+    threads = [threading.Thread(target=work, daemon=True) for _ in range(number)]
     for thread in threads:
         thread.start()
-    ended = False
+    ended, told = False, 0
     try:
-        for _ in range(count):
+        # What follows from an item is counted before what became of that is told.
+        while told < waiting.count:
             try:
                 found = _next(done, threads)
             except Stopped:
@@ -102,6 +155,7 @@ def each(
                 raise
             if isinstance(found, BaseException):
                 raise found
+            told += 1
             yield found
         ended = True
     finally:

@@ -14,8 +14,8 @@ PACKAGE = "copypipe"
 # Also the rooms that are not built yet.
 LEVELS = {
     0: ("errors", "crashpoints", "airflow_provider"),
-    1: ("types", "slices", "expressions", "workers", "parts"),
-    2: ("tables", "crossings", "requests", "horizons"),
+    1: ("types", "slices", "expressions", "workers"),
+    2: ("tables", "crossings", "requests", "horizons", "parts"),
     3: ("addresses", "failures", "events", "statements"),
     4: ("servers", "launcher"),
     5: ("catalog", "relay", "schemas"),

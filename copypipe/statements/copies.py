@@ -8,7 +8,7 @@ from typing import Literal as Choice
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
 from copypipe.crossings import Crossing
-from copypipe.slices import Range, Slice
+from copypipe.slices import Pages, Range, Slice
 from copypipe.statements.crossings import crossed, held
 from copypipe.statements.expressions import from_item
 from copypipe.statements.slices import predicate
@@ -34,7 +34,14 @@ def select(
     be volatile. OFFSET keeps the planner from putting the two together.
     """
     below = any(column.expression is not None and crossing.looks for column, crossing in columns)
-    source = SQL("{} WHERE {}").format(from_item(relation), predicate(slice_))
+    source = SQL("{}{} WHERE {}").format(
+        # Pages are those of one table; what inherits from it has its own.
+        SQL("ONLY ") if isinstance(slice_, Pages) else SQL(""),
+        from_item(relation),
+        predicate(slice_),
+    )
+    if isinstance(slice_, Pages) and slice_.limit is not None:
+        source += SQL(" LIMIT {}").format(Literal(slice_.limit))
     if not below:
         values = [crossed(held(column), column, crossing) for column, crossing in columns]
         return SQL("SELECT {} FROM {}").format(SQL(", ").join(values), source)

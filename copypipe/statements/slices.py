@@ -7,7 +7,7 @@ from datetime import datetime
 
 from psycopg.sql import SQL, Composable, Composed, Identifier, Literal
 
-from copypipe.slices import Slice, Where, Whole
+from copypipe.slices import Pages, Slice, Where, Whole
 from copypipe.statements.expressions import within_parentheses
 from copypipe.tables import OwnedSequence, Table
 
@@ -24,6 +24,8 @@ def predicate(slice_: Slice) -> Composable:
     """
     if isinstance(slice_, Whole):
         return SQL("true")
+    if isinstance(slice_, Pages):
+        return _within_pages(slice_)
     if isinstance(slice_, Where):
         condition = within_parentheses(slice_.condition)
         if isinstance(slice_.within, Whole):
@@ -38,6 +40,16 @@ def predicate(slice_: Slice) -> Composable:
             column, Literal(start), Literal(stop)
         )
     return condition
+
+
+def _within_pages(pages: Pages) -> Composable:
+    """Return the condition for a TID range scan, which reads just these pages (PostgreSQL 14)."""
+    bounds = [
+        SQL("ctid {} {}::tid").format(SQL(sign), Literal(f"({page},0)"))
+        for sign, page in ((">=", pages.start), ("<", pages.stop))
+        if page is not None
+    ]
+    return SQL(" AND ").join(bounds) if bounds else SQL("true")
 
 
 def zone_is_listed(zone: str) -> Composed:

@@ -161,3 +161,48 @@ def test_who_has_done_all_stops_nobody() -> None:
     stop = Stop()
     assert len(list(workers.each(range(9), 2, Opened(lambda item: item), stop))) == 9
     stop.check()
+
+
+def test_what_follows_is_done_too() -> None:
+    """Each item brings those below it; the iteration ends behind the last of them."""
+    found = list(
+        workers.each(
+            [3],
+            2,
+            Opened(lambda item: item),
+            Stop(),
+            follow=lambda item, _: [item - 1, item - 1] if item else [],
+        )
+    )
+    assert sorted(found) == sorted([3] + [2] * 2 + [1] * 4 + [0] * 8)
+
+
+def test_who_has_nothing_to_do_waits_for_what_may_follow() -> None:
+    meet = threading.Barrier(2, timeout=5)
+
+    def do(item: int) -> int:
+        if item:
+            meet.wait()
+        return item
+
+    found = list(
+        workers.each(
+            [0], 2, Opened(do), Stop(), follow=lambda item, _: [] if item else [1, 2]
+        )
+    )
+    assert sorted(found) == [0, 1, 2]
+
+
+def test_the_lowest_rank_comes_first() -> None:
+    """Also among what follows, which others have been waiting for."""
+    found = list(
+        workers.each(
+            [5, 3, 9],
+            1,
+            Opened(lambda item: item),
+            Stop(),
+            follow=lambda item, _: [1] if item == 3 else [],
+            rank=lambda item: item,
+        )
+    )
+    assert found == [3, 1, 5, 9]
