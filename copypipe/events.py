@@ -29,6 +29,13 @@ class Warned:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """Something the user should know before the run goes on, and that is as it should be."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """What will be copied, before anything is changed."""
 
@@ -142,6 +149,10 @@ class Advanced:
     rows: int
     estimated_bytes: int
     """Of all that is to be done."""
+    unit: str = "slices"
+    """What is counted, in the plural."""
+    besides: str = ""
+    """What else is done, in words."""
 
 
 Event = (
@@ -149,6 +160,7 @@ Event = (
     | Lagging
     | Connected
     | Warned
+    | Told
     | Planned
     | Waiting
     | Cleared

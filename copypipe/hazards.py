@@ -78,8 +78,11 @@ def check_kinds(source: Relation, dest: Table) -> None:
         )
 
 
-def check_dest(server: Server, table: Table) -> None:
-    """Refuse a dest that would take other rows than it is sent, or change other tables."""
+def check_dest(server: Server, table: Table, *, alone: bool = False) -> None:
+    """Refuse a dest that would take other rows than it is sent, or change other tables.
+
+    `alone` tells that its inheritance children are neither cleared with it nor read at the source.
+    """
     refusals = Refusals()
 
     def refuse(message: str, detail: str, hint: str | None = None) -> None:
@@ -88,7 +91,7 @@ def check_dest(server: Server, table: Table) -> None:
     name = table.full_name
     if server.in_recovery:
         refuse("the server is a standby", "It takes no writes.", "Connect to its primary.")
-    if table.has_children:
+    if table.has_children and not alone:
         refuse(
             f"{name} has inheritance children",
             "Clearing it would clear them too, and COPY would fill the parent alone.",

@@ -37,7 +37,7 @@ from copypipe.tables import Relation, Table
 IN_USE = Lock("ledger", exclusive=False, of_table=False)
 
 # Held by whoever makes or removes it: transfers do not wait for these, nor they for transfers.
-_MAKING = Lock("making the ledger", exclusive=True, of_table=False)
+MAKING = Lock("making the ledger", exclusive=True, of_table=False)
 
 # How often a ledger that is in use is tried again.
 _IN_USE_SECONDS = 0.1
@@ -227,7 +227,7 @@ def make(session: Session, wait: str, *, asked: bool = False) -> tuple[bool, Led
     another run is at it for longer than that, PlanRefused where the schema holds other tables;
     nothing is made then.
     """
-    with _holding(session, _MAKING, wait):
+    with _holding(session, MAKING, wait):
         facts = _facts(session)
         found = _looked(session, facts, asked=asked)
         if found.state != "missing":
@@ -258,7 +258,7 @@ def remove(session: Session, wait: float) -> int | None:
     seconds, PlanRefused where the schema holds what is not the ledger's; nothing is removed then.
     """
     deadline = time.monotonic() + wait
-    with _holding(session, _MAKING, f"{max(1, round(wait * 1000))}ms"):
+    with _holding(session, MAKING, f"{max(1, round(wait * 1000))}ms"):
         if not look(session).is_there:
             return None
         while not _alone(session):
@@ -805,11 +805,18 @@ def of_highest(highest: Highest | None) -> dict[str, Any]:
 def of_source(relation: Relation, server: Server, address: Address) -> dict[str, Any]:
     """Return the identity of what is read."""
     return {
+        **of_server(server, address),
+        "source_root_oid": relation.root_oid if isinstance(relation, Table) else None,
+        "source_table": relation.full_name,
+    }
+
+
+def of_server(server: Server, address: Address) -> dict[str, Any]:
+    """Return the identity of the database in which it is read."""
+    return {
         "source_system": server.system_identifier,
         "source_database_oid": server.database_oid,
         "source_address": _where(address),
-        "source_root_oid": relation.root_oid if isinstance(relation, Table) else None,
-        "source_table": relation.full_name,
     }
 
 

@@ -734,7 +734,7 @@ def _check_tables(request: Request, source: Relation, dest: Table, dest_is: cata
     refusals = Refusals()
     whole = request.replaces_whole
     with refusals.gathering():
-        hazards.check_dest(dest_is, dest)
+        hazards.check_dest(dest_is, dest, alone=isinstance(request.wanted, slices.Pages))
     with refusals.gathering():
         hazards.check_row_security(source, dest)
     with refusals.gathering():

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from copypipe import events
 from copypipe.errors import CopypipeError, PlanRefused, one_line
+from copypipe.requests import in_units
 from copypipe.slices import EveryTime, Slice, Where, range_of
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from copypipe.calendars import Calendar, Failure, Square, State
     from copypipe.checkups import Checkup
     from copypipe.ledger import Receipt
+    from copypipe.migrations import Migrated, Proposal
     from copypipe.needs import Needs
     from copypipe.plans import Copied, Plan, Side
     from copypipe.requests import Endpoint, Request
@@ -42,16 +44,6 @@ SCHEMA_VERSION = 1
 LOG_SECONDS = 30.0
 
 
-def size(count: int) -> str:
-    """Return a number of bytes in PostgreSQL's units, whose kB is 1024 bytes."""
-    value = float(count)
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if value < 1024:
-            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TB"
-
-
 # ------------------------------------------------------------------------------------ results
 
 
@@ -60,7 +52,8 @@ def result_line(done: Transferred) -> str:
     # What has no end is never sealed: nothing to be told each time.
     may_get_more = not done.sealed and range_of(done.slice) is not None
     return one_line(
-        f"{done.into} {done.slice}  {done.rows} rows  {size(done.bytes)}  {done.seconds:.1f} s  "
+        f"{done.into} {done.slice}  {done.rows} rows  {in_units(done.bytes)}  "
+        f"{done.seconds:.1f} s  "
         f"{_became(done)}{', open' if may_get_more else ''}"
     )
 
@@ -105,7 +98,7 @@ def backfill_line(found: Range, tally: BackfillTally) -> str:
     counts += [f"{left} not begun"] if left > 0 else []
     return one_line(
         f"{found.table}: {found.parts} slices, {', '.join(counts)}; {rows} rows, "
-        f"{size(sum(each.bytes for each in tally.copied))}"
+        f"{in_units(sum(each.bytes for each in tally.copied))}"
     )
 
 
@@ -121,6 +114,135 @@ def backfill_json(found: Range, tally: BackfillTally) -> str:
             "failed": [_slice(each.slice) for each in tally.failed],
             "rows": sum(each.rows for each in tally.copied),
             "bytes": sum(each.bytes for each in tally.copied),
+        },
+    )
+
+
+def migration_lines(found: Migrated) -> Iterator[str]:
+    """Yield what became of each table as a table, and the last line of a migration."""
+    head = ("table", "", "rows", "size", "copy", "indexes", "constraints")
+    rows = [
+        (
+            each.into,
+            each.state,
+            str(each.rows),
+            in_units(each.bytes),
+            *(
+                f"{seconds:.1f} s"
+                for seconds in (each.copy_seconds, each.index_seconds, each.constraint_seconds)
+            ),
+        )
+        for each in found.tables
+    ]
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    for row in (head, *rows):
+        cells = [
+            cell.ljust(width) if place < 2 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield one_line("  ".join(cells).rstrip())
+    tables = found.tables
+    counts = Counter(each.state for each in tables)
+    told = ", ".join(f"{counts[state]} {state}" for state in MOVED if counts[state])
+    copy, indexes, constraints = (
+        sum(getattr(each, f"{what}_seconds") for each in tables)
+        for what in ("copy", "index", "constraint")
+    )
+    yield one_line(
+        f"{len(tables)} tables: {told}; {sum(each.rows for each in tables)} rows, "
+        f"{in_units(sum(each.bytes for each in tables))} in {found.seconds:.1f} s (over all jobs: "
+        f"copy {copy:.1f} s, indexes {indexes:.1f} s, constraints {constraints:.1f} s)"
+    )
+    if not found.is_ended:
+        yield f"migration {found.id} has not ended"
+
+
+MOVED = ("copied", "kept", "failed", "begun", "not begun")
+
+
+def migration_json(found: Migrated) -> str:
+    """Return the one JSON object of a migration."""
+    return _json(
+        "migration",
+        {
+            "id": found.id,
+            "ended": found.is_ended,
+            "taken_at": found.taken_at,
+            "lsn": found.lsn,
+            "seconds": round(found.seconds, 3),
+            "tables": [
+                {
+                    "source_table": each.table,
+                    "dest_table": each.into,
+                    "state": each.state,
+                    "rows": each.rows,
+                    "bytes": each.bytes,
+                    "parts": each.parts,
+                    "copy_seconds": round(each.copy_seconds, 3),
+                    "index_seconds": round(each.index_seconds, 3),
+                    "constraint_seconds": round(each.constraint_seconds, 3),
+                    "checksum": each.digest,
+                    "error": _error(each.error) if each.error is not None else None,
+                }
+                for each in found.tables
+            ],
+            "failed": [{"what": what, "error": _error(error)} for what, error in found.failed],
+        },
+    )
+
+
+def proposal_text(found: Proposal) -> str:
+    """Return what a migration would do, for people."""
+    lines = [f"from {found.source} into {found.dest}"]
+    for each in found.tables:
+        move = each.move
+        into = "" if move.full_name == move.item.full_name else f" -> {move.full_name}"
+        parts = f" in {each.parts} parts" if each.parts > 1 else ""
+        how = "is there" if each.is_there else "is made"
+        rows = ", holds rows" if each.holds_rows else ""
+        about = f"about {move.item.estimated_rows:.0f} rows, " if move.item.pages else ""
+        lines.append(
+            f"  {move.item.full_name}{into}  {about}{in_units(move.size_bytes)} and "
+            f"{in_units(move.index_bytes)} of indexes{parts}; {how}{rows}"
+        )
+    size = sum(each.move.size_bytes for each in found.tables)
+    indexes = sum(each.move.index_bytes for each in found.tables)
+    lines.append(f"  needs    about {in_units(size + indexes)} of disk at the dest")
+    lines += [f"  makes    {what}" for what in found.makes]
+    lines += [f"  {step.kind:<10} {step.statement}" for step in found.steps]
+    lines += [f"  leaves   {what}: it needs a table that does not come" for what in found.left_out]
+    lines += [f"  refused  {refused.message}" for refused in found.refusals]
+    lines.append("nothing was changed")
+    return "\n".join(one_line(" ".join(line.split("\n"))) for line in lines)
+
+
+def proposal_json(found: Proposal) -> str:
+    """Return what a migration would do as one JSON object."""
+    return _json(
+        "proposal",
+        {
+            "source": str(found.source),
+            "dest": str(found.dest),
+            "tables": [
+                {
+                    "source_table": each.move.item.full_name,
+                    "dest_table": each.move.full_name,
+                    "is_there": each.is_there,
+                    "holds_rows": each.holds_rows,
+                    "estimated_rows": round(each.move.item.estimated_rows),
+                    "bytes": each.move.size_bytes,
+                    "index_bytes": each.move.index_bytes,
+                    "parts": each.parts,
+                }
+                for each in found.tables
+            ],
+            "makes": list(found.makes),
+            "steps": [
+                {"kind": step.kind, "name": step.name, "statement": step.statement}
+                for step in found.steps
+            ],
+            "left_out": list(found.left_out),
+            "refusals": [_error(refused) for refused in found.refusals],
         },
     )
 
@@ -690,9 +812,9 @@ def plan_text(plan: Plan) -> str:
         for c in plan.without_source
     ]
     if plan.request.rate_limit is not None:
-        lines.append(f"  rate     at most {size(plan.request.rate_limit)} a second")
+        lines.append(f"  rate     at most {in_units(plan.request.rate_limit)} a second")
     lines.append(f"  carried  by {plan.transport}")
-    lines.append(f"  about    {plan.estimated_rows} rows, {size(plan.estimated_bytes)}")
+    lines.append(f"  about    {plan.estimated_rows} rows, {in_units(plan.estimated_bytes)}")
     lines += [f"  warning  {warning}" for warning in plan.warnings]
     lines += [f"  refused  {refused.message}" for refused in plan.refusals]
     if plan.needs_yes:
@@ -907,6 +1029,8 @@ class Lines:
                 self._write(f"from {source} into {dest}")
             case events.Warned(text):
                 self._write(f"warning: {text}")
+            case events.Told(text):
+                self._write(text)
             case events.Planned():
                 self._planned(event)
             case events.Waiting(pids, seconds):
@@ -958,7 +1082,7 @@ class Lines:
         if self._verbose:
             self._write(
                 f"{self._label}: about {event.estimated_rows} rows, "
-                f"{size(event.estimated_bytes or 0)} by the source's statistics"
+                f"{in_units(event.estimated_bytes or 0)} by the source's statistics"
             )
         if self._progress:
             threading.Thread(target=self._tick, name="copypipe progress", daemon=True).start()
@@ -969,7 +1093,7 @@ class Lines:
         if not self._progress or now - self._began < LOG_SECONDS:
             return
         self._began = now
-        self._write(f"{_slices(event)}, {size(event.bytes)}{_of(event.estimated_bytes)}")
+        self._write(f"{_slices(event)}, {in_units(event.bytes)}{_of(event.estimated_bytes)}")
 
     def _tick(self) -> None:
         while not self._closed.wait(LOG_SECONDS):
@@ -981,9 +1105,9 @@ class Lines:
         if not self._moved.bytes:
             self._write(f"{self._label}: {self._doing}, {seconds:.0f} s so far")
             return
-        rate = size(round(self._moved.bytes / seconds)) if seconds else "0 bytes"
+        rate = in_units(round(self._moved.bytes / seconds)) if seconds else "0 bytes"
         self._write(
-            f"{self._label}: {self._doing}, {size(self._moved.bytes)}{_of(self._estimated)}, "
+            f"{self._label}: {self._doing}, {in_units(self._moved.bytes)}{_of(self._estimated)}, "
             f"{self._moved.rows} rows, {rate}/s"
         )
 
@@ -993,13 +1117,15 @@ class Lines:
 
 
 def _of(estimated: int | None) -> str:
-    return f" of about {size(estimated)}" if estimated else ""
+    return f" of about {in_units(estimated)}" if estimated else ""
 
 
 def _slices(event: events.Advanced) -> str:
     failed = f", {event.failed} failed" if event.failed else ""
     jobs = f", {event.jobs} jobs" if event.jobs > 1 else ""
-    return f"{event.done}/{event.slices} slices{failed}{jobs}, {_short(event.rows)} rows"
+    besides = f", {event.besides}" if event.besides else ""
+    done = f"{event.done}/{event.slices} {event.unit}{failed}{jobs}"
+    return f"{done}, {_short(event.rows)} rows{besides}"
 
 
 def _short(count: int) -> str:

@@ -446,6 +446,16 @@ def size(text: str) -> int:
     return round(float(found[1]) * _SIZES[found[2]])
 
 
+def in_units(count: int) -> str:
+    """Return a number of bytes in PostgreSQL's units, whose kB is 1024 bytes."""
+    value = float(count)
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if value < 1024:
+            return f"{count} bytes" if unit == "bytes" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TB"
+
+
 def setting(text: str) -> tuple[str, str]:
     """Return name and value of `name=value`; raises UsageError for anything else."""
     name, equals, value = text.partition("=")

@@ -247,8 +247,8 @@ def _candidates() -> Iterable[Tools]:
             yield Tools(binaries.bindir, binaries.libdir, binaries.major)
 
 
-def dump(source: Session, tools: Tools, snapshot: str, folder: Path) -> Path:
-    """Write the definitions of the source's database into an archive, as of a snapshot.
+def dump(source: Session, tools: Tools, snapshot: str | None, folder: Path) -> Path:
+    """Write the definitions of the source's database into an archive, as of a snapshot, or of now.
 
     No data is read, so the role needs no right on any table. Raises CopyFailed where pg_dump fails.
     """
@@ -259,7 +259,7 @@ def dump(source: Session, tools: Tools, snapshot: str, folder: Path) -> Path:
             "--format=custom",
             "--schema-only",
             "--no-tablespaces",
-            f"--snapshot={snapshot}",
+            *([f"--snapshot={snapshot}"] if snapshot is not None else []),
             f"--file={archive}",
         ],
         **_environment(source),
@@ -316,6 +316,61 @@ def script(
         *([] if acl else ["--no-acl"]),
     ]
     return runnable(tools.run("pg_restore", [*options, str(archive)]))
+
+
+def texts(archive: Path, tools: Tools, wanted: Sequence[Entry], section: Section) -> dict[int, str]:
+    """Return the statements of each of these entries that belong to a section, by its number.
+
+    One run of pg_restore for all of them: with --verbose it tells each entry's number. A comment of
+    a user may look like that too; where the numbers are not just those of the section, each entry
+    is asked for by itself.
+    """
+    listed = tools.run("pg_restore", ["--list", f"--section={section}", str(archive)])
+    within = {entry.number for entry in parse(listed)}
+    wanted = [entry for entry in wanted if entry.number in within]
+    if not wanted:
+        return {}
+    told = _listed(archive, tools, wanted, section)
+    pieces = _TOLD.split(told)
+    found = dict(zip(map(int, pieces[1::2]), pieces[2::2], strict=True))
+    if len(found) * 2 + 1 == len(pieces) and found.keys() == {each.number for each in wanted}:
+        return {number: text.strip() for number, text in found.items()}
+    return {
+        each.number: _TOLD.split(_listed(archive, tools, [each], section), 1)[2].strip()
+        for each in wanted
+    }
+
+
+# What precedes the statements of an entry (_printTocEntry in pg_backup_archiver.c).
+_TOLD = re.compile(
+    r"^--\n-- TOC entry (\d+) \(class \d+ OID \d+\)\n(?:-- Dependencies: [\d ]+\n)?"
+    r"-- Name: [^\n]*\n(?:-- Data Pos: \d+\n)?--\n",
+    re.MULTILINE,
+)
+
+
+def _listed(archive: Path, tools: Tools, wanted: Sequence[Entry], section: Section) -> str:
+    """Return the script of these entries, each with its number, but for its end."""
+    listing = archive.with_name(f"{section}.list")
+    listing.write_text("".join(f"{entry.number};\n" for entry in wanted))
+    options = [
+        f"--section={section}",
+        f"--use-list={listing}",
+        "--no-tablespaces",
+        *(["--no-table-access-method"] if tools.major >= 15 else []),
+        "--no-owner",
+        "--no-acl",
+        "--verbose",
+        "--file=-",
+    ]
+    return _ENDS.sub("", tools.run("pg_restore", [*options, str(archive)]))
+
+
+# What follows the last entry (RestoreArchive in pg_backup_archiver.c).
+_ENDS = re.compile(
+    r"(?:\n-- Completed on [^\n]*\n)?\n--\n-- PostgreSQL database dump complete\n--\n"
+    r"\s*(?:\\unrestrict \w+\s*)?\Z"
+)
 
 
 _HEADER_ENDS = "\n--\n-- Name: "

@@ -45,6 +45,16 @@ def held(
     """
     instance = catalog.instance(session)
     identifier = session.fetch_one(sessions.export_snapshot())[0]
+    with kept(session, lost):
+        yield Snapshot(identifier, seen, instance)
+
+
+@contextmanager
+def kept(session: Session, lost: Callable[[CopypipeError], None]) -> Iterator[None]:
+    """Say something now and then in the session's open transaction, within the block.
+
+    Nobody else may use the session meanwhile; `lost` is that of `held`.
+    """
     ended = threading.Event()
 
     def beat() -> None:
@@ -55,10 +65,10 @@ def held(
                 lost(error)
                 return
 
-    heart = threading.Thread(target=beat, name="copypipe snapshot", daemon=True)
+    heart = threading.Thread(target=beat, name="copypipe heartbeat", daemon=True)
     heart.start()
     try:
-        yield Snapshot(identifier, seen, instance)
+        yield
     finally:
         ended.set()
         heart.join(HEARTBEAT_SECONDS)

@@ -281,6 +281,11 @@ def folded(name: str) -> str:
     return "".join(c.lower() if c.isascii() else c for c in name)
 
 
+def spelled(schema: str, name: str) -> str:
+    """Return the name of a table as in SQL, whatever letters are in it."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in (schema, name))
+
+
 @dataclass(frozen=True, slots=True)
 class Matching:
     """Which columns go over, and what does not fit."""

@@ -165,7 +165,7 @@ def transfer(
         begin_reading(plan, source)
         seen = complete_until(plan.source.table, request.settle, writers, source)
     else:
-        _begin_with(snapshot, plan, source)
+        begin_with(snapshot, plan, source)
         seen = snapshot.seen
     position = catalog.position(source) if plan.ledger.records else None
     copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
@@ -733,7 +733,7 @@ def begin_shared(plan: Plan, leader: Session) -> Horizon:
     return complete_until(plan.source.table, plan.request.settle, writers, leader)
 
 
-def _begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
+def begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
     """Begin the source's transaction in a snapshot of another one.
 
     Locks are not waited for: whoever waits for the leader's would be waited for here, and nobody

@@ -13,6 +13,7 @@ from copypipe.cli import (
     demonstrating,
     keeping,
     looking,
+    migrating,
     verifying,
 )
 from copypipe.cli.output import say
@@ -39,6 +40,7 @@ app.command("copy", epilog=_exit_status())(copying.copy)
 app.command("backfill", epilog=_exit_status())(backfilling.backfill)
 app.command("status", epilog=_exit_status())(looking.status)
 app.command("verify", cls=verifying.RepairsAlone, epilog=_exit_status())(verifying.verify)
+app.command("migrate", epilog=_exit_status())(migrating.migrate)
 app.command("receipt", epilog=_exit_status())(keeping.receipt)
 app.command("init", epilog=_exit_status())(keeping.init)
 app.command("clean", epilog=_exit_status())(keeping.clean)

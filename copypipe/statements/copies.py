@@ -36,7 +36,7 @@ def select(
     below = any(column.expression is not None and crossing.looks for column, crossing in columns)
     source = SQL("{}{} WHERE {}").format(
         # Pages are those of one table; what inherits from it has its own.
-        SQL("ONLY ") if isinstance(slice_, Pages) else SQL(""),
+        SQL("ONLY ") if _reads_alone(relation, slice_) else SQL(""),
         from_item(relation),
         predicate(slice_),
     )
@@ -57,6 +57,11 @@ def select(
     return SQL("SELECT {} FROM (SELECT {} FROM {} OFFSET 0) AS computed").format(
         SQL(", ").join(outer), SQL(", ").join(inner), source
     )
+
+
+def _reads_alone(relation: Relation, slice_: Slice) -> bool:
+    """Return whether a table is read without what inherits from it; partitions are its own rows."""
+    return isinstance(slice_, Pages) and isinstance(relation, Table) and relation.kind == "r"
 
 
 def copy_out(query: Composable, form: Format) -> Composed:

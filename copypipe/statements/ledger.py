@@ -154,6 +154,10 @@ _TABLES = (
 )
 
 
+# What migrations keep beside that (`statements.journals`), once there was one.
+JOURNAL = ("migration", "migration_table", "migration_step")
+
+
 def look(role: str | None = None, needed: Rights = RIGHTS) -> Composed:
     """Ask whether there is a ledger, whose it is, and what a role lacks to use or make it.
 
@@ -218,7 +222,7 @@ def _look(role: str | None, wanted: Sequence[tuple[str, str]]) -> Composed:
         schema=SQL(SCHEMA),
         role=SQL("current_user") if role is None else Literal(role),
         name=Literal(SCHEMA),
-        tables=Literal(list(RIGHTS)),
+        tables=Literal([*RIGHTS, *JOURNAL]),
         of=Literal([table for table, _ in wanted]),
         rights=Literal([right for _, right in wanted]),
     )
@@ -253,9 +257,12 @@ def lock() -> Composed:
 
 def remove() -> list[Composed]:
     """Remove the tables, and the schema if nothing else is in it."""
-    tables = SQL(", ").join(Identifier(SCHEMA, table) for table in RIGHTS)
+    tables, journal = (
+        SQL(", ").join(Identifier(SCHEMA, table) for table in of) for of in (RIGHTS, JOURNAL)
+    )
     return [
         SQL("DROP TABLE {}").format(tables),
+        SQL("DROP TABLE IF EXISTS {}").format(journal),
         SQL("DROP SCHEMA {}").format(Identifier(SCHEMA)),
     ]
 

@@ -12,6 +12,7 @@ from copypipe import events, reporting
 from copypipe.errors import ConnectionLost, PlanRefused
 from copypipe.ledger import Attempt
 from copypipe.relay.waits import Spent
+from copypipe.requests import in_units
 from copypipe.slices import DATE, TIMESTAMPTZ, Range, Whole
 from copypipe.transfers import Transferred
 
@@ -68,7 +69,7 @@ class Clock:
     ],
 )
 def test_sizes_are_in_postgresqls_units(count: int, text: str) -> None:
-    assert reporting.size(count) == text
+    assert in_units(count) == text
 
 
 def test_a_result_is_one_line() -> None:

@@ -186,9 +186,7 @@ def test_who_has_nothing_to_do_waits_for_what_may_follow() -> None:
         return item
 
     found = list(
-        workers.each(
-            [0], 2, Opened(do), Stop(), follow=lambda item, _: [] if item else [1, 2]
-        )
+        workers.each([0], 2, Opened(do), Stop(), follow=lambda item, _: [] if item else [1, 2])
     )
     assert sorted(found) == [0, 1, 2]
 

@@ -1,0 +1,256 @@
+"""What a migration set out to do and what of it is done, kept in the ledger of the dest.
+
+So it can go on from any host. Each entry is written in the transaction that it tells of.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from copypipe import __version__, ledger
+from copypipe.digests import Digest, parse
+from copypipe.servers import Session
+from copypipe.slices import Pages
+from copypipe.statements import journals as statements
+from copypipe.statements import locks
+from copypipe.steps import Step
+
+Bounds = tuple[int | None, int | None]
+"""The pages of a part: the first one, and that behind the last; None for no bound."""
+
+
+class Unfinished(NamedTuple):
+    """A migration that has not ended."""
+
+    id: str
+    asked: Mapping[str, Any]
+    run: str
+    taken_at: datetime
+    began_at: datetime
+    source_address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One table of a migration."""
+
+    source_oid: int
+    source_table: str
+    dest_oid: int
+    dest_table: str
+    made: bool
+    """The migration has made it."""
+    had_rows: bool
+    """It held rows when the migration first began."""
+    run: str
+    """In whose snapshot its parts are read."""
+    parts: tuple[Bounds, ...]
+    """None for a table that is copied as one."""
+    copied_at: datetime | None = None
+    rows: int | None = None
+    bytes: int | None = None
+    digest: Digest | None = None
+    seconds: float | None = None
+
+
+class Part(NamedTuple):
+    """A part of a table that is there."""
+
+    what: str
+    """As the slice was spelled."""
+    rows: int
+    bytes: int
+    digest: Digest | None
+    seconds: float
+
+
+class Noted(NamedTuple):
+    """A step, and whether it is done."""
+
+    number: int
+    step: Step
+    is_done: bool
+    seconds: float
+
+
+def begin(
+    session: Session,
+    migration: str,
+    asked: Mapping[str, Any],
+    start: Mapping[str, Any],
+    tables: Sequence[Entry],
+    steps: Sequence[Step],
+) -> None:
+    """Tell of a migration in the session's open transaction; makes the tables for it on need.
+
+    `start` are the facts of `ledger.of_source` and of the snapshot.
+    """
+    session.fetch(locks.take([ledger.MAKING], 0))
+    if not is_there(session):
+        for statement in statements.make():
+            session.execute(statement)
+    session.execute(
+        statements.begin(
+            {"id": migration, "asked": json.dumps(asked), **start, "tool_version": __version__}
+        )
+    )
+    session.execute(
+        statements.add_tables(
+            [
+                {
+                    "migration": migration,
+                    "source_oid": each.source_oid,
+                    "source_table": each.source_table,
+                    "dest_oid": each.dest_oid,
+                    "dest_table": each.dest_table,
+                    "made": each.made,
+                    "had_rows": each.had_rows,
+                    "run": each.run,
+                    "parts": json.dumps(each.parts),
+                }
+                for each in tables
+            ]
+        )
+    )
+    if steps:
+        session.execute(
+            statements.add_steps(
+                [
+                    {
+                        "migration": migration,
+                        "number": number,
+                        "kind": step.kind,
+                        "source_oid": step.table,
+                        "name": step.name,
+                        "statement": step.statement,
+                    }
+                    for number, step in enumerate(steps)
+                ]
+            )
+        )
+
+
+def is_there(session: Session) -> bool:
+    """Return whether any migration was ever told of."""
+    return bool(session.fetch_one(statements.is_there())[0])
+
+
+def unfinished(session: Session, of_source: Mapping[str, Any]) -> list[Unfinished]:
+    """Return the migrations from a source that have not ended, the last first."""
+    if not is_there(session):
+        return []
+    return [Unfinished(*row) for row in session.fetch(statements.unfinished(of_source))]
+
+
+def holding(session: Session, tables: Sequence[int]) -> tuple[str, str] | None:
+    """Return the migration that has not ended and has one of these tables, and the table's name."""
+    if not is_there(session):
+        return None
+    found = session.fetch(statements.holding(tables))
+    return (found[0][0], found[0][1]) if found else None
+
+
+def tables(session: Session, migration: str) -> list[Entry]:
+    """Return the tables of a migration."""
+    found = []
+    for *told, cut, copied_at, rows, size, checksum, seconds in session.fetch(
+        statements.tables(migration)
+    ):
+        source_oid, source_table, dest_oid, dest_table, made, had_rows, run = told
+        found.append(
+            Entry(
+                source_oid=source_oid,
+                source_table=source_table,
+                dest_oid=dest_oid,
+                dest_table=dest_table,
+                made=made,
+                had_rows=had_rows,
+                run=run,
+                parts=tuple((start, stop) for start, stop in cut),
+                copied_at=copied_at,
+                rows=rows,
+                bytes=size,
+                digest=parse(checksum) if checksum else None,
+                seconds=seconds,
+            )
+        )
+    return found
+
+
+def parts(session: Session, migration: str, dest_oid: int) -> list[Part]:
+    """Return the parts of a table that are there, in whichever snapshot they were read."""
+    found = session.fetch(statements.parts(migration, dest_oid))
+    return [
+        Part(what, rows, size, parse(checksum) if checksum else None, seconds)
+        for what, rows, size, checksum, seconds in found
+    ]
+
+
+def steps(session: Session, migration: str) -> list[Noted]:
+    """Return what is to be made, and what has been."""
+    return [
+        Noted(number, Step(kind, table, name, statement), is_done, seconds)
+        for number, kind, table, name, statement, is_done, seconds in session.fetch(
+            statements.steps(migration)
+        )
+    ]
+
+
+def begin_again(
+    session: Session, migration: str, start: Mapping[str, Any], anew: Sequence[Entry], run: str
+) -> None:
+    """Tell of another start, and of the tables that begin anew with it."""
+    session.execute(statements.begin_again(migration, start))
+    session.execute(statements.read_again(migration, [each.source_oid for each in anew], run))
+    for each in anew:
+        session.execute(statements.cut_again(migration, each.source_oid, json.dumps(each.parts)))
+
+
+def copied(
+    session: Session,
+    migration: str,
+    source_oid: int,
+    *,
+    rows: int,
+    size: int,
+    digest: Digest | None,
+    seconds: float,
+) -> bool:
+    """Tell that all rows of a table are there; returns False where that was told before."""
+    values = {
+        "rows": rows,
+        "bytes": size,
+        "checksum": str(digest) if digest is not None else None,
+        "seconds": seconds,
+    }
+    return session.count(statements.copied(migration, source_oid, values)) == 1
+
+
+def is_done(session: Session, migration: str, number: int) -> bool:
+    """Return whether a step was done, and keep others from doing it."""
+    return bool(session.fetch_one(statements.is_done(migration, number))[0])
+
+
+def done(session: Session, migration: str, number: int, seconds: float) -> None:
+    """Tell that a step was done."""
+    session.execute(statements.done(migration, number, seconds))
+
+
+def abandon(session: Session, tables: Sequence[int]) -> None:
+    """Tell that migrations have ended of which one of these tables is taken."""
+    if is_there(session):
+        session.execute(statements.abandon(tables))
+
+
+def end(session: Session, migration: str) -> None:
+    """Tell that a migration has ended."""
+    session.execute(statements.end(migration))
+
+
+def bounds(pages: Sequence[Pages]) -> tuple[Bounds, ...]:
+    """Return parts as they are kept."""
+    return tuple((each.start, each.stop) for each in pages)

@@ -1,0 +1,340 @@
+"""One start of a migration: leaders, preparation, work, the end of it."""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from copypipe import (
+    attempts,
+    catalog,
+    inventory,
+    journals,
+    ledger,
+    plans,
+    snapshots,
+    transfers,
+)
+from copypipe.attempts import both, connected
+from copypipe.catalog import Position
+from copypipe.errors import (
+    CopypipeError,
+    PlanRefused,
+    Side,
+    UsageError,
+)
+from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
+from copypipe.horizons import horizon
+from copypipe.migrations import moves
+from copypipe.migrations import work as working
+from copypipe.migrations.options import (
+    Migrated,
+    Moved,
+    Options,
+    Proposal,
+    Proposed,
+    State,
+    listed,
+    request_of_any,
+)
+from copypipe.migrations.setup import (
+    Again,
+    Archive,
+    First,
+    Keeper,
+    Sides,
+    begin,
+    chunks,
+    look,
+)
+from copypipe.migrations.work import Outcome, Part, Table, Work
+from copypipe.requests import (
+    Endpoint,
+)
+from copypipe.servers import Session
+from copypipe.snapshots import Snapshot
+from copypipe.statements import migrations as statements
+from copypipe.statements import sessions
+from copypipe.statements import steps as step_statements
+from copypipe.steps import Step
+from copypipe.transfers import Holder
+
+
+class Migration:
+    """One start of a migration; call it once."""
+
+    def __init__(self, options: Options, listen: Listener = ignore) -> None:
+        """Check the words; raises UsageError."""
+        options.check()
+        self._options = options
+        self._listen = listen
+        self._run = secrets.token_hex(8)
+        self._reached: set[Side] = set()
+        self._began = time.monotonic()
+        self._lost: list[CopypipeError] = []
+        self._work: Work | None = None
+        self._taken_at: datetime | None = None
+        self._failed: list[tuple[str, CopypipeError]] = []
+        self._is_ended = False
+        self._request = request_of_any(options)
+        attempts.begin(self._request, listen)
+
+    @property
+    def result(self) -> Migrated | None:
+        """Return what is done by now, also behind an error; None where nothing was begun."""
+        work, taken_at = self._work, self._taken_at
+        if work is None or taken_at is None:
+            return None
+        return Migrated(
+            id=work.migration,
+            tables=tuple(_moved(table) for table in work.tables),
+            failed=tuple(self._failed),
+            is_ended=self._is_ended,
+            taken_at=taken_at,
+            lsn=work.position.lsn,
+            seconds=time.monotonic() - self._began,
+        )
+
+    def __call__(self) -> Migrated:
+        """Move the tables; returns what became of each.
+
+        Raises a CopypipeError where nothing could be begun, or all of it was ended; what was
+        committed before stays, and `result` tells of it. What fails of a table does not stop the
+        others.
+        """
+        with ExitStack() as stack:
+            leader, keeper = (
+                stack.enter_context(connected(side, endpoint, self._run, self._reached))
+                for side, endpoint in self._endpoints()
+            )
+            self._listen(Connected(str(leader.address), str(keeper.address)))
+            source, dest = stack.enter_context(
+                both(self._request, self._listen, self._run, self._reached)
+            )
+            sides = look(source, dest)
+            _make_ledger(dest, self._listen)
+            start: First | Again
+            if self._options.resume:
+                start = Again(self._options, self._listen, self._run, sides)
+            else:
+                start = First(self._options, self._listen, self._run, sides)
+            start.check()
+            snapshot, position = self._hold(stack, leader, sides)
+            pid = self._keep(keeper, start.keys())
+            source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
+            ready = start.set_up(snapshot, position, Keeper(keeper, self._options))
+            source.rollback()
+            work = Work(
+                request=request_of_any(start.options),
+                migration=ready.migration,
+                jobs=self._options.jobs,
+                tables=ready.tables,
+                steps=ready.steps,
+                snapshot=snapshot,
+                position=position,
+                holder=Holder(pid, ready.migration),
+                listen=self._listen,
+            )
+            self._work = work
+            if self._lost:
+                raise self._lost[0]
+            stack.enter_context(snapshots.kept(keeper, self._end))
+            with closing(working.work(work)) as outcomes:
+                for outcome in outcomes:
+                    if outcome.error is not None:
+                        self._failed.append((_what(outcome), outcome.error))
+            if not self._failed:
+                _finish(work, sides, start.options)
+                self._is_ended = True
+        result = self.result
+        if result is None:
+            raise AssertionError("the work is there")
+        return result
+
+    def _endpoints(self) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:
+        return ("source", self._options.source), ("dest", self._options.dest)
+
+    def _end(self, error: CopypipeError) -> None:
+        """Take note that a leader is lost; called by its thread."""
+        self._lost.append(error)
+        if self._work is not None:
+            self._work.end(error)
+
+    def _hold(self, stack: ExitStack, leader: Session, sides: Sides) -> tuple[Snapshot, Position]:
+        """Lock what is read, take the snapshot and keep it until the stack ends."""
+        writers = transfers.read_writers(leader, sides.source_is)
+        local = {
+            "lock_timeout": plans.OTHER_LOCKS,
+            **transfers.ends_with_client(sides.source_is),
+        }
+        leader.begin("REPEATABLE READ", read_only=True, local=local)
+        # Before the snapshot: TRUNCATE and rewrites by ALTER TABLE do not respect it.
+        for some in chunks([(each.schema, each.name) for each in sides.items]):
+            leader.execute(statements.lock_for_reading(some))
+        now = {each.oid: each for each in inventory.tables(leader)}
+        changed = [
+            e.full_name for e in sides.items if e.oid not in now or now[e.oid].kind != e.kind
+        ]
+        if changed:
+            raise PlanRefused(
+                f"source: {changed[0]} was altered while the migration was prepared",
+                hint="Run it again.",
+                side="source",
+            )
+        position = catalog.position(leader)
+        seen = horizon(
+            writers,
+            timedelta(seconds=self._options.settle),
+            catalog.instance(leader),
+            indirect=True,
+        )
+        self._taken_at = seen.clock
+        snapshot = stack.enter_context(snapshots.held(leader, seen, self._end))
+        self._listen(
+            Told(
+                f"what is written at the source after {seen.clock:%Y-%m-%d %H:%M:%S}+00 is not "
+                "copied"
+            )
+        )
+        return snapshot, position
+
+    def _keep(self, keeper: Session, keys: Mapping[int, str]) -> int:
+        """Keep other runs away from tables of the dest; returns the backend that does."""
+        patience = {"lock_timeout": plans.milliseconds(self._options.wait_lock)}
+        keeper.begin("READ COMMITTED", read_only=False, local=patience)
+        Keeper(keeper, self._options).take_ledger()
+        Keeper(keeper, self._options).take(keys)
+        return int(keeper.fetch_one(sessions.backend_pid())[0])
+
+
+# ----------------------------------------------------------------------------------- the dry run
+
+
+def propose(options: Options, listen: Listener = ignore) -> Proposal:
+    """Return what a migration would do, and what stands in its way; changes nothing."""
+    options.check()
+    if options.resume:
+        raise UsageError("--dry-run shows what a migration would do from the beginning")
+    request = request_of_any(options)
+    attempts.begin(request, listen)
+    run = secrets.token_hex(8)
+    with both(request, listen, run, set()) as (source, dest):
+        sides = look(source, dest)
+        first = First(options, listen, run, sides)
+        refusals = first.gather()
+        makes: tuple[str, ...] = ()
+        todo: list[Step] = []
+        left_out: list[str] = []
+        with tempfile.TemporaryDirectory(prefix="copypipe-") as folder:
+            archive = Archive.of(options, sides, None, Path(folder))
+            if archive is not None:
+                makes = tuple(f"{e.kind} {e.name.rsplit(' ', 1)[0]}" for e in archive.wanted)
+                source.begin("READ COMMITTED", read_only=True)
+                todo = archive.steps(sides)
+                source.rollback()
+                left_out = archive.left_out
+        filled = {move.item.oid for move in first.filled}
+        return Proposal(
+            source=source.address,
+            dest=dest.address,
+            tables=tuple(
+                Proposed(
+                    move,
+                    move.into is not None,
+                    move.item.oid in filled,
+                    len(moves.cut(move, options.part_bytes, run, options.limit)),
+                )
+                for move in first.moves
+            ),
+            makes=makes,
+            steps=tuple(todo),
+            left_out=tuple(left_out),
+            refusals=refusals.all,
+        )
+
+
+def _make_ledger(dest: Session, listen: Listener) -> None:
+    """Make the ledger unless there is one; raises PlanRefused where it cannot be used."""
+    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+        found = ledger.look(dest)
+    if found.state == "missing":
+        made, found = ledger.make(dest, plans.OTHER_LOCKS)
+        if made:
+            listen(LedgerMade(str(dest.address)))
+    if found.problem is not None:
+        raise PlanRefused(
+            "dest: nothing can tell what of the migration is done",
+            detail=f"The ledger cannot be used: {found.problem}.",
+            hint="Have its owner grant the rights.",
+            side="dest",
+        )
+
+
+def _finish(work: Work, sides: Sides, options: Options) -> None:
+    """Set the sequences to where they are at the source, and tell that all is done."""
+    source, dest, names = sides.source, sides.dest, moves.names(options.into)
+    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+        at_dest = {(each.schema, each.name): each.oid for each in inventory.tables(dest)}
+        into = {item.oid: at_dest.get(names(item)) for item in sides.items}
+        into |= {table.move.item.oid: table.move.there.oid for table in work.tables}
+        oids = [oid for oid in into.values() if oid is not None]
+        there = {
+            (oid, column): (schema, name)
+            for oid, column, schema, name in dest.fetch(step_statements.sequences(oids))
+        }
+    wanted: dict[tuple[str, str], tuple[int, bool]] = {}
+    with source.reading(lock_timeout=plans.OTHER_LOCKS):
+        pairs = {
+            there[other, column]: (schema, name)
+            for oid, column, schema, name in source.fetch(step_statements.sequences(list(into)))
+            if (other := into[oid]) is not None and (other, column) in there
+        }
+        for some in chunks(list(pairs.items())):
+            found = source.fetch(step_statements.read_sequences([of for _, of in some]))
+            for place, value, is_called in found:
+                wanted[some[place][0]] = (value, is_called)
+    begin(dest, options)
+    try:
+        for chunk in chunks(list(wanted.items())):
+            dest.fetch(step_statements.set_sequences([(name, *state) for name, state in chunk]))
+        journals.end(dest, work.migration)
+        dest.commit_note()
+    except BaseException:
+        dest.end()
+        raise
+
+
+def _moved(table: Table) -> Moved:
+    state: State
+    if table.error is not None:
+        state = "failed"
+    elif table.is_copied:
+        state = "kept" if table.was_copied else "copied"
+    else:
+        state = "begun" if table.rows else "not begun"
+    return Moved(
+        table=table.move.item.full_name,
+        into=table.move.full_name,
+        state=state,
+        rows=table.rows,
+        bytes=table.bytes,
+        parts=table.of,
+        copy_seconds=table.copy_seconds,
+        index_seconds=table.index_seconds,
+        constraint_seconds=table.constraint_seconds,
+        digest=str(table.digest) if table.digest is not None else None,
+        error=table.error,
+    )
+
+
+def _what(outcome: Outcome) -> str:
+    task = outcome.task
+    if isinstance(task, Part):
+        return f"{task.table.move.full_name} {task.slice}"
+    names = listed([noted.step.name for noted in task.steps])
+    return f"{task.kind} {names}"

@@ -1,0 +1,707 @@
+"""What a migration does before the rows move: look, refuse, make the tables, write down what to do.
+
+All of it is one transaction of the dest, so that a migration is known there by the time that
+anything has changed.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from copypipe import (
+    attempts,
+    catalog,
+    inventory,
+    journals,
+    ledger,
+    plans,
+    schemas,
+    slices,
+    steps,
+)
+from copypipe.catalog import Position, Server
+from copypipe.errors import (
+    CommitUnknown,
+    CopyFailed,
+    CopypipeError,
+    PlanRefused,
+    SliceBusy,
+    UsageError,
+)
+from copypipe.events import Listener, Told, Warned
+from copypipe.hazards import Refusals
+from copypipe.inventory import Item
+from copypipe.journals import Entry, Noted
+from copypipe.migrations import moves, work
+from copypipe.migrations.moves import Move, Names
+from copypipe.migrations.options import (
+    Options,
+    listed,
+    request_of_any,
+)
+from copypipe.migrations.work import Table
+from copypipe.requests import in_units
+from copypipe.schemas import Tools
+from copypipe.servers import Session
+from copypipe.slices import TABLE, Pages
+from copypipe.snapshots import Snapshot
+from copypipe.statements import locks
+from copypipe.statements import migrations as statements
+from copypipe.statements import steps as step_statements
+from copypipe.steps import Step
+
+# How many tables one statement names at most.
+_AT_ONCE = 500
+
+
+@dataclass
+class Sides:
+    """Both servers, and what was found there."""
+
+    source: Session
+    dest: Session
+    source_is: Server
+    dest_is: Server
+    items: tuple[Item, ...]
+    """The tables of the source; then those of them that are moved."""
+    there: tuple[Item, ...]
+    """The tables of the dest."""
+
+    def look_again(self) -> None:
+        """Read the tables of the dest again, in its open transaction."""
+        self.there = inventory.tables(self.dest)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is to be done, once it is written down."""
+
+    migration: str
+    tables: list[Table]
+    steps: list[Noted]
+
+
+@dataclass(frozen=True)
+class Keeper:
+    """The session that keeps others away from the dest's tables."""
+
+    session: Session
+    options: Options
+
+    def take_ledger(self) -> None:
+        """Keep the ledger from being removed."""
+        self._take([ledger.IN_USE], 0, "the ledger")
+
+    def take(self, keys: Mapping[int, str]) -> None:
+        """Take the keys of tables, by the OIDs of their roots; always in the same order."""
+        for root, name in sorted(keys.items()):
+            self._take([TABLE], root, name)
+
+    def _take(self, wanted: Sequence[slices.Lock], root: int, name: str) -> None:
+        problem: SliceBusy
+        try:
+            self.session.fetch(locks.take(wanted, root))
+        except CopypipeError as error:
+            if error.sqlstate != "55P03":  # lock_not_available
+                raise
+            problem = SliceBusy(
+                f"another run is at work on {name}",
+                detail="Nothing was changed.",
+                hint="Run it again later, or wait longer with --wait-lock.",
+                side="dest",
+            )
+        else:
+            return
+        raise problem
+
+
+# ------------------------------------------------------------------------------- the first start
+
+
+class First:
+    """What a migration does before the rows move, when it first begins."""
+
+    def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
+        self.options = options
+        self._listen = listen
+        self._run = run
+        self._sides = sides
+        self._names = moves.names(options.into)
+        sides.items = inventory.pick(sides.items, options.asked)
+        self._refusals = Refusals()
+        self.filled: list[Move] = []
+        """Those into tables that hold rows."""
+        self.moves = moves.moves(sides.items, sides.there, self._names, creates=options.schema)
+
+    @property
+    def existing(self) -> list[Move]:
+        """Return what goes into tables that are there."""
+        return [move for move in self.moves if move.into is not None]
+
+    def keys(self) -> dict[int, str]:
+        """Return the roots of the tables that are there, with a name for each."""
+        return keys_of(self.existing, self._sides.there)
+
+    def gather(self) -> Refusals:
+        """Look at what can be known before anything is made; changes nothing."""
+        options, sides = self.options, self._sides
+        _gather_unreadable(self._refusals, sides.items)
+        if not options.schema:
+            with self._refusals.gathering():
+                moves.check_there(self.moves)
+        with self._refusals.gathering():
+            self._check_twice()
+        with sides.dest.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
+            self.filled = self._holding_rows()
+            with self._refusals.gathering():
+                self._check_rows(self.filled)
+        for move in self.existing:
+            part = moves.cut(move, options.part_bytes, self._run, options.limit)[0]
+            request = work.request_of(request_of_any(options), move, part)
+            with self._refusals.gathering():
+                plan = attempts.planned(request, sides.source, sides.dest, plans.draft)
+                for warning in plan.warnings:
+                    self._listen(Warned(f"{move.full_name}: {warning}"))
+                for refusal in plan.refusals:
+                    self._refusals.add(refusal)
+        return self._refusals
+
+    def check(self) -> None:
+        """Raise PlanRefused with all that stands in the way; tell what will happen."""
+        self.gather().check()
+        needed = sum(move.size_bytes for move in self.moves)
+        indexes = sum(move.index_bytes for move in self.moves)
+        self._listen(
+            Told(
+                f"{len(self.moves)} tables of {in_units(needed)}, with {in_units(indexes)} of indexes: the "
+                f"dest needs about {in_units(needed + indexes)} of disk, and its log besides"
+            )
+        )
+        if self.options.limit is not None:
+            self._listen(
+                Told(
+                    f"a rehearsal: at most {self.options.limit} rows of each table, and no foreign "
+                    "key"
+                )
+            )
+
+    def _check_twice(self) -> None:
+        """Refuse two tables that go into one."""
+        seen: dict[str, str] = {}
+        for move in self.moves:
+            other = seen.setdefault(move.full_name, move.item.full_name)
+            if other != move.item.full_name:
+                raise PlanRefused(
+                    f"{other} and {move.item.full_name} would both go into {move.full_name}",
+                    hint="Give each a name of its own with --into.",
+                )
+
+    def _holding_rows(self) -> list[Move]:
+        """Return the moves into tables that hold rows, in the dest's open transaction."""
+        found: list[Move] = []
+        for some in chunks(self.existing):
+            names = [(move.schema, move.name) for move in some]
+            places = self._sides.dest.fetch(statements.holding_rows(names))
+            found += [some[place] for (place,) in places]
+        return found
+
+    def _check_rows(self, filled: Sequence[Move]) -> None:
+        """Refuse tables that hold rows, unless they are to be replaced."""
+        if not filled or self.options.replace:
+            return
+        oids = [move.into.oid for move in filled if move.into is not None]
+        held = journals.holding(self._sides.dest, oids)
+        names = listed([move.full_name for move in filled])
+        raise PlanRefused(
+            f"dest: {names} {'hold' if len(filled) > 1 else 'holds'} rows",
+            detail=f"A migration that has not ended has {held[1]}." if held else None,
+            hint=(f"--resume --id {held[0]} goes on with that. " if held else "")
+            + "--replace removes the rows first.",
+            side="dest",
+        )
+
+    def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
+        """Make what is missing and write down what is to be done, in one transaction of the dest.
+
+        Raises a CopypipeError, and then nothing was changed; CommitUnknown cannot promise that.
+        """
+        sides, dest = self._sides, self._sides.dest
+        with tempfile.TemporaryDirectory(prefix="copypipe-") as folder:
+            archive = Archive.of(self.options, sides, snapshot.identifier, Path(folder))
+            if archive is not None:
+                archive.tell(self._listen)
+            begin(dest, self.options)
+            try:
+                ready = self._write_down(archive, snapshot, position)
+            except BaseException:
+                dest.end()
+                raise
+        _commit(dest)
+        # Nobody else knows these yet.
+        keeper.take(keys_of(self.moves, sides.there))
+        return ready
+
+    def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:
+        sides, options, dest = self._sides, self.options, self._sides.dest
+        had = {move.item.oid for move in self.existing}
+        for some in chunks([(move.schema, move.name) for move in self.existing]):
+            # Who is still writing, of a run that lost its leader, is waited for.
+            dest.execute(statements.lock_for_filling(some))
+        filled = self._holding_rows()
+        self._check_rows(filled)
+        _truncate(dest, filled)
+        if archive is not None:
+            archive.make(dest)
+        sides.look_again()
+        self.moves = moves.moves(sides.items, sides.there, self._names, creates=False)
+        moves.check_there(self.moves)
+        todo = archive.steps(sides) if archive is not None else []
+        todo += self._deferred()
+        todo += _analyses(sides.items, self.moves, self._names)
+        if options.limit is not None:
+            todo = [each for each in todo if each.kind not in ("reference", "validation")]
+        tables = [
+            _table(move, moves.cut(move, options.part_bytes, self._run, options.limit), self._run)
+            for move in self.moves
+        ]
+        _order(tables, dest)
+        if options.replace:
+            journals.abandon(dest, [move.there.oid for move in self.moves])
+        identifier = str(uuid.uuid4())
+        removed = {move.item.oid for move in filled}
+        entries = [
+            Entry(
+                source_oid=table.move.item.oid,
+                source_table=table.move.item.full_name,
+                dest_oid=table.move.there.oid,
+                dest_table=table.move.full_name,
+                made=table.move.item.oid not in had,
+                had_rows=table.move.item.oid in removed,
+                run=self._run,
+                parts=_bounds(table.parts),
+            )
+            for table in tables
+        ]
+        start = {
+            **ledger.of_server(sides.source_is, sides.source.address),
+            **_start(self._run, snapshot, position),
+        }
+        journals.begin(dest, identifier, options.told(), start, entries, todo)
+        noted = [Noted(number, step, False, 0.0) for number, step in enumerate(todo)]
+        return Ready(identifier, tables, noted)
+
+    def _deferred(self) -> list[Step]:
+        """Drop the plain indexes of tables that are there, and return how they are made again."""
+        if not self.options.defer_indexes:
+            return []
+        dest = self._sides.dest
+        of = {move.there.oid: move.item.oid for move in self.moves}
+        found = []
+        for oid, schema, name, definition in dest.fetch(step_statements.plain_indexes(list(of))):
+            dest.execute(step_statements.drop_index(schema, name))
+            found.append(Step("index", of[oid], f"{schema}.{name}", definition))
+        self._listen(Told(f"{len(found)} indexes are dropped, and made again behind the rows"))
+        return found
+
+
+class Archive:
+    """The definitions of the source, and what of them the dest lacks."""
+
+    def __init__(
+        self, options: Options, sides: Sides, tools: Tools, path: Path, snapshot: str | None
+    ) -> None:
+        self._options = options
+        self._tools = tools
+        self._path = path
+        entries = schemas.entries(path, tools)
+        self.selection = schemas.select(entries, {item.oid for item in sides.items})
+        begun = snapshot is not None
+        if not begun:
+            sides.source.begin("READ COMMITTED", read_only=True)
+        with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            self.wanted = schemas.missing(sides.source, sides.dest, self.selection)
+        if not begun:
+            sides.source.rollback()
+
+    @classmethod
+    def of(
+        cls, options: Options, sides: Sides, snapshot: str | None, folder: Path
+    ) -> Archive | None:
+        """Read the definitions, where they are wanted."""
+        if not options.schema:
+            return None
+        tools = schemas.find(sides.source_is.major)
+        path = schemas.dump(sides.source, tools, snapshot, folder)
+        return cls(options, sides, tools, path, snapshot)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Return what belongs to the tables and needs others."""
+        return [f"{e.kind} {e.name.rsplit(' ', 1)[0]}" for e in self.selection.left_out]
+
+    def tell(self, listen: Listener) -> None:
+        """Tell what comes besides, and what does not."""
+        others = [e.name.rsplit(" ", 1)[0].replace(" ", ".", 1) for e in self.selection.others]
+        if others:
+            listen(Told(f"made without rows, as types of columns: {listed(others)}"))
+        if self.left_out:
+            listen(
+                Warned(
+                    f"left out, since they need tables that do not come: {listed(self.left_out)}"
+                )
+            )
+
+    def make(self, dest: Session) -> None:
+        """Make the tables and all they depend on, in the dest's open transaction."""
+        options = self._options
+        told = schemas.script(
+            self._path,
+            self._tools,
+            self.wanted,
+            "pre-data",
+            owner=options.owner,
+            acl=options.acl,
+        )
+        if not told:
+            return
+        try:
+            dest.execute(step_statements.script(told))
+        except CopyFailed as error:
+            error.hint = error.hint or (
+                "Nothing was made. What cannot be made by this role somebody else may make first, "
+                "or all of it, with --no-schema."
+            )
+            raise
+
+    def steps(self, sides: Sides) -> list[Step]:
+        """Return what follows the rows."""
+        return steps.of_archive(
+            sides.source,
+            self._path,
+            self._tools,
+            self.wanted,
+            {item.oid: item for item in sides.items},
+            sides.dest_is.major,
+        )
+
+
+# ------------------------------------------------------------------------------- a further start
+
+
+class Again:
+    """What a migration does before the rows move, when it goes on."""
+
+    def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
+        self._listen = listen
+        self._run = run
+        self._sides = sides
+        with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            self._found = self._unfinished(options)
+            self._entries = journals.tables(sides.dest, self._found.id)
+            noted = journals.steps(sides.dest, self._found.id)
+        asked = self._found.asked
+        self.options = replace(
+            options,
+            into=tuple(asked["into"]),
+            schema=asked["schema"],
+            limit=asked["limit"],
+        )
+        self._noted = noted
+        self.moves: list[Move] = []
+
+    def _unfinished(self, options: Options) -> journals.Unfinished:
+        sides = self._sides
+        of_source = ledger.of_server(sides.source_is, sides.source.address)
+        found = journals.unfinished(sides.dest, of_source)
+        if options.migration is not None:
+            found = [each for each in found if each.id == options.migration]
+        if not found:
+            raise PlanRefused(
+                "dest: no migration from this source waits to go on",
+                detail=f"Looked for in the ledger of {sides.dest.address}.",
+                side="dest",
+            )
+        if len(found) > 1:
+            listed = "; ".join(f"{e.id} of {e.began_at:%Y-%m-%d %H:%M}+00" for e in found)
+            raise UsageError(
+                "several migrations from this source have not ended",
+                detail=f"{listed}.",
+                hint="Name one with --id.",
+            )
+        return found[0]
+
+    def check(self) -> None:
+        """Raise PlanRefused where a table is not what it was; tell which migration goes on."""
+        sides, refusals = self._sides, Refusals()
+        at_source = {item.oid: item for item in sides.items}
+        at_dest = {item.oid: item for item in sides.there}
+        for entry in self._entries:
+            item, into = at_source.get(entry.source_oid), at_dest.get(entry.dest_oid)
+            for side, name, found in (
+                ("source", entry.source_table, item),
+                ("dest", entry.dest_table, into),
+            ):
+                if found is None or found.full_name != name:
+                    refusals.add(
+                        PlanRefused(
+                            f"{side}: {name} is not there any more as it was",
+                            hint="Begin anew: the same command as at first, with --replace.",
+                            side="source" if side == "source" else "dest",
+                        )
+                    )
+            if item is not None and into is not None:
+                self.moves.append(moves.move(item, into, sides.items))
+        sides.items = inventory.trees(sides.items, [entry.source_oid for entry in self._entries])
+        _gather_unreadable(refusals, sides.items)
+        refusals.check()
+        copied = sum(entry.copied_at is not None for entry in self._entries)
+        self._listen(
+            Told(
+                f"going on with migration {self._found.id}, begun "
+                f"{self._found.began_at:%Y-%m-%d %H:%M:%S}+00: {copied} of {len(self._entries)} "
+                f"tables are there, read as of {self._found.taken_at:%Y-%m-%d %H:%M:%S}+00 or "
+                "before"
+            )
+        )
+
+    def keys(self) -> dict[int, str]:
+        """Return the roots of the tables, with a name for each."""
+        return keys_of(self.moves, self._sides.there)
+
+    def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
+        """Remove what is there of tables that begin anew, in one transaction of the dest.
+
+        Raises a CopypipeError, and then nothing was changed.
+        """
+        dest = self._sides.dest
+        begin(dest, self.options)
+        try:
+            ready = self._taken_up(snapshot, position)
+        except BaseException:
+            dest.end()
+            raise
+        _commit(dest)
+        return ready
+
+    def _taken_up(self, snapshot: Snapshot, position: Position) -> Ready:
+        dest, options = self._sides.dest, self.options
+        by_oid = {entry.source_oid: entry for entry in self._entries}
+        tables: list[Table] = []
+        anew: list[Entry] = []
+        emptied: list[Move] = []
+        refusals = Refusals()
+        for move in sorted(self.moves, key=lambda each: -(each.size_bytes + each.index_bytes)):
+            entry = by_oid[move.item.oid]
+            if entry.copied_at is not None and self._still_there(move, entry):
+                tables.append(self._kept(move, entry, dest))
+                continue
+            dest.execute(statements.lock_for_filling([(move.schema, move.name)]))
+            parts = journals.parts(dest, self._found.id, entry.dest_oid)
+            ours = [part for part in parts if entry.run in part.what]
+            rows = dest.fetch_one(statements.count((move.schema, move.name)))[0]
+            if rows and rows != sum(part.rows for part in ours):
+                refusals.add(self._with_others(move, rows, sum(part.rows for part in ours)))
+                continue
+            if rows and not options.consistent and entry.parts:
+                tables.append(self._continued(move, entry, ours))
+                continue
+            if ours and rows:
+                self._listen(
+                    Told(
+                        f"{move.full_name} begins anew: {len(ours)} of its {len(entry.parts)} "
+                        "parts were there, read in a snapshot that is gone"
+                    )
+                )
+            if rows:
+                emptied.append(move)
+            slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
+            tables.append(_table(move, slices_, self._run))
+            anew.append(replace(entry, run=self._run, parts=_bounds(slices_)))
+        refusals.check()
+        _truncate(dest, emptied)
+        _order(tables, dest)
+        journals.begin_again(
+            dest, self._found.id, _start(self._run, snapshot, position), anew, self._run
+        )
+        return Ready(self._found.id, tables, self._noted)
+
+    def _still_there(self, move: Move, entry: Entry) -> bool:
+        """Return whether a table that was copied still has rows, if it had any."""
+        if not entry.rows:
+            return True
+        found = self._sides.dest.fetch(statements.holding_rows([(move.schema, move.name)]))
+        if not found:
+            self._listen(Told(f"{move.full_name} begins anew: its rows are gone"))
+        return bool(found)
+
+    def _kept(self, move: Move, entry: Entry, dest: Session) -> Table:
+        """Return a table whose rows are there."""
+        table = _table(move, (), entry.run)
+        table.add(entry.rows or 0, entry.bytes or 0, entry.digest, entry.seconds or 0.0)
+        table.is_copied = table.was_copied = True
+        table.of = max(1, len(entry.parts))
+        # Where the run died between the copy and this.
+        journals.copied(
+            dest,
+            self._found.id,
+            entry.source_oid,
+            rows=table.rows,
+            size=table.bytes,
+            digest=table.digest,
+            seconds=table.copy_seconds,
+        )
+        return table
+
+    def _continued(self, move: Move, entry: Entry, ours: Sequence[journals.Part]) -> Table:
+        """Return a table whose other parts are read in the new snapshot."""
+        wanted = [Pages(start, stop, entry.run) for start, stop in entry.parts]
+        there = {part.what: part for part in ours}
+        table = _table(move, [each for each in wanted if str(each) not in there], entry.run)
+        table.of = len(wanted)
+        table.must_be_compared = bool(there)
+        for part in ours:
+            table.add(part.rows, part.bytes, part.digest, part.seconds)
+        self._listen(
+            Told(
+                f"{move.full_name} goes on in another snapshot: {len(there)} of {len(wanted)} "
+                "parts are there; in the end both sides are compared"
+            )
+        )
+        return table
+
+    def _with_others(self, move: Move, rows: int, ours: int) -> PlanRefused:
+        return PlanRefused(
+            f"dest: {move.full_name} holds {rows} rows, and this migration brought {ours}",
+            detail="Rows of others are never removed.",
+            hint="Remove them, or begin anew: the same command as at first, with --replace.",
+            side="dest",
+        )
+
+
+# -------------------------------------------------------------------------------------- the rest
+
+
+def look(source: Session, dest: Session) -> Sides:
+    """Read both servers and their tables."""
+    with source.reading(own_search_path=True, lock_timeout=plans.OTHER_LOCKS):
+        source_is, items = catalog.server(source), inventory.tables(source)
+    with dest.reading(own_search_path=True, lock_timeout=plans.OTHER_LOCKS):
+        dest_is, there = catalog.server(dest), inventory.tables(dest)
+    if dest_is.in_recovery:
+        raise PlanRefused("dest: a standby takes no rows", side="dest")
+    return Sides(source, dest, source_is, dest_is, items, there)
+
+
+def _gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:
+    lacking = [item.full_name for item in items if not item.may_read]
+    if lacking:
+        refusals.add(
+            PlanRefused(
+                f"source: the role may not read {listed(lacking)}",
+                hint="GRANT SELECT ON the tables TO the role; a right on columns does not do.",
+                side="source",
+            )
+        )
+
+
+def begin(dest: Session, options: Options) -> None:
+    local = {"lock_timeout": plans.milliseconds(max(options.wait_lock, 1.0))}
+    dest.begin("READ COMMITTED", read_only=False, local=local)
+
+
+def _commit(dest: Session) -> None:
+    """Commit what was set up."""
+    try:
+        dest.commit()
+    except CommitUnknown as error:
+        error.detail = "Either the tables are there, without rows, or nothing was changed."
+        error.hint = "--resume goes on, or says that there is nothing to go on with."
+        raise
+
+
+def _truncate(dest: Session, filled: Sequence[Move]) -> None:
+    """Remove all rows of tables at once, so that they may point at each other."""
+    if not filled:
+        return
+    try:
+        dest.execute(statements.truncate([(move.schema, move.name) for move in filled]))
+    except CopyFailed as error:
+        if error.sqlstate == "0A000":  # a foreign key of another table points at one
+            error.hint = "Move that table too, or remove the rows yourself."
+        raise
+
+
+def _order(tables: Sequence[Table], dest: Session) -> None:
+    """Have tables wait for those at which foreign keys of the dest point.
+
+    Raises PlanRefused where they wait for each other.
+    """
+    by_oid = {table.move.there.oid: table for table in tables}
+    for child, parent in dest.fetch(statements.pointing(list(by_oid))):
+        one, other = by_oid[child], by_oid.get(parent)
+        if one is other and len(one.parts) > 1:
+            # Rows may point at rows of a part that is not there yet.
+            one.parts = (slices.Whole(),)
+            one.of = 1
+        elif other is not None and one is not other and not other.is_copied:
+            one.waits_for.add(other)
+    free, left = {t for t in tables if not t.waits_for}, {t for t in tables if t.waits_for}
+    while ready := {table for table in left if table.waits_for <= free}:
+        free |= ready
+        left -= ready
+    if left:
+        raise PlanRefused(
+            "dest: foreign keys point at each other: "
+            + listed([table.move.full_name for table in left]),
+            detail="None of them can be filled first.",
+            hint="Drop one of the keys and add it again behind the migration.",
+            side="dest",
+        )
+
+
+def _table(move: Move, cut: Sequence[slices.Slice], run: str) -> Table:
+    return Table(move, tuple(cut), run, of=len(cut))
+
+
+def _bounds(cut: Sequence[slices.Slice]) -> tuple[journals.Bounds, ...]:
+    return journals.bounds([each for each in cut if isinstance(each, Pages)])
+
+
+def _start(run: str, snapshot: Snapshot, position: Position) -> dict[str, Any]:
+    return {
+        "run": run,
+        "snapshot": position.snapshot,
+        "lsn": position.lsn,
+        "taken_at": snapshot.seen.clock,
+    }
+
+
+def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
+    """Return the roots of the tables of the dest that moves go into, with a name for each."""
+    roots = inventory.roots(there)
+    return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
+
+
+def _analyses(items: Sequence[Item], of: Sequence[Move], names: Names) -> list[Step]:
+    """Return the steps that gather statistics: of a partition tree at its root, for all of it."""
+    roots = inventory.roots(items)
+    tops = {move.item.oid: roots[move.item.oid] for move in of}
+    found = {}
+    for move in of:
+        top = tops[move.item.oid]
+        name = (move.schema, move.name) if top.oid == move.item.oid else names(top)
+        found[top.oid] = Step("analyze", top.oid, ".".join(name), step_statements.analyze(name))
+    return list(found.values())
+
+
+T = TypeVar("T")
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]

@@ -1,0 +1,550 @@
+"""The work of a migration once its tables are there: parts are copied, indexes made, keys checked.
+
+Several workers take what is ready: of each table first its parts, then its indexes side by side,
+its constraints, its statistics; when all tables are there, what ties them together. What is done
+is told in the ledger with it, so whatever ends the work, it goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import uuid4
+
+from copypipe import attempts, digests, journals, ledger, plans, transfers, workers
+from copypipe.attempts import Ending, Pair
+from copypipe.catalog import Position
+from copypipe.crossings import Sides
+from copypipe.digests import Digest
+from copypipe.errors import CopypipeError, Differs
+from copypipe.events import Advanced, Event, Listener, Progress, Retried, Silent, Waiting
+from copypipe.journals import Noted
+from copypipe.ledger import Attempt
+from copypipe.migrations.moves import Move
+from copypipe.plans import Plan
+from copypipe.requests import Request
+from copypipe.servers import Session
+from copypipe.slices import Pages, Slice, Whole
+from copypipe.snapshots import Snapshot
+from copypipe.statements import digests as digest_statements
+from copypipe.statements import steps as statements
+from copypipe.steps import Kind
+from copypipe.tables import spelled
+from copypipe.transfers import Holder, HolderLost, SnapshotLost, Transferred
+from copypipe.workers import Stop, Stopped
+
+# What each index build may sort in memory, unless --dest-set says otherwise: the default of 64 MB
+# sorts 5 million keys in several runs.
+INDEX_MEMORY = "256MB"
+
+
+T = TypeVar("T")
+
+
+@dataclass(eq=False)
+class Table:
+    """One table on its way."""
+
+    move: Move
+    parts: tuple[Slice, ...]
+    """Those that are still to be copied."""
+    run: str
+    """In whose snapshot they are read."""
+    of: int
+    """How many parts there are in all."""
+    must_be_compared: bool = False
+    """Its parts are of several snapshots, so in the end both sides are compared as a whole."""
+    rows: int = 0
+    bytes: int = 0
+    digest: Digest | None = None
+    copy_seconds: float = 0.0
+    """Over all parts, which may have been copied side by side; as the next."""
+    index_seconds: float = 0.0
+    constraint_seconds: float = 0.0
+    is_copied: bool = False
+    was_copied: bool = False
+    """By an earlier start of the migration."""
+    is_done: bool = False
+    """With its indexes and constraints."""
+    error: CopypipeError | None = None
+    waits_for: set[Table] = field(default_factory=set)
+    """Tables at which foreign keys of the dest's point: their rows have to be there before."""
+
+    def add(self, rows: int, size: int, digest: Digest | None, seconds: float) -> None:
+        """Count a part that is there."""
+        self.rows += rows
+        self.bytes += size
+        self.copy_seconds += seconds
+        if digest is not None:
+            self.digest = digest if self.digest is None else self.digest + digest
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A part of a table to be copied."""
+
+    table: Table
+    slice: Slice
+
+
+@dataclass(frozen=True, eq=False)
+class Making:
+    """Steps to be done one after the other, each in a transaction of its own."""
+
+    kind: Kind
+    steps: tuple[Noted, ...]
+    table: Table | None = None
+    """None for what is not of one table alone."""
+
+
+Task = Part | Making
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a task."""
+
+    task: Task
+    error: CopypipeError | None = None
+
+
+_OF_TABLE: tuple[Kind, ...] = ("index", "constraint", "analyze")
+_AT_THE_END: tuple[Kind, ...] = ("other", "analyze", "reference", "validation")
+
+
+@dataclass
+class Work:
+    """All that there is to do, and what all workers have in common."""
+
+    request: Request
+    """Of any of the tables, but for its name and slice."""
+    migration: str
+    jobs: int
+    tables: Sequence[Table]
+    steps: Sequence[Noted]
+    snapshot: Snapshot
+    position: Position
+    holder: Holder
+    listen: Listener
+    stop: Stop = field(default_factory=Stop)
+    why: list[CopypipeError] = field(default_factory=list)
+    """What ended all of it."""
+
+    def __post_init__(self) -> None:
+        self.lock = threading.RLock()
+        self._plans: dict[Table, Plan] = {}
+        self._planning = {table: threading.Lock() for table in self.tables}
+        self._left: dict[Table, set[Slice]] = {t: set(t.parts) for t in self.tables}
+        self._indexes: dict[Table, int] = {}
+        """How many are still to be made."""
+        self._undone: dict[tuple[Kind, int], list[Noted]] = {}
+        for noted in self.steps:
+            if not noted.is_done:
+                self._undone.setdefault((noted.step.kind, noted.step.table), []).append(noted)
+        self._by_source = {table.move.item.oid: table for table in self.tables}
+        self._phases = list(_AT_THE_END)
+        self._open = 0
+        """How many tasks of a phase are not done."""
+        self.steps_done = sum(noted.is_done for noted in self.steps)
+        self.advance = _Advance(self)
+
+    def end(self, error: CopypipeError) -> None:
+        """End the work of all workers."""
+        self.why.append(error)
+        self.stop()
+
+    # ----------------------------------------------------------------------------- what is ready
+
+    def first(self) -> list[Task]:
+        """Return what can be begun with."""
+        found: list[Task] = []
+        for table in self.tables:
+            if table.is_copied:
+                found += self._behind(table)
+            elif not table.waits_for:
+                found += [Part(table, part) for part in table.parts]
+        return found
+
+    def rank(self, task: Task) -> float:
+        """Return what comes first: the most work, of what else waits for it."""
+        if isinstance(task, Part):
+            move = task.table.move
+            return -float(move.size_bytes + move.index_bytes)
+        if task.table is None or task.kind == "analyze":
+            return 0.0
+        return -float(task.table.move.index_bytes)
+
+    def follow(self, task: Task, outcome: Outcome) -> list[Task]:
+        """Return what is ready once a task is done."""
+        with self.lock:
+            if outcome.error is not None:
+                return []
+            if isinstance(task, Part):
+                if not task.table.is_copied:
+                    return []
+                freed: list[Task] = []
+                for other in self.tables:
+                    if task.table in other.waits_for:
+                        other.waits_for.discard(task.table)
+                        if not other.waits_for:
+                            freed += [Part(other, part) for part in other.parts]
+                return [*freed, *self._behind(task.table)]
+            if task.table is not None:
+                return self._behind(task.table, task.kind)
+            self._open -= 1
+            return [] if self._open else self._next_phase()
+
+    def _behind(self, table: Table, done: Kind | None = None) -> list[Task]:
+        """Return what of a table comes behind a kind of steps; behind its copy for None."""
+        oid = table.move.item.oid
+        if done == "index":
+            self._indexes[table] -= 1
+            if self._indexes[table]:
+                return []
+        for kind in _OF_TABLE[0 if done is None else _OF_TABLE.index(done) + 1 :]:
+            steps = self._undone.get((kind, oid), [])
+            if steps and kind == "index":
+                self._indexes[table] = len(steps)
+                return [Making(kind, (each,), table) for each in steps]
+            if steps:
+                return [Making(kind, tuple(steps), table)]
+        table.is_done = True
+        return self._next_phase() if all(each.is_done for each in self.tables) else []
+
+    def _next_phase(self) -> list[Task]:
+        """Return what ties tables together, one kind of steps after the other."""
+        while self._phases:
+            kind = self._phases.pop(0)
+            steps = [
+                each
+                for (of, oid), found in self._undone.items()
+                # Those of a table by itself are done; that of a partitioned one is left.
+                if of == kind and not (kind == "analyze" and oid in self._by_source)
+                for each in found
+            ]
+            if not steps:
+                continue
+            together = kind in ("other", "reference")  # quick, and in the order of the archive
+            tasks = [tuple(steps)] if together else [(each,) for each in steps]
+            self._open = len(tasks)
+            return [Making(kind, each) for each in tasks]
+        return []
+
+    # ------------------------------------------------------------------------------ what is known
+
+    def plan(self, table: Table, make: Callable[[Request], Plan]) -> Plan:
+        """Return the plan of a table, which one worker makes for all of its parts."""
+        with self._planning[table]:
+            if table not in self._plans:
+                self._plans[table] = make(request_of(self.request, table.move, table.parts[0]))
+            return self._plans[table]
+
+    def copied(self, part: Part, done: Transferred) -> bool:
+        """Count a part that was copied; returns whether it was the last one of its table."""
+        with self.lock:
+            part.table.add(done.rows, done.bytes, done.digest, done.seconds)
+            self._left[part.table].discard(part.slice)
+            return not self._left[part.table]
+
+    def made(self, noted: Noted, seconds: float) -> None:
+        """Count a step that was done."""
+        with self.lock:
+            self.steps_done += 1
+            table = self._by_source.get(noted.step.table)
+            if table is not None and noted.step.kind == "index":
+                table.index_seconds += seconds
+            elif table is not None and noted.step.kind != "analyze":
+                table.constraint_seconds += seconds
+
+    def opener(self) -> Callable[[], AbstractContextManager[Callable[[Task], Outcome]]]:
+        """Return what begins a worker."""
+
+        @contextmanager
+        def opened() -> Iterator[Callable[[Task], Outcome]]:
+            with closing(_Worker(self)) as worker:
+                yield worker.do
+
+        return opened
+
+
+def request_of(request: Request, move: Move, part: Slice) -> Request:
+    """Return the request of a table: nothing is ever removed by it.
+
+    What is copied as one fills a table that has no row; parts are added, and told of as parts.
+    """
+    named = replace(
+        request,
+        table=spelled(move.item.schema, move.item.name),
+        into=spelled(move.schema, move.name),
+    )
+    if isinstance(part, Pages):
+        return replace(named, wanted=part, mode="append", again=True, only_empty=False)
+    return named
+
+
+def work(todo: Work) -> Generator[Outcome]:
+    """Do all of it; yields what became of each task.
+
+    What fails does not stop what does not need it. Raises what ended all of it (`Work.end`).
+    """
+    try:
+        yield from workers.each(
+            todo.first(),
+            todo.jobs,
+            todo.opener(),
+            todo.stop,
+            follow=todo.follow,
+            rank=todo.rank,
+        )
+    except Stopped:
+        if not todo.why:
+            raise
+    else:
+        return
+    raise todo.why[0]
+
+
+class _Worker:
+    """Does one task after the other over connections of its own."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._ending = Ending(work.stop)
+        self._pair = Pair(work.request, self._hear, self._look)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._pair.close()
+
+    def do(self, task: Task) -> Outcome:
+        """Do a task."""
+        self._ending = Ending(self._work.stop)
+        outcome = Outcome(task)
+        try:
+            if isinstance(task, Part):
+                self._copy(task)
+            else:
+                for noted in task.steps:
+                    self._make(task, noted)
+        except (SnapshotLost, HolderLost) as error:
+            self._work.end(error)
+            raise Stopped from None
+        except CopypipeError as error:
+            outcome = Outcome(task, error)
+            if task.table is not None:
+                task.table.error = error
+        self._work.advance.end(self)
+        return outcome
+
+    # ----------------------------------------------------------------------------------- the rows
+
+    def _copy(self, part: Part) -> None:
+        work, table = self._work, part.table
+        if table.error is not None:
+            return  # a part of it has failed, and the others would have to be removed
+        plan = work.plan(table, self._planned)
+        if isinstance(part.slice, Pages):
+            request = replace(plan.request, wanted=part.slice)
+            plan = plans.part(plan, request, part.slice, of=table.of)
+        done = attempts.copy_part(
+            plan.request, self._hear, self._pair, plan, work.snapshot, work.holder
+        )
+        if done is None:
+            raise AssertionError("nothing is skipped unasked")
+        if work.copied(part, done):
+            self._persist(lambda: self._seal(table, plan))
+            with work.lock:
+                table.is_copied = True
+
+    def _planned(self, request: Request) -> Plan:
+        def make() -> Plan:
+            with self._pair.sessions() as (source, dest):
+                return attempts.planned(request, source, dest)
+
+        return self._persist(make)
+
+    def _persist(self, call: Callable[[], T]) -> T:
+        """Return what a call returns that may be made twice; tries again what passes."""
+        return attempts.persist(self._work.request, self._hear, call, self._look)
+
+    def _seal(self, table: Table, plan: Plan) -> None:
+        """Tell that all rows of a table are there; may be called twice."""
+        work = self._work
+        if table.must_be_compared:
+            self._compare(table, plan)
+        with self._pair.sessions() as (_, dest):
+            _begin(work, dest)
+            transfers.check_held(plan.dest.table, dest, work.holder)
+            is_new = journals.copied(
+                dest,
+                work.migration,
+                table.move.item.oid,
+                rows=table.rows,
+                size=table.bytes,
+                digest=table.digest,
+                seconds=table.copy_seconds,
+            )
+            parts = isinstance(plan.slice, Pages) and plan.slice.limit is None
+            if is_new and parts and not table.move.item.has_children:
+                self._record(table, plan, dest)
+            dest.commit_note()
+
+    def _compare(self, table: Table, plan: Plan) -> None:
+        """Compare all of a table whose parts are of several snapshots; raises Differs."""
+        work = self._work
+        with self._pair.sessions() as (source, dest):
+            whole = replace(plan, slice=Pages())
+            forms = plan.forms or digests.forms(
+                [(c.source, c.dest, c.crossing) for c in plan.columns],
+                Sides(plan.source.server.surroundings, plan.dest.server.surroundings),
+            )
+            transfers.begin_with(work.snapshot, plan, source)
+            sent = digests.ask(source, forms.sent(whole.select), forms.seed)
+            with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+                held = digest_statements.held(plan.dest.table, plan.names, Whole())
+                there = digests.ask(dest, forms.held(held), forms.seed)()
+            here = sent()
+            source.rollback()
+        if here != there:
+            raise Differs(
+                f"{table.move.full_name} is not what the source has",
+                detail=f"source: {here.rows} rows, digest {here}; dest: {there.rows} rows, digest "
+                f"{there}. Its parts were read in several snapshots, and the source has changed.",
+                hint="--resume without --not-consistent copies the table as a whole.",
+            )
+        table.rows, table.digest = there.rows, there
+
+    def _record(self, table: Table, plan: Plan, dest: Session) -> None:
+        """Write the row of the ledger of all rows, which were copied in parts."""
+        work = self._work
+        seen = work.snapshot.seen
+        ledger.record(
+            dest,
+            Attempt(self._pair.run_id, str(uuid4()), 1),
+            plan.dest.table,
+            Whole(),
+            **ledger.of_source(plan.source.table, plan.source.server, plan.source.address),
+            zone=None,
+            mode="replace",
+            rows_deleted=0,
+            rows_copied=table.rows,
+            bytes=table.bytes,
+            format=plan.format,
+            checksum=str(table.digest) if table.digest is not None else None,
+            equal=True,
+            signature=plan.signature,
+            reversed=plan.reversed,
+            state="open",
+            open_because="it has no end",
+            **ledger.of_highest(None),
+            complete_until=seen.until,
+            source_clock=seen.clock,
+            began_at=datetime.now(UTC),
+            manifest={
+                "migration": work.migration,
+                "parts": table.of,
+                "source": {
+                    "version": plan.source.server.version,
+                    "snapshot": work.position.snapshot,
+                    "lsn": work.position.lsn,
+                },
+                "dest": {"version": plan.dest.server.version},
+                "seconds": round(table.copy_seconds, 3),
+            },
+        )
+
+    # ---------------------------------------------------------------------------------- the steps
+
+    def _make(self, task: Making, noted: Noted) -> None:
+        seconds = self._persist(lambda: self._made(noted))
+        if seconds is not None:
+            self._work.made(noted, seconds)
+
+    def _made(self, noted: Noted) -> float | None:
+        """Do a step and tell of it; returns the seconds, None where it was done before."""
+        work = self._work
+        began = time.monotonic()
+        with self._pair.sessions() as (_, dest):
+            _begin(work, dest)
+            if journals.is_done(dest, work.migration, noted.number):
+                dest.rollback()
+                return None
+            dest.execute(statements.script(noted.step.statement))
+            seconds = time.monotonic() - began
+            journals.done(dest, work.migration, noted.number, seconds)
+            dest.commit_note()
+        return seconds
+
+    def _look(self) -> None:
+        self._ending.look()
+
+    def _hear(self, event: Event, /) -> None:
+        """Pass on what tells why something takes long; its outcome tells the rest."""
+        self._ending.hear(event)
+        if isinstance(event, Progress):
+            self._work.advance.move(self, event)
+        elif isinstance(event, Retried | Silent | Waiting):
+            self._work.advance.hear(event)
+
+
+def _begin(work: Work, dest: Session) -> None:
+    """Begin a transaction of the dest in which something is made or told."""
+    local = {"lock_timeout": plans.OTHER_LOCKS}
+    if "maintenance_work_mem" not in dest.settings:
+        local["maintenance_work_mem"] = INDEX_MEMORY
+    dest.begin("READ COMMITTED", read_only=False, local=local)
+
+
+# How often the progress of all workers is told.
+_ADVANCE_SECONDS = 0.1
+
+
+class _Advance:
+    """What all workers have done, told to the listener; they are heard one at a time."""
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+        self._lock = threading.Lock()
+        self._under_way: dict[_Worker, Progress] = {}
+        self._told = 0.0
+
+    def hear(self, event: Event) -> None:
+        """Pass on an event of a worker."""
+        with self._lock:
+            self._work.listen(event)
+
+    def move(self, worker: _Worker, progress: Progress) -> None:
+        """Take note of how far a worker is with its part."""
+        with self._lock:
+            self._under_way[worker] = progress
+            if time.monotonic() - self._told >= _ADVANCE_SECONDS:
+                self._tell()
+
+    def end(self, worker: _Worker) -> None:
+        """Take note that a worker is done with something."""
+        with self._lock:
+            self._under_way.pop(worker, None)
+            self._tell()
+
+    def _tell(self) -> None:
+        self._told = time.monotonic()
+        work, moving = self._work, self._under_way.values()
+        tables = work.tables
+        self._work.listen(
+            Advanced(
+                slices=len(tables),
+                done=sum(table.is_copied for table in tables),
+                failed=sum(table.error is not None for table in tables),
+                jobs=work.jobs,
+                bytes=sum(t.bytes for t in tables) + sum(each.bytes for each in moving),
+                rows=sum(t.rows for t in tables) + sum(each.rows for each in moving),
+                estimated_bytes=sum(t.move.size_bytes for t in tables),
+                unit="tables",
+                besides=f"{work.steps_done}/{len(work.steps)} steps" if work.steps else "",
+            )
+        )

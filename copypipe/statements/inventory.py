@@ -1,0 +1,58 @@
+"""Which tables a database has, and how large they are."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from psycopg.sql import SQL, Composed, Literal
+
+from copypipe.statements.ledger import SCHEMA
+
+
+@cache
+def visible() -> Composed:
+    """List the OIDs of the tables that are found without their schemas."""
+    return SQL(
+        """
+        SELECT c.oid::int8 FROM pg_catalog.pg_class c
+         WHERE c.relkind IN ('r', 'p') AND pg_catalog.pg_table_is_visible(c.oid)
+        """
+    ).format()
+
+
+@cache
+def tables() -> Composed:
+    """List the tables of users, partitioned ones and partitions too, in the order of their names.
+
+    Not those of extensions, which make them and what they hold, nor our own ledger. Sizes are in
+    bytes: of the table with its TOAST, and of its indexes. Without a right on them, as the catalog
+    is everybody's.
+    """
+    return SQL(
+        """
+        SELECT c.oid::int8, n.nspname, c.relname, c.relkind::text,
+               CASE WHEN c.relispartition THEN
+                   (SELECT i.inhparent::int8 FROM pg_catalog.pg_inherits i
+                     WHERE i.inhrelid = c.oid) END AS parent,
+               pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
+               CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS key,
+               coalesce(d.pages, 0)::int8, coalesce(d.size, 0), coalesce(d.indexes, 0),
+               c.reltuples::float8,
+               c.relkind = 'r' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
+                                            WHERE i.inhparent = c.oid) AS has_children,
+               pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_read
+          FROM pg_catalog.pg_class c
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          LEFT JOIN LATERAL (
+               SELECT pg_catalog.pg_relation_size(c.oid)
+                      / pg_catalog.current_setting('block_size')::int8,
+                      pg_catalog.pg_table_size(c.oid), pg_catalog.pg_indexes_size(c.oid)
+                WHERE c.relkind = 'r') AS d (pages, size, indexes) ON true
+         WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
+           AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', {ledger})
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                              AND d.objid = c.oid AND d.deptype = 'e')
+         ORDER BY n.nspname, c.relname
+        """
+    ).format(ledger=Literal(SCHEMA))

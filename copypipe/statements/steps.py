@@ -1,0 +1,227 @@
+"""What is made of a table once its rows are there: facts about indexes and keys, statements."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.sql import SQL, Composed, Identifier, Literal
+
+
+def indexes(tables: Sequence[int]) -> Composed:
+    """Read the indexes of tables, and the constraints that they are of, as this side spells them.
+
+    Rows: OIDs of index, table and constraint, kinds of index and constraint, access method,
+    definition, names of schema, table and index, whether the constraint may be deferred and is,
+    whether the table is clustered by it, and whether it is its replica identity.
+    """
+    return SQL(
+        """
+        SELECT i.indexrelid::int8, i.indrelid::int8, con.oid::int8,
+               c.relkind::text, con.contype::text, a.amname,
+               pg_catalog.pg_get_indexdef(i.indexrelid), n.nspname, t.relname, c.relname,
+               coalesce(con.condeferrable, false), coalesce(con.condeferred, false),
+               i.indisclustered, i.indisreplident
+          FROM pg_catalog.pg_index i
+          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+          JOIN pg_catalog.pg_am a ON a.oid = c.relam
+          JOIN pg_catalog.pg_class t ON t.oid = i.indrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = t.relnamespace
+          LEFT JOIN pg_catalog.pg_constraint con
+            ON con.conindid = i.indexrelid AND con.conrelid = i.indrelid
+           AND con.contype IN ('p', 'u', 'x')
+         WHERE i.indrelid = ANY ({}::oid[])
+        """
+    ).format(Literal(list(tables)))
+
+
+def foreign_keys(tables: Sequence[int]) -> Composed:
+    """Read the foreign keys of tables: OID, name, definition, whether all rows were checked."""
+    return SQL(
+        """
+        SELECT con.oid::int8, con.conname, pg_catalog.pg_get_constraintdef(con.oid),
+               con.convalidated
+          FROM pg_catalog.pg_constraint con
+         WHERE con.contype = 'f' AND con.conrelid = ANY ({}::oid[])
+        """
+    ).format(Literal(list(tables)))
+
+
+def owners(entries: Sequence[tuple[int, int]]) -> Composed:
+    """Find the tables of constraints, extended statistics and indexes.
+
+    Each is the OID of its catalog and its own. Rows: its place, counted from 1, and the table's OID
+    and kind.
+    """
+    return SQL(
+        """
+        SELECT w.place, t.oid::int8, t.relkind::text
+          FROM unnest({catalogs}::oid[], {oids}::oid[]) WITH ORDINALITY AS w (catalog, oid, place)
+          JOIN LATERAL (
+               SELECT con.conrelid FROM pg_catalog.pg_constraint con
+                WHERE w.catalog = 'pg_catalog.pg_constraint'::regclass AND con.oid = w.oid
+                UNION ALL
+               SELECT s.stxrelid FROM pg_catalog.pg_statistic_ext s
+                WHERE w.catalog = 'pg_catalog.pg_statistic_ext'::regclass AND s.oid = w.oid
+                UNION ALL
+               SELECT i.indrelid FROM pg_catalog.pg_index i
+                WHERE w.catalog = 'pg_catalog.pg_class'::regclass AND i.indexrelid = w.oid
+               ) AS of (relid) ON true
+          JOIN pg_catalog.pg_class t ON t.oid = of.relid
+        """
+    ).format(
+        catalogs=Literal([catalog for catalog, _ in entries]),
+        oids=Literal([oid for _, oid in entries]),
+    )
+
+
+def script(statements: str) -> Composed:
+    """Return statements that PostgreSQL itself has spelled."""
+    return Composed([SQL(statements)])
+
+
+def _spelled(statement: Composed) -> str:
+    return statement.as_string(None)
+
+
+def use_index(
+    table: tuple[str, str], name: str, kind: str, *, deferrable: bool, deferred: bool
+) -> str:
+    """Make a constraint of a unique index that is there, of the same name."""
+    return _spelled(
+        SQL("ALTER TABLE ONLY {} ADD CONSTRAINT {} {} USING INDEX {}{}{}").format(
+            Identifier(*table),
+            Identifier(name),
+            SQL("PRIMARY KEY" if kind == "p" else "UNIQUE"),
+            Identifier(name),
+            SQL(" DEFERRABLE" if deferrable else ""),
+            SQL(" INITIALLY DEFERRED" if deferred else ""),
+        )
+    )
+
+
+def cluster_on(table: tuple[str, str], index: str) -> str:
+    """Have later runs of CLUSTER sort a table by an index."""
+    return _spelled(
+        SQL("ALTER TABLE {} CLUSTER ON {}").format(Identifier(*table), Identifier(index))
+    )
+
+
+def identify_by(table: tuple[str, str], index: str) -> str:
+    """Have an index tell rows apart for logical replication."""
+    return _spelled(
+        SQL("ALTER TABLE ONLY {} REPLICA IDENTITY USING INDEX {}").format(
+            Identifier(*table), Identifier(index)
+        )
+    )
+
+
+def add_foreign_key(table: tuple[str, str], name: str, definition: str, *, only: bool) -> str:
+    """Add a foreign key."""
+    text = SQL("ALTER TABLE {}{} ADD CONSTRAINT {} ").format(
+        SQL("ONLY ") if only else SQL(""), Identifier(*table), Identifier(name)
+    )
+    return _spelled(text) + definition
+
+
+def validate(table: tuple[str, str], name: str) -> str:
+    """Check all rows by a constraint, while others go on writing."""
+    return _spelled(
+        SQL("ALTER TABLE {} VALIDATE CONSTRAINT {}").format(Identifier(*table), Identifier(name))
+    )
+
+
+def analyze(table: tuple[str, str]) -> str:
+    """Gather the planner's statistics of a table, with its partitions."""
+    return _spelled(SQL("ANALYZE {}").format(Identifier(*table)))
+
+
+def plain_indexes(tables: Sequence[int]) -> Composed:
+    """Read which indexes of tables can be dropped and made again, and nothing is lost.
+
+    Not unique ones, those of a constraint, a replica identity, a partitioned index or CLUSTER, nor
+    those with what their definition does not tell: a tablespace, a comment, statistics targets, an
+    extension that they belong to. Rows: OID of the table, names of schema and index, definition.
+    """
+    return SQL(
+        """
+        SELECT i.indrelid::int8, n.nspname, c.relname, pg_catalog.pg_get_indexdef(i.indexrelid)
+          FROM pg_catalog.pg_index i
+          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE i.indrelid = ANY ({tables}::oid[]) AND c.relkind = 'i'
+           AND i.indisvalid AND i.indisready
+           AND NOT (i.indisunique OR i.indisreplident OR i.indisclustered OR i.indisexclusion)
+           AND c.reltablespace = 0
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_description d
+                            WHERE d.classoid = 'pg_catalog.pg_class'::regclass
+                              AND d.objoid = c.oid)
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                            WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                              AND d.objid = c.oid AND d.deptype IN ('e', 'x'))
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                            WHERE d.refclassid = 'pg_catalog.pg_class'::regclass
+                              AND d.refobjid = c.oid)
+           AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
+                            WHERE a.attrelid = c.oid AND a.attstattarget >= 0)
+         ORDER BY n.nspname, c.relname
+        """
+    ).format(tables=Literal(list(tables)))
+
+
+def drop_index(schema: str, name: str) -> Composed:
+    """Drop an index; fails where something depends on it."""
+    return SQL("DROP INDEX {}").format(Identifier(schema, name))
+
+
+def sequences(tables: Sequence[int]) -> Composed:
+    """Read which sequences number columns of tables: of an identity, owned by it, or its default.
+
+    Rows: the table's OID, the column, names of schema and sequence.
+    """
+    return SQL(
+        """
+        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname
+          FROM (SELECT d.refobjid AS relid, d.refobjsubid AS number, d.objid AS sequence
+                  FROM pg_catalog.pg_depend d
+                 WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                   AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                   AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+                UNION
+                SELECT v.adrelid, v.adnum, d.refobjid
+                  FROM pg_catalog.pg_attrdef v
+                  JOIN pg_catalog.pg_depend d
+                    ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = v.oid
+                   AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n') AS found
+          JOIN pg_catalog.pg_class c ON c.oid = found.sequence AND c.relkind = 'S'
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+          JOIN pg_catalog.pg_attribute a ON a.attrelid = found.relid AND a.attnum = found.number
+         WHERE found.relid = ANY ({}::oid[])
+         ORDER BY 1, 2
+        """
+    ).format(Literal(list(tables)))
+
+
+def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:
+    """Read how far sequences are, in the order given: last_value and is_called."""
+    return SQL(" UNION ALL ").join(
+        SQL("SELECT {}::int8 AS place, last_value, is_called FROM {}").format(
+            Literal(place), Identifier(*name)
+        )
+        for place, name in enumerate(names)
+    )
+
+
+def set_sequences(wanted: Sequence[tuple[tuple[str, str], int, bool]]) -> Composed:
+    """Set sequences to a last_value and is_called each."""
+    return SQL(
+        """
+        SELECT count(pg_catalog.setval(w.name::pg_catalog.regclass, w.value, w.is_called))
+          FROM unnest({names}::text[], {values}::int8[], {called}::bool[])
+               AS w (name, value, is_called)
+        """
+    ).format(
+        names=Literal([_spelled(SQL("{}").format(Identifier(*name))) for name, _, _ in wanted]),
+        values=Literal([value for _, value, _ in wanted]),
+        called=Literal([is_called for _, _, is_called in wanted]),
+    )

@@ -1,0 +1,153 @@
+"""What is made of tables once their rows are there: indexes, constraints, all that follows.
+
+Each step is one text of statements for one transaction, so that what is done can be told with it.
+The texts are pg_dump's, but where something else is quicker: the index of a primary key is made as
+any index is, beside others, and then becomes that of the key; a foreign key is added without a look
+at the rows, which are checked while others work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from copypipe import schemas
+from copypipe.inventory import Item
+from copypipe.schemas import Entry, Tools
+from copypipe.servers import Session
+from copypipe.statements import steps as statements
+
+Kind = Literal["index", "constraint", "analyze", "other", "reference", "validation"]
+"""In this order: the first three of each table by itself, the others when all tables are there."""
+
+# From this version on a foreign key of a partitioned table may be added without a look at its rows
+# (release notes of 18, "Allow NOT VALID foreign key constraints on partitioned tables").
+_NOT_VALID_ON_PARTITIONED = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing to be done at the dest."""
+
+    kind: Kind
+    table: int
+    """The OID of its table at the source; 0 for what is not of one."""
+    name: str
+    """What it makes, for people."""
+    statement: str
+
+
+class _Index(NamedTuple):
+    oid: int
+    table: int
+    constraint: int | None
+    kind: str
+    of_kind: str | None
+    """pg_constraint.contype of the constraint."""
+    method: str
+    definition: str
+    schema: str
+    table_name: str
+    name: str
+    deferrable: bool
+    deferred: bool
+    is_clustered: bool
+    is_identity: bool
+
+    @property
+    def made_first(self) -> bool:
+        """Return whether the index can be made by itself, and its constraint of it.
+
+        Not that of a partitioned table, nor one without overlaps (ALTER TABLE, "USING INDEX").
+        """
+        alone = self.kind == "i" and self.constraint is None
+        return alone or (self.kind == "i" and self.of_kind in ("p", "u") and self.method == "btree")
+
+    @property
+    def behind(self) -> list[str]:
+        """Return what pg_dump says behind the index of a constraint."""
+        table = (self.schema, self.table_name)
+        found = [statements.cluster_on(table, self.name)] if self.is_clustered else []
+        return found + ([statements.identify_by(table, self.name)] if self.is_identity else [])
+
+
+def of_archive(
+    source: Session,
+    archive: Path,
+    tools: Tools,
+    wanted: Sequence[Entry],
+    tables: Mapping[int, Item],
+    dest_major: int,
+) -> list[Step]:
+    """Return the steps that make the rest of some entries of an archive.
+
+    `tables` are those that are moved, by their OIDs; the source's session is in a transaction.
+    """
+    texts = schemas.texts(archive, tools, wanted, "post-data")
+    wanted = [entry for entry in wanted if texts.get(entry.number)]
+    indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
+    by_index = {each.oid: each for each in indexes}
+    by_constraint = {each.constraint: each for each in indexes if each.constraint}
+    keys = {
+        oid: (key, definition, is_valid)
+        for oid, key, definition, is_valid in source.fetch(statements.foreign_keys(list(tables)))
+    }
+    named = [(entry.catalog, entry.oid) for entry in wanted]
+    owners = {
+        wanted[place - 1].number: (oid, kind)
+        for place, oid, kind in source.fetch(statements.owners(named))
+    }
+    found: list[Step] = []
+    for entry in wanted:
+        text, name = texts[entry.number], entry.name.rsplit(" ", 1)[0]
+        of, of_kind = owners.get(entry.number, (0, ""))
+        index = by_index.get(entry.oid) if entry.kind == "INDEX" else None
+        if entry.kind == "CONSTRAINT":
+            index = by_constraint.get(entry.oid)
+        if index is not None and index.made_first:
+            found += _of_index(index, text)
+        elif entry.kind == "FK CONSTRAINT" and entry.oid in keys and of in tables:
+            found += _of_key(tables[of], *keys[entry.oid], dest_major)
+        elif entry.kind == "FK CONSTRAINT":
+            found.append(Step("reference", of, name, text))
+        elif of_kind == "r" and entry.kind in ("CONSTRAINT", "CHECK CONSTRAINT", "STATISTICS"):
+            found.append(Step("constraint", of, name, text))
+        else:
+            found.append(Step("other", 0, f"{entry.kind} {name}", text))
+    return found
+
+
+def _of_index(index: _Index, text: str) -> list[Step]:
+    """Return the steps of an index, and of the constraint that it is of."""
+    table = (index.schema, index.table_name)
+    made = Step("index", index.table, f"{index.schema}.{index.name}", index.definition)
+    if index.of_kind is None:
+        rest = text.removeprefix(index.definition).lstrip(";").strip()
+        if text.startswith(index.definition):
+            behind = [Step("constraint", index.table, index.name, rest)] if rest else []
+            return [made, *behind]
+        return [Step("index", index.table, made.name, text)]
+    constraint = statements.use_index(
+        table,
+        index.name,
+        index.of_kind,
+        deferrable=index.deferrable,
+        deferred=index.deferred,
+    )
+    told = ";\n".join([constraint, *index.behind])
+    return [made, Step("constraint", index.table, index.name, told)]
+
+
+def _of_key(table: Item, name: str, definition: str, is_valid: bool, dest_major: int) -> list[Step]:
+    """Return the steps of a foreign key: first it is there, then all rows are checked."""
+    of = (table.schema, table.name)
+    only = table.kind == "r"
+    later = is_valid and (only or dest_major >= _NOT_VALID_ON_PARTITIONED)
+    told = f"{definition} NOT VALID" if later else definition
+    added = statements.add_foreign_key(of, name, told, only=only)
+    found = [Step("reference", table.oid, name, added)]
+    if later:
+        found.append(Step("validation", table.oid, name, statements.validate(of, name)))
+    return found
