@@ -41,7 +41,7 @@ def migrate(
     tables: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[TABLE]...",
+            metavar="[TABLE]",
             help="Tables of the source, as in SQL; * and ? stand for any characters.",
             show_default=False,
         ),

@@ -178,8 +178,9 @@ class First:
         indexes = sum(move.index_bytes for move in self.moves)
         self._listen(
             Told(
-                f"{len(self.moves)} tables of {in_units(needed)}, with {in_units(indexes)} of indexes: the "
-                f"dest needs about {in_units(needed + indexes)} of disk, and its log besides"
+                f"{len(self.moves)} tables of {in_units(needed)}, with {in_units(indexes)} of "
+                f"indexes: the dest needs about {in_units(needed + indexes)} of disk, and its log "
+                "besides"
             )
         )
         if self.options.limit is not None:
