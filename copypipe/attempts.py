@@ -401,7 +401,7 @@ class _Run:
         Returns the plan with what there is now, and by what the table is sliced.
         """
         plan = with_ledger(plan, dest, self._listen)
-        if not plan.ledger.records:
+        if not plan.ledger.records or self._holder is not None:  # which has told what it is at
             return plan, plan.sliced_by
         if self._untold is not None:
             self._tell_ledger(dest, self._untold)

@@ -38,6 +38,8 @@ class Item:
     """Old-style inheritance children (partitions do not count)."""
     may_read: bool
     """The role has SELECT on it."""
+    has_columns: bool = True
+    """It has a column that can be copied."""
     is_visible: bool = True
     """Found in the role's search_path without its schema."""
 

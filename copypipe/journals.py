@@ -230,14 +230,14 @@ def copied(
     return session.count(statements.copied(migration, source_oid, values)) == 1
 
 
-def is_done(session: Session, migration: str, number: int) -> bool:
-    """Return whether a step was done, and keep others from doing it."""
-    return bool(session.fetch_one(statements.is_done(migration, number))[0])
+def undone(session: Session, migration: str, numbers: Sequence[int]) -> set[int]:
+    """Return which of these steps are not done, and keep others from doing them."""
+    return {number for (number,) in session.fetch(statements.undone(migration, numbers))}
 
 
-def done(session: Session, migration: str, number: int, seconds: float) -> None:
-    """Tell that a step was done."""
-    session.execute(statements.done(migration, number, seconds))
+def done(session: Session, migration: str, steps: Sequence[tuple[int, float]]) -> None:
+    """Tell that steps were done, each with the seconds that it took."""
+    session.execute(statements.done(migration, steps))
 
 
 def abandon(session: Session, tables: Sequence[int]) -> None:

@@ -142,7 +142,7 @@ def migration_lines(found: Migrated) -> Iterator[str]:
         ]
         yield one_line("  ".join(cells).rstrip())
     tables = found.tables
-    counts = Counter(each.state for each in tables)
+    counts = Counter[str](each.state for each in tables)
     told = ", ".join(f"{counts[state]} {state}" for state in MOVED if counts[state])
     copy, indexes, constraints = (
         sum(getattr(each, f"{what}_seconds") for each in tables)

@@ -158,7 +158,7 @@ def missing(source: Session, dest: Session, wanted: Selection) -> tuple[Entry, .
     are there are taken for what they are called; whether a type fits is found out by whoever copies
     into a column of it.
     """
-    objects = [entry for entry in wanted.entries if entry.oid]
+    objects = [entry for entry in wanted.entries if entry.catalog and entry.oid]
     named = source.fetch(statements.identities([(e.catalog, e.oid) for e in objects]))
     found = dest.fetch(statements.there([(kind, name) for _, kind, name in named]))
     places = [named[place - 1][0] for (place,) in found]

@@ -55,6 +55,7 @@ class _Index(NamedTuple):
     deferred: bool
     is_clustered: bool
     is_identity: bool
+    bytes: int
 
     @property
     def made_first(self) -> bool:
@@ -81,13 +82,16 @@ def of_archive(
     tables: Mapping[int, Item],
     dest_major: int,
 ) -> list[Step]:
-    """Return the steps that make the rest of some entries of an archive.
+    """Return the steps that make the rest of some entries of an archive, the largest index first.
+
+    Else the last of several that are made side by side would be waited for alone.
 
     `tables` are those that are moved, by their OIDs; the source's session is in a transaction.
     """
     texts = schemas.texts(archive, tools, wanted, "post-data")
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
+    sizes: dict[Step, int] = {}
     by_index = {each.oid: each for each in indexes}
     by_constraint = {each.constraint: each for each in indexes if each.constraint}
     keys = {
@@ -107,7 +111,9 @@ def of_archive(
         if entry.kind == "CONSTRAINT":
             index = by_constraint.get(entry.oid)
         if index is not None and index.made_first:
-            found += _of_index(index, text)
+            made, *behind = _of_index(index, text)
+            sizes[made] = index.bytes
+            found += [made, *behind]
         elif entry.kind == "FK CONSTRAINT" and entry.oid in keys and of in tables:
             found += _of_key(tables[of], *keys[entry.oid], dest_major)
         elif entry.kind == "FK CONSTRAINT":
@@ -116,7 +122,7 @@ def of_archive(
             found.append(Step("constraint", of, name, text))
         else:
             found.append(Step("other", 0, f"{entry.kind} {name}", text))
-    return found
+    return sorted(found, key=lambda step: -sizes.get(step, 0))
 
 
 def _of_index(index: _Index, text: str) -> list[Step]:

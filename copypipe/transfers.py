@@ -165,7 +165,8 @@ def transfer(
         begin_reading(plan, source)
         seen = complete_until(plan.source.table, request.settle, writers, source)
     else:
-        begin_with(snapshot, plan, source)
+        # What a holder's transfers read is locked by its leader since before the plan was made.
+        begin_with(snapshot, plan, source, again=holder is None)
         seen = snapshot.seen
     position = catalog.position(source) if plan.ledger.records else None
     copy_in = strategy.copy_in(filling, freeze=cleared.freeze)
@@ -733,7 +734,7 @@ def begin_shared(plan: Plan, leader: Session) -> Horizon:
     return complete_until(plan.source.table, plan.request.settle, writers, leader)
 
 
-def begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
+def begin_with(snapshot: Snapshot, plan: Plan, source: Session, *, again: bool = True) -> None:
     """Begin the source's transaction in a snapshot of another one.
 
     Locks are not waited for: whoever waits for the leader's would be waited for here, and nobody
@@ -755,7 +756,8 @@ def begin_with(snapshot: Snapshot, plan: Plan, source: Session) -> None:
             source.execute(copies.lock_for_reading(lockable, at_once=True))
         else:
             source.execute(copies.nothing(plan.select))
-        plans.reread(plan, source)
+        if again:
+            plans.reread(plan, source)
         return
     raise SnapshotLost(
         "source: the snapshot of the run is gone",

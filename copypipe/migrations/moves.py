@@ -107,7 +107,8 @@ def moves(
     found: list[Move] = []
     for top, tree in trees.items():
         root = next(each for each in tree if each.oid == top)
-        leaves = [each for each in tree if each.kind == "r"]
+        # Without a column nothing of a row can be copied.
+        leaves = [each for each in tree if each.kind == "r" and each.has_columns]
         if root.kind == "p" and not _alike(root, tree, at_dest, there, into, creates):
             schema, name = into(root)
             size = sum(each.size_bytes for each in leaves)

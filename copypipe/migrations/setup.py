@@ -151,6 +151,8 @@ class First:
         """Look at what can be known before anything is made; changes nothing."""
         options, sides = self.options, self._sides
         _gather_unreadable(self._refusals, sides.items)
+        with self._refusals.gathering():
+            self._check_columns()
         if not options.schema:
             with self._refusals.gathering():
                 moves.check_there(self.moves)
@@ -189,6 +191,20 @@ class First:
                     f"a rehearsal: at most {self.options.limit} rows of each table, and no foreign "
                     "key"
                 )
+            )
+
+    def _check_columns(self) -> None:
+        """Refuse rows without a column."""
+        bare = [item for item in self._sides.items if item.kind == "r" and not item.has_columns]
+        readable = [(item.schema, item.name) for item in bare if item.may_read]
+        with self._sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
+            filled = self._sides.source.fetch(statements.holding_rows(readable)) if readable else []
+        if filled:
+            names = [".".join(readable[place]) for (place,) in filled]
+            raise PlanRefused(
+                f"source: {listed(names)} has rows, but no column that could be copied",
+                hint="--exclude the table.",
+                side="source",
             )
 
     def _check_twice(self) -> None:
@@ -263,7 +279,7 @@ class First:
         moves.check_there(self.moves)
         todo = archive.steps(sides) if archive is not None else []
         todo += self._deferred()
-        todo += _analyses(sides.items, self.moves, self._names)
+        todo += _analyses(sides.items, self.moves, self._names, sides.dest_is.major)
         if options.limit is not None:
             todo = [each for each in todo if each.kind not in ("reference", "validation")]
         tables = [
@@ -688,16 +704,35 @@ def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
     return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
 
 
-def _analyses(items: Sequence[Item], of: Sequence[Move], names: Names) -> list[Step]:
-    """Return the steps that gather statistics: of a partition tree at its root, for all of it."""
+def _analyses(
+    items: Sequence[Item], of: Sequence[Move], names: Names, dest_major: int
+) -> list[Step]:
+    """Return the steps that gather statistics.
+
+    Those of a partitioned table, which nothing else gathers, need a look at its partitions; before
+    18 that gathers those of each partition again, so there it is done once, for the whole tree.
+    """
     roots = inventory.roots(items)
-    tops = {move.item.oid: roots[move.item.oid] for move in of}
     found = {}
     for move in of:
-        top = tops[move.item.oid]
-        name = (move.schema, move.name) if top.oid == move.item.oid else names(top)
-        found[top.oid] = Step("analyze", top.oid, ".".join(name), step_statements.analyze(name))
+        top = roots[move.item.oid]
+        is_part = top.oid != move.item.oid
+        if is_part:
+            only = dest_major >= _ANALYZE_ONLY
+            name = names(top)
+            found[top.oid] = _analysis(top, name, step_statements.analyze(name, only=only))
+        if not is_part or dest_major >= _ANALYZE_ONLY:
+            name = (move.schema, move.name)
+            found[move.item.oid] = _analysis(move.item, name, step_statements.analyze(name))
     return list(found.values())
+
+
+def _analysis(item: Item, name: tuple[str, str], statement: str) -> Step:
+    return Step("analyze", item.oid, ".".join(name), statement)
+
+
+# ANALYZE ONLY (release notes of 18).
+_ANALYZE_ONLY = 18
 
 
 T = TypeVar("T")

@@ -46,6 +46,11 @@ INDEX_MEMORY = "256MB"
 T = TypeVar("T")
 
 
+# How many steps one transaction takes of those that are quick, and of which there may be thousands:
+# each locks its table and index until the end.
+_STEPS_AT_ONCE = 100
+
+
 @dataclass(eq=False)
 class Table:
     """One table on its way."""
@@ -94,7 +99,7 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Making:
-    """Steps to be done one after the other, each in a transaction of its own."""
+    """Steps to be done one after the other, in one transaction."""
 
     kind: Kind
     steps: tuple[Noted, ...]
@@ -329,8 +334,7 @@ class _Worker:
             if isinstance(task, Part):
                 self._copy(task)
             else:
-                for noted in task.steps:
-                    self._make(task, noted)
+                self._make(task)
         except (SnapshotLost, HolderLost) as error:
             self._work.end(error)
             raise Stopped from None
@@ -460,25 +464,40 @@ class _Worker:
 
     # ---------------------------------------------------------------------------------- the steps
 
-    def _make(self, task: Making, noted: Noted) -> None:
-        seconds = self._persist(lambda: self._made(noted))
-        if seconds is not None:
-            self._work.made(noted, seconds)
+    def _make(self, task: Making) -> None:
+        for start in range(0, len(task.steps), _STEPS_AT_ONCE):
+            some = task.steps[start : start + _STEPS_AT_ONCE]
+            for noted, seconds in self._persist(lambda some=some: self._made(some)):  # type: ignore[misc]
+                self._work.made(noted, seconds)
 
-    def _made(self, noted: Noted) -> float | None:
-        """Do a step and tell of it; returns the seconds, None where it was done before."""
+    def _made(self, some: Sequence[Noted]) -> list[tuple[Noted, float]]:
+        """Do steps in one transaction that tells of them; returns how many seconds each took.
+
+        What was done before, by whomever, is left out.
+        """
         work = self._work
-        began = time.monotonic()
+        made: list[tuple[Noted, float]] = []
         with self._pair.sessions() as (_, dest):
             _begin(work, dest)
-            if journals.is_done(dest, work.migration, noted.number):
-                dest.rollback()
-                return None
-            dest.execute(statements.script(noted.step.statement))
-            seconds = time.monotonic() - began
-            journals.done(dest, work.migration, noted.number, seconds)
+            left = journals.undone(dest, work.migration, [noted.number for noted in some])
+            for noted in some:
+                if noted.number not in left:
+                    continue
+                began = time.monotonic()
+                try:
+                    dest.execute(statements.script(noted.step.statement))
+                except CopypipeError as error:
+                    if len(some) > 1:
+                        error.detail = (
+                            f"It came from {noted.step.name}. {error.detail or ''}".strip()
+                        )
+                    raise
+                made.append((noted, time.monotonic() - began))
+            if made:
+                told = [(noted.number, seconds) for noted, seconds in made]
+                journals.done(dest, work.migration, told)
             dest.commit_note()
-        return seconds
+        return made
 
     def _look(self) -> None:
         self._ending.look()

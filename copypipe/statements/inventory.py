@@ -40,7 +40,10 @@ def tables() -> Composed:
                c.reltuples::float8,
                c.relkind = 'r' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
                                             WHERE i.inhparent = c.oid) AS has_children,
-               pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_read
+               pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_read,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
+                        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+                          AND a.attgenerated = '') AS has_columns
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           LEFT JOIN LATERAL (

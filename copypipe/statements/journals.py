@@ -234,25 +234,31 @@ def copied(migration: str, source_oid: int, values: Mapping[str, Any]) -> Compos
     )
 
 
-def is_done(migration: str, number: int) -> Composed:
-    """Ask whether a step was done, and keep others from doing it."""
+def undone(migration: str, numbers: Sequence[int]) -> Composed:
+    """Find which of these steps are not done, and keep others from doing them."""
     return SQL(
         """
-        SELECT s.done_at IS NOT NULL FROM copypipe.migration_step s
-         WHERE s.migration = {}::uuid AND s.number = {} FOR UPDATE
+        SELECT s.number FROM copypipe.migration_step s
+         WHERE s.migration = {}::uuid AND s.number = ANY ({}::int4[]) AND s.done_at IS NULL
+         ORDER BY s.number FOR UPDATE
         """
-    ).format(Literal(migration), Literal(number))
+    ).format(Literal(migration), Literal(list(numbers)))
 
 
-def done(migration: str, number: int, seconds: float) -> Composed:
-    """Tell that a step was done."""
+def done(migration: str, steps: Sequence[tuple[int, float]]) -> Composed:
+    """Tell that steps were done, each with the seconds that it took."""
     return SQL(
         """
-        UPDATE copypipe.migration_step
-           SET done_at = pg_catalog.clock_timestamp(), seconds = {}
-         WHERE migration = {}::uuid AND number = {}
+        UPDATE copypipe.migration_step s
+           SET done_at = pg_catalog.clock_timestamp(), seconds = w.seconds
+          FROM unnest({}::int4[], {}::float8[]) AS w (number, seconds)
+         WHERE s.migration = {}::uuid AND s.number = w.number
         """
-    ).format(Literal(seconds), Literal(migration), Literal(number))
+    ).format(
+        Literal([number for number, _ in steps]),
+        Literal([seconds for _, seconds in steps]),
+        Literal(migration),
+    )
 
 
 def abandon(tables: Sequence[int]) -> Composed:

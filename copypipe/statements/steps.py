@@ -12,7 +12,7 @@ def indexes(tables: Sequence[int]) -> Composed:
 
     Rows: OIDs of index, table and constraint, kinds of index and constraint, access method,
     definition, names of schema, table and index, whether the constraint may be deferred and is,
-    whether the table is clustered by it, and whether it is its replica identity.
+    whether the table is clustered by it, whether it is its replica identity, and its bytes.
     """
     return SQL(
         """
@@ -20,7 +20,9 @@ def indexes(tables: Sequence[int]) -> Composed:
                c.relkind::text, con.contype::text, a.amname,
                pg_catalog.pg_get_indexdef(i.indexrelid), n.nspname, t.relname, c.relname,
                coalesce(con.condeferrable, false), coalesce(con.condeferred, false),
-               i.indisclustered, i.indisreplident
+               i.indisclustered, i.indisreplident,
+               CASE WHEN c.relkind = 'i'
+                    THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am a ON a.oid = c.relam
@@ -130,9 +132,9 @@ def validate(table: tuple[str, str], name: str) -> str:
     )
 
 
-def analyze(table: tuple[str, str]) -> str:
-    """Gather the planner's statistics of a table, with its partitions."""
-    return _spelled(SQL("ANALYZE {}").format(Identifier(*table)))
+def analyze(table: tuple[str, str], *, only: bool = False) -> str:
+    """Gather the planner's statistics of a table, with its partitions or without (18 on)."""
+    return _spelled(SQL("ANALYZE {}{}").format(SQL("ONLY " if only else ""), Identifier(*table)))
 
 
 def plain_indexes(tables: Sequence[int]) -> Composed:
