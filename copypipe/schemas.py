@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -289,11 +290,6 @@ def _environment(session: Session) -> dict[str, str]:
     return {known[name]: value for name, value in chosen.items() if value and name in known}
 
 
-def entries(archive: Path, tools: Tools) -> tuple[Entry, ...]:
-    """Return what is in an archive."""
-    return parse(tools.run("pg_restore", ["--list", "--verbose", str(archive)]))
-
-
 def script(
     archive: Path,
     tools: Tools,
@@ -309,8 +305,7 @@ def script(
     options = [
         f"--section={section}",
         f"--use-list={listing}",
-        "--no-tablespaces",
-        *(["--no-table-access-method"] if tools.major >= 15 else []),
+        *_unplaced(tools),
         "--file=-",
         *([] if owner else ["--no-owner"]),
         *([] if acl else ["--no-acl"]),
@@ -318,27 +313,43 @@ def script(
     return runnable(tools.run("pg_restore", [*options, str(archive)]))
 
 
-def texts(archive: Path, tools: Tools, wanted: Sequence[Entry], section: Section) -> dict[int, str]:
-    """Return the statements of each of these entries that belong to a section, by its number.
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What is in an archive."""
 
-    One run of pg_restore for all of them: with --verbose it tells each entry's number. A comment of
-    a user may look like that too; where the numbers are not just those of the section, each entry
-    is asked for by itself.
-    """
-    listed = tools.run("pg_restore", ["--list", f"--section={section}", str(archive)])
-    within = {entry.number for entry in parse(listed)}
-    wanted = [entry for entry in wanted if entry.number in within]
-    if not wanted:
-        return {}
-    told = _listed(archive, tools, wanted, section)
-    pieces = _TOLD.split(told)
-    found = dict(zip(map(int, pieces[1::2]), pieces[2::2], strict=True))
-    if len(found) * 2 + 1 == len(pieces) and found.keys() == {each.number for each in wanted}:
-        return {number: text.strip() for number, text in found.items()}
-    return {
-        each.number: _TOLD.split(_listed(archive, tools, [each], section), 1)[2].strip()
-        for each in wanted
-    }
+    entries: tuple[Entry, ...]
+    _archive: Path
+    _tools: Tools
+    _behind: frozenset[int]
+    """The numbers of those that follow the rows (post-data)."""
+    _told: str
+    """All of their statements, each behind a header that tells its number."""
+
+    def behind(self, wanted: Sequence[Entry]) -> dict[int, str]:
+        """Return the statements of those of these entries that follow the rows, by their numbers.
+
+        A comment of a user may look like a header too. Where the numbers are not just those that
+        there are, each entry is asked for by itself.
+        """
+        pieces = _TOLD.split(self._told)
+        found = dict(zip(map(int, pieces[1::2]), pieces[2::2], strict=True))
+        numbers = [entry.number for entry in wanted if entry.number in self._behind]
+        if len(found) * 2 + 1 == len(pieces) and found.keys() == self._behind:
+            return {number: found[number].strip() for number in numbers}
+        alone = ((number, _behind(self._archive, self._tools, number)) for number in numbers)
+        return {number: _TOLD.split(text, maxsplit=1)[2].strip() for number, text in alone}
+
+
+def read(archive: Path, tools: Tools) -> Contents:
+    """Return what is in an archive; runs pg_restore thrice, side by side."""
+    options = (["--list", "--verbose"], ["--list", "--section=post-data"])
+    with ThreadPoolExecutor() as pool:
+        listed, behind = (
+            pool.submit(tools.run, "pg_restore", [*each, str(archive)]) for each in options
+        )
+        told = pool.submit(_behind, archive, tools)
+        numbers = frozenset(entry.number for entry in parse(behind.result()))
+        return Contents(parse(listed.result()), archive, tools, numbers, told.result())
 
 
 # What precedes the statements of an entry (_printTocEntry in pg_backup_archiver.c).
@@ -349,21 +360,20 @@ _TOLD = re.compile(
 )
 
 
-def _listed(archive: Path, tools: Tools, wanted: Sequence[Entry], section: Section) -> str:
-    """Return the script of these entries, each with its number, but for its end."""
-    listing = archive.with_name(f"{section}.list")
-    listing.write_text("".join(f"{entry.number};\n" for entry in wanted))
-    options = [
-        f"--section={section}",
-        f"--use-list={listing}",
-        "--no-tablespaces",
-        *(["--no-table-access-method"] if tools.major >= 15 else []),
-        "--no-owner",
-        "--no-acl",
-        "--verbose",
-        "--file=-",
-    ]
-    return _ENDS.sub("", tools.run("pg_restore", [*options, str(archive)]))
+def _behind(archive: Path, tools: Tools, number: int | None = None) -> str:
+    """Return the statements of all entries that follow the rows, or of one of them."""
+    options = []
+    if number is not None:
+        listing = archive.with_name("behind.list")
+        listing.write_text(f"{number};\n")
+        options = [f"--use-list={listing}"]
+    options += ["--section=post-data", "--no-owner", "--no-acl", *_unplaced(tools)]
+    return _ENDS.sub("", tools.run("pg_restore", [*options, "--verbose", "--file=-", str(archive)]))
+
+
+def _unplaced(tools: Tools) -> list[str]:
+    """Return the options that leave it to the dest where and how tables lie."""
+    return ["--no-tablespaces", *(["--no-table-access-method"] if tools.major >= 15 else [])]
 
 
 # What follows the last entry (RestoreArchive in pg_backup_archiver.c).

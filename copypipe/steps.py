@@ -10,12 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple
 
-from copypipe import schemas
 from copypipe.inventory import Item
-from copypipe.schemas import Entry, Tools
+from copypipe.schemas import Contents, Entry
 from copypipe.servers import Session
 from copypipe.statements import steps as statements
 
@@ -76,8 +74,7 @@ class _Index(NamedTuple):
 
 def of_archive(
     source: Session,
-    archive: Path,
-    tools: Tools,
+    contents: Contents,
     wanted: Sequence[Entry],
     tables: Mapping[int, Item],
     dest_major: int,
@@ -88,7 +85,7 @@ def of_archive(
 
     `tables` are those that are moved, by their OIDs; the source's session is in a transaction.
     """
-    texts = schemas.texts(archive, tools, wanted, "post-data")
+    texts = contents.behind(wanted)
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
     sizes: dict[Step, int] = {}

@@ -35,6 +35,7 @@ from typing import Any
 
 import psycopg
 from bench_servers import SETTINGS, USERS, Servers, keep, put, running
+from bench_ways import make_packages
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "migrate.md"
@@ -153,9 +154,13 @@ def main() -> int:
     chosen = [data for data in DATA if not options.only or data.name in options.only]
     found: dict[str, dict[str, list[Cost]]] = {}
     with running() as servers, tempfile.TemporaryDirectory() as folder:
-        ways = _ways(Path(folder), options.pgcopydb)
+        packages = Path(folder) / "packages"
+        packages.mkdir()
+        found_packages = make_packages(packages, None)
+        scan = "compiled" if "compiled" in found_packages else "interpreted"
+        ways = _ways(Path(folder), options.pgcopydb, found_packages[scan])
         ways = {way: text for way, text in ways.items() if way not in options.without}
-        programs = _versions(servers, options.pgcopydb)
+        programs = {**_versions(servers, options.pgcopydb), "scan": scan}
         for data in chosen:
             _make(servers, data, options.scale)
             found[data.name] = {way: [] for way in ways}
@@ -179,14 +184,16 @@ def main() -> int:
     return 0 if all(told["met"].values()) else 1
 
 
-def _ways(folder: Path, pgcopydb: str | None) -> dict[str, str]:
-    """Return the command of each way, with $SOURCE and $DEST in it."""
+def _ways(folder: Path, pgcopydb: str | None, package: Path) -> dict[str, str]:
+    """Return the command of each way, with $SOURCE and $DEST in it.
+
+    copypipe is the one in that folder.
+    """
     archive = shlex.quote(str(folder / "archive"))
     state = shlex.quote(str(folder / "pgcopydb"))
     analyze = 'psql -X -q -d "$DEST" -c ANALYZE'
-    copypipe = (
-        f"{shlex.quote(sys.executable)} -m copypipe migrate --all-tables --jobs {JOBS} --quiet"
-    )
+    copypipe = f"PYTHONPATH={shlex.quote(str(package))} {shlex.quote(sys.executable)} -m copypipe"
+    copypipe += f" migrate --all-tables --jobs {JOBS} --quiet"
     copypipe += ' --source "$SOURCE" --dest "$DEST"'
     ways = {
         "pg_dump -Fd -j2, pg_restore -j2": f'pg_dump -Fd -j{JOBS} -Z0 -f {archive} -d "$SOURCE" && '
@@ -258,6 +265,7 @@ def _run(servers: Servers, data: Data, command: str, folder: Path) -> Cost:
         child = subprocess.Popen(
             ["bash", "-o", "pipefail", "-c", command],  # noqa: S607 - found in PATH
             env=environment,
+            cwd=folder,  # where there is no other copypipe
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -360,12 +368,14 @@ def table(told: Mapping[str, Any]) -> str:
             lines.append(
                 f"| {titles[name]} | `{way}` | {wall:.1f} | {cpu:.2f} | {' | '.join(ratios)} |"
             )
-    programs = ", ".join(f"{name} {version}" for name, version in told["programs"].items())
+    versions = {**told["programs"]}
+    scan = versions.pop("scan")
+    programs = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines += [
         "",
         f"Medians of {told['rounds']} interleaved rounds on {told['machine']}, {told['when']}, "
-        f"with {programs}; ratios round by round, with their range. Targets: wall at most "
-        f"{TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])}",
+        f"with {programs}, {scan} scan; ratios round by round, with their range. Targets: wall at "
+        f"most {TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])}",
     ]
     return "\n".join(lines)
 

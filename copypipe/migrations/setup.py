@@ -335,8 +335,9 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
-        entries = schemas.entries(path, tools)
-        self.selection = schemas.select(entries, {item.oid for item in sides.items})
+        self._contents = schemas.read(path, tools)
+        oids = {item.oid for item in sides.items}
+        self.selection = schemas.select(self._contents.entries, oids)
         begun = snapshot is not None
         if not begun:
             sides.source.begin("READ COMMITTED", read_only=True)
@@ -399,8 +400,7 @@ class Archive:
         """Return what follows the rows."""
         return steps.of_archive(
             sides.source,
-            self._path,
-            self._tools,
+            self._contents,
             self.wanted,
             {item.oid: item for item in sides.items},
             sides.dest_is.major,

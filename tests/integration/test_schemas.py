@@ -88,7 +88,7 @@ class Archive:
         snapshot = session.fetch_one(SQL("SELECT pg_catalog.pg_export_snapshot()").format())[0]
         self.path = schemas.dump(session, tools, snapshot, folder)
         session.rollback()
-        self.entries = schemas.entries(self.path, tools)
+        self.entries = schemas.read(self.path, tools).entries
 
     def select(self, database: Database, *names: str) -> Selection:
         oids = {database.scalar("SELECT %s::regclass::oid", [f"public.{n}"]) for n in names}
