@@ -1,0 +1,296 @@
+"""A migration that was killed goes on: whatever was under way, in the end both sides are equal."""
+
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from copypipe import crashpoints
+from copypipe.errors import CopypipeError, PlanRefused
+from copypipe.migrations import Migration
+from plugins.databases import Database
+from plugins.moving import MB, Heard, ended, move, options
+from plugins.schemas import contents, definitions
+
+SCHEMA = """
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE big (id int PRIMARY KEY, feeling mood, word text);
+INSERT INTO big SELECT i, 'good', md5(i::text) FROM generate_series(1, 40000) AS i;
+CREATE INDEX ON big (word);
+CREATE TABLE pointing (id serial PRIMARY KEY, big int REFERENCES big, at date);
+INSERT INTO pointing (big, at) SELECT i, '2018-01-01' FROM generate_series(1, 100) AS i;
+CREATE TABLE parted (id int NOT NULL, at date NOT NULL, PRIMARY KEY (id, at))
+    PARTITION BY RANGE (at);
+CREATE TABLE parted_1 PARTITION OF parted FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');
+CREATE TABLE parted_2 PARTITION OF parted FOR VALUES FROM ('2018-02-01') TO ('2018-03-01');
+INSERT INTO parted SELECT i, '2018-01-01'::date + i % 50 FROM generate_series(1, 1000) AS i;
+CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER touched BEFORE UPDATE ON big FOR EACH ROW EXECUTE FUNCTION touch();
+CREATE STATISTICS both_of ON id, word FROM big;
+CREATE TABLE parent (id int PRIMARY KEY);
+CREATE TABLE child () INHERITS (parent);
+INSERT INTO parent SELECT generate_series(1, 10);
+INSERT INTO child SELECT generate_series(1, 20)
+"""
+
+PHASES = {
+    *("set up", "rows", "index", "constraint", "analyze"),
+    *("other", "reference", "validation", "end"),
+}
+
+
+@pytest.fixture
+def filled(source: Database) -> Database:
+    source.execute(SCHEMA)
+    return source
+
+
+def done(dest: Database) -> set[tuple[str, int]]:
+    """Return what a migration has committed: of which phase, and something that tells it apart."""
+    if dest.scalar("SELECT to_regclass('copypipe.migration')") is None:
+        return set()
+    return {
+        ("set up", 0),
+        *dest.fetch("SELECT 'rows', id FROM copypipe.slice"),
+        *dest.fetch("SELECT kind, number FROM copypipe.migration_step WHERE done_at IS NOT NULL"),
+        *dest.fetch("SELECT 'end', 0 FROM copypipe.migration WHERE ended_at IS NOT NULL"),
+    }
+
+
+@pytest.fixture
+def moments(
+    filled: Database, fresh_dest: Iterator[Database], monkeypatch: pytest.MonkeyPatch
+) -> dict[str, list[int]]:
+    """Return at which statements of the dest a run of one job works at which phase."""
+    dest = next(fresh_dest)
+    seen: list[set[tuple[str, int]]] = []
+
+    def reach(name: str) -> None:
+        if name == "dest-statement":
+            seen.append(done(dest))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(crashpoints, "ARMED", True)
+        patched.setattr(crashpoints, "reach", reach)
+        assert ended(move(filled, dest, jobs=1, part_bytes=MB))
+    found: dict[str, list[int]] = {}
+    seen.append(done(dest))
+    at = "end"
+    for number in range(len(seen) - 2, -1, -1):
+        if new := seen[number + 1] - seen[number]:
+            ((at, _), *_) = sorted(new)
+        found.setdefault(at, []).append(number + 1)
+    return found
+
+
+def killed(source: Database, dest: Database, moment: int, jobs: int = 1) -> None:
+    """Run the executable until that statement of the dest, where it is killed."""
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "copypipe", "migrate", "--all-tables", "--part-size", "1MB"),
+            *("--jobs", str(jobs), "--source", source.dsn, "--dest", dest.dsn),
+        ],
+        env={**os.environ, "COPYPIPE_CRASHPOINT": f"dest-statement:{moment}"},
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == -9, done.stderr.decode()
+
+
+@pytest.mark.parametrize("count", [0, pytest.param(30, marks=pytest.mark.slow)])
+def test_a_killed_migration_goes_on_from_any_moment(
+    filled: Database, fresh_dest: Iterator[Database], moments: dict[str, list[int]], count: int
+) -> None:
+    """In each phase at least once; and what is done is not done again."""
+    assert moments.keys() == PHASES, "each phase was seen"
+    rng = random.Random(count)  # noqa: S311 - the same moments each time
+    chosen = {phase: rng.sample(all_, 1) for phase, all_ in moments.items()}
+    for phase, moment in rng.sample([(p, m) for p, all_ in moments.items() for m in all_], count):
+        chosen[phase].append(moment)
+    for at, moment in [(phase, moment) for phase in chosen for moment in chosen[phase]]:
+        dest = next(fresh_dest)
+        killed(filled, dest, moment)
+
+        if not done(dest):
+            assert contents(dest) == {}, f"at {moment} nothing was made"
+            found = move(filled, dest)
+        else:
+            found = move(filled, dest, resume=True)
+
+        assert ended(found), f"killed at {moment}, {at}"
+        assert contents(dest) == contents(filled), f"killed at {moment}, {at}"
+        assert definitions(dest) == definitions(filled), f"killed at {moment}, {at}"
+        assert ("end", 0) in done(dest)
+
+
+def test_killed_with_several_jobs(filled: Database, fresh_dest: Iterator[Database]) -> None:
+    for moment in (90, 140, 200):
+        dest = next(fresh_dest)
+        killed(filled, dest, moment, jobs=3)
+
+        assert ended(move(filled, dest, resume=True))
+
+        assert contents(dest) == contents(filled)
+        assert definitions(dest) == definitions(filled)
+
+
+class Dies(Exception):
+    """What ends a run in the middle."""
+
+
+def cut_short(source: Database, dest: Database, parts: int, **more: object) -> None:
+    """End a run once so many parts of the largest table are there."""
+    run = Migration(options(source, dest, jobs=1, part_bytes=MB, **more))
+    with psycopg.connect(dest.dsn, autocommit=True) as watching:
+
+        def listen(event: object) -> None:
+            if dest.scalar("SELECT to_regclass('copypipe.migration')") is None:
+                return
+            there = watching.execute(
+                "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+            ).fetchone()
+            if there and there[0] >= parts:
+                raise Dies
+
+        run._listen = listen
+        with pytest.raises(Dies):
+            run()
+
+
+def test_what_is_copied_stays_and_a_table_in_parts_begins_anew(
+    filled: Database, dest: Database
+) -> None:
+    cut_short(filled, dest, 2)
+    heard = Heard()
+
+    found = move(filled, dest, resume=True, listen=heard, part_bytes=MB)
+
+    assert ended(found)
+    assert {each.into: each.state for each in found.tables}["public.big"] == "copied"
+    assert any("public.big begins anew: 2 of its" in text for text in heard)
+    assert contents(dest) == contents(filled)
+
+
+def test_rows_of_others_are_never_removed(filled: Database, dest: Database) -> None:
+    cut_short(filled, dest, 2)
+    dest.execute("INSERT INTO big VALUES (-1, 'bad', 'of somebody else')")
+
+    with pytest.raises(PlanRefused, match=r"public.big holds \d+ rows, and this migration brought"):
+        move(filled, dest, resume=True)
+
+    assert dest.scalar("SELECT word FROM big WHERE id = -1") == "of somebody else"
+
+
+def test_not_consistent_keeps_parts_and_compares_in_the_end(
+    filled: Database, dest: Database
+) -> None:
+    cut_short(filled, dest, 2)
+
+    found = move(filled, dest, resume=True, consistent=False, part_bytes=MB)
+
+    assert ended(found)
+    ids = "SELECT count(DISTINCT attempt_id) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+    assert dest.scalar(ids) == {each.into: each.parts for each in found.tables}["public.big"]
+    assert contents(dest) == contents(filled)
+
+
+def test_not_consistent_finds_what_has_changed_in_parts_that_are_there(
+    filled: Database, dest: Database
+) -> None:
+    cut_short(filled, dest, 2)
+    filled.execute("UPDATE big SET word = 'changed' WHERE id = 1")
+
+    found = move(filled, dest, resume=True, consistent=False, part_bytes=MB)
+
+    ((what, error),) = found.failed
+    assert what.startswith("public.big pages")
+    assert error.exit_code == 4
+    assert "--resume without --not-consistent" in (error.hint or "")
+    assert not found.is_ended
+
+    assert ended(move(filled, dest, resume=True))
+    assert contents(dest) == contents(filled)
+
+
+def test_a_table_whose_rows_are_gone_begins_anew(filled: Database, dest: Database) -> None:
+    cut_short(filled, dest, 2, asked=None)
+    dest.execute("UPDATE copypipe.migration_table SET copied_at = now(), rows = 5")
+    dest.execute("TRUNCATE big, parted, pointing, parent")
+    heard = Heard()
+
+    assert ended(move(filled, dest, resume=True, listen=heard))
+
+    assert any("begins anew: its rows are gone" in text for text in heard)
+    assert contents(dest) == contents(filled)
+
+
+def test_another_start_cannot_take_what_is_under_way(filled: Database, dest: Database) -> None:
+    cut_short(filled, dest, 2)
+
+    with pytest.raises(PlanRefused, match=r"dest: .*public.big.* hold") as caught:
+        move(filled, dest)
+
+    assert "--resume --id" in (caught.value.hint or "")
+    assert ended(move(filled, dest, replace=True))
+    assert contents(dest) == contents(filled)
+    with pytest.raises(PlanRefused, match="no migration from this source waits"):
+        move(filled, dest, resume=True)
+
+
+def test_nothing_to_go_on_with(filled: Database, dest: Database) -> None:
+    with pytest.raises(PlanRefused, match="no migration from this source waits"):
+        move(filled, dest, resume=True)
+
+
+def test_the_leader_of_the_source_dies(filled: Database, dest: Database) -> None:
+    """Whoever reads in its snapshot fails; what is there stays, and --resume goes on."""
+
+    def end_leader() -> None:
+        filled.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname ="
+            " current_database() AND application_name LIKE 'copypipe%' AND backend_xmin IS NOT NULL"
+            " AND query LIKE '%pg_export_snapshot%'"
+        )
+
+    dies_of(filled, dest, end_leader)
+
+
+def test_the_keeper_of_the_dest_dies(filled: Database, dest: Database) -> None:
+    """Nothing more is committed: somebody else may have the tables now."""
+
+    def end_keeper() -> None:
+        dest.execute(
+            "SELECT pg_terminate_backend(l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+            " WHERE l.locktype = 'advisory' AND a.datname = current_database()"
+            " AND a.state = 'idle in transaction'"
+        )
+
+    dies_of(filled, dest, end_keeper)
+
+
+def dies_of(source: Database, dest: Database, happens: object) -> None:
+    done = False
+
+    def listen(event: object) -> None:
+        nonlocal done
+        if not done and dest.scalar("SELECT to_regclass('copypipe.migration')") is not None:
+            count = "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+            if dest.scalar(count) >= 1:
+                done = True
+                happens()  # type: ignore[operator]
+
+    run = Migration(options(source, dest, jobs=1, part_bytes=MB))
+    run._listen = listen
+    with pytest.raises(CopypipeError):
+        run()
+    assert done
+    assert run.result is not None
+    assert not run.result.is_ended
+    assert ended(move(source, dest, resume=True))
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
