@@ -52,6 +52,9 @@ bench: install ## measure against psql and others; ARGS=--quick takes two minute
 	$$pip --quiet -c constraints.txt -e '.[bench]'
 	@$(BIN)/python scripts/bench.py $(ARGS)
 
+bench-migrate: install ## measure migrate beside pg_dump and pgcopydb; ARGS=--only users
+	@$(BIN)/python scripts/bench_migrate.py $(ARGS)
+
 wheel: install ## a wheel with the compiled scan in dist/; needs a C compiler
 	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m build --outdir dist >/dev/null && ls dist/*.whl
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from copypipe.api import Backfilled, backfill, copy, verify
+    from copypipe.api import Backfilled, backfill, copy, migrate, verify
     from copypipe.comparisons import Failed
     from copypipe.errors import (
         CommitUnknown,
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         TransientError,
         UsageError,
     )
+    from copypipe.migrations import Migrated, Moved
     from copypipe.transfers import Transferred
     from copypipe.verdicts import Verdict
 
@@ -35,6 +36,8 @@ __all__ = [
     "Differs",
     "Failed",
     "LoginRefused",
+    "Migrated",
+    "Moved",
     "NothingToCopy",
     "PlanRefused",
     "SliceBusy",
@@ -46,6 +49,7 @@ __all__ = [
     "__version__",
     "backfill",
     "copy",
+    "migrate",
     "verify",
 ]
 
@@ -53,6 +57,9 @@ _ROOMS = {
     "Backfilled": "copypipe.api",
     "backfill": "copypipe.api",
     "copy": "copypipe.api",
+    "migrate": "copypipe.api",
+    "Migrated": "copypipe.migrations",
+    "Moved": "copypipe.migrations",
     "verify": "copypipe.api",
     "Transferred": "copypipe.transfers",
     "Failed": "copypipe.comparisons",

@@ -9,11 +9,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from copypipe import attempts, backfills, requests, slices, verdicts
+from copypipe import attempts, backfills, migrations, requests, slices, verdicts
 from copypipe.backfills import Order
 from copypipe.comparisons import Failed
 from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
+from copypipe.inventory import Asked
+from copypipe.migrations import Migrated
+from copypipe.migrations.options import DEFAULT_JOBS, DEFAULT_PART_BYTES
 from copypipe.requests import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_SECONDS,
@@ -385,6 +388,86 @@ def verify(
         repair=repair,
     )
     return list(verdicts.verify(request, options, listener))
+
+
+def migrate(
+    *tables: str,
+    source: str | Connect,
+    dest: str | Connect,
+    schemas: Sequence[str] = (),
+    all: bool = False,
+    exclude: Sequence[str] = (),
+    into: Sequence[str] = (),
+    jobs: int = DEFAULT_JOBS,
+    part_size: int = DEFAULT_PART_BYTES,
+    schema: bool = True,
+    owner: bool = False,
+    acl: bool = False,
+    defer_indexes: bool = False,
+    replace: bool = False,
+    resume: bool = False,
+    migration: str | None = None,
+    consistent: bool = True,
+    limit: int | None = None,
+    verify: Verify = "count",
+    transport: Transport = "auto",
+    rate_limit: int | None = None,
+    wait_lock: float = DEFAULT_WAIT_SECONDS,
+    retries: int = DEFAULT_RETRIES,
+    retry_delay: float = DEFAULT_RETRY_SECONDS,
+    source_set: Mapping[str, str] | None = None,
+    dest_set: Mapping[str, str] | None = None,
+    notices: bool = False,
+    listener: Listener = ignore,
+) -> Migrated:
+    """Move whole tables once: definitions, rows in one snapshot, then indexes, keys and sequences.
+
+    `tables` are names or patterns (* and ? stand for any characters), or there are `schemas`, or
+    `all` tables of the database; `exclude` are patterns of those that stay. What the dest lacks is
+    made as pg_dump tells it, with all that the tables depend on, unless `schema` is False: then
+    `into` may say other names (a schema for all, or pairs as "a=b" and "a.t=b.u"), and
+    `defer_indexes` drops plain indexes of the dest and makes them again behind the rows. `owner`
+    and `acl` bring owners and grants too. A table that holds rows is refused, unless they are to be
+    removed (`replace`).
+
+    `jobs` parts, indexes and checks are done at a time; a table of at least two parts of
+    `part_size` bytes is cut. `limit` copies not more rows of each table, for a rehearsal. The other
+    arguments are those of `copy`; `rate_limit` is for each job.
+
+    What is done is told in the ledger of the dest. `resume` goes on with a migration that has not
+    ended (`migration` is its id, where there are several): tables that are there stay, one that was
+    copied in part begins anew, in a new snapshot; unless `consistent` is False, then its other
+    parts are copied and both sides compared.
+
+    Returns what became of each table; where some failed, `failed` tells why, and `is_ended` is
+    False. Raises a CopypipeError where nothing could be begun, or the whole was ended; what was
+    committed stays. `listener` is called from several threads, one at a time.
+    """
+    options = migrations.Options(
+        source=Endpoint(source, "argument source", tuple((source_set or {}).items())),
+        dest=Endpoint(dest, "argument dest", tuple((dest_set or {}).items())),
+        asked=Asked(tables, tuple(schemas), all, tuple(exclude)),
+        into=tuple(into),
+        jobs=jobs,
+        part_bytes=part_size,
+        schema=schema,
+        owner=owner,
+        acl=acl,
+        defer_indexes=defer_indexes,
+        replace=replace,
+        resume=resume,
+        migration=migration,
+        consistent=consistent,
+        limit=limit,
+        verify=verify,
+        transport=transport,
+        rate_limit=rate_limit,
+        wait_lock=wait_lock,
+        retries=retries,
+        retry_delay=retry_delay,
+        notices=notices,
+    )
+    return migrations.Migration(options, listener)()
 
 
 def wanted(

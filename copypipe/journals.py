@@ -98,24 +98,25 @@ def begin(
             {"id": migration, "asked": json.dumps(asked), **start, "tool_version": __version__}
         )
     )
-    session.execute(
-        statements.add_tables(
-            [
-                {
-                    "migration": migration,
-                    "source_oid": each.source_oid,
-                    "source_table": each.source_table,
-                    "dest_oid": each.dest_oid,
-                    "dest_table": each.dest_table,
-                    "made": each.made,
-                    "had_rows": each.had_rows,
-                    "run": each.run,
-                    "parts": json.dumps(each.parts),
-                }
-                for each in tables
-            ]
+    if tables:
+        session.execute(
+            statements.add_tables(
+                [
+                    {
+                        "migration": migration,
+                        "source_oid": each.source_oid,
+                        "source_table": each.source_table,
+                        "dest_oid": each.dest_oid,
+                        "dest_table": each.dest_table,
+                        "made": each.made,
+                        "had_rows": each.had_rows,
+                        "run": each.run,
+                        "parts": json.dumps(each.parts),
+                    }
+                    for each in tables
+                ]
+            )
         )
-    )
     if steps:
         session.execute(
             statements.add_steps(

@@ -157,7 +157,7 @@ def migrate(
 
     Example: copypipe migrate --all-tables --source service=old --dest service=new --jobs 4
     """
-    with outcome(as_json=as_json):
+    with outcome(as_json=as_json, interrupted=_LEFT):
         from copypipe import migrations  # psycopg, which --help need not pay for
         from copypipe.events import ignore
         from copypipe.inventory import Asked
@@ -234,6 +234,9 @@ def _has_some(found: Migrated) -> bool:
     """Return whether some tables are there."""
     return any(each.state in ("copied", "kept") for each in found.tables)
 
+
+# What a signal leaves behind.
+_LEFT = "what was committed stays, what was under way is rolled back"
 
 # What a later start knows by itself.
 _KNOWN = (

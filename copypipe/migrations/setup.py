@@ -9,6 +9,7 @@ from __future__ import annotations
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,7 @@ from copypipe import (
     slices,
     steps,
 )
+from copypipe.attempts import Pair
 from copypipe.catalog import Position, Server
 from copypipe.errors import (
     CommitUnknown,
@@ -162,16 +164,27 @@ class First:
             self.filled = self._holding_rows()
             with self._refusals.gathering():
                 self._check_rows(self.filled)
-        for move in self.existing:
-            part = moves.cut(move, options.part_bytes, self._run, options.limit)[0]
-            request = work.request_of(request_of_any(options), move, part)
-            with self._refusals.gathering():
-                plan = attempts.planned(request, sides.source, sides.dest, plans.draft)
+        self._plan_existing()
+        return self._refusals
+
+    def _plan_existing(self) -> None:
+        """Plan what goes into tables that are there, and gather what stands in its way."""
+        options = self.options
+        # What refuses a plan ends its sessions.
+        with closing(Pair(request_of_any(options), self._listen)) as pair:
+            for move in self.existing:
+                part = moves.cut(move, options.part_bytes, self._run, options.limit)[0]
+                request = work.request_of(request_of_any(options), move, part)
+                try:
+                    with pair.sessions() as (source, dest):
+                        plan = attempts.planned(request, source, dest, plans.draft)
+                except PlanRefused as refused:
+                    self._refusals.add(refused)
+                    continue
                 for warning in plan.warnings:
                     self._listen(Warned(f"{move.full_name}: {warning}"))
                 for refusal in plan.refusals:
                     self._refusals.add(refusal)
-        return self._refusals
 
     def check(self) -> None:
         """Raise PlanRefused with all that stands in the way; tell what will happen."""
@@ -366,7 +379,7 @@ class Archive:
         """Tell what comes besides, and what does not."""
         others = [e.name.rsplit(" ", 1)[0].replace(" ", ".", 1) for e in self.selection.others]
         if others:
-            listen(Told(f"made without rows, as types of columns: {listed(others)}"))
+            listen(Told(f"made without rows, since others need them: {listed(others)}"))
         if self.left_out:
             listen(
                 Warned(
@@ -389,11 +402,12 @@ class Archive:
             return
         try:
             dest.execute(step_statements.script(told))
-        except CopyFailed as error:
-            error.hint = error.hint or (
-                "Nothing was made. What cannot be made by this role somebody else may make first, "
-                "or all of it, with --no-schema."
-            )
+        except (CopyFailed, PlanRefused) as error:
+            error.detail = f"Nothing was made. {error.detail or ''}".strip()
+            error.hint = (
+                f"{error.hint or ''} What this role cannot make somebody else may make first; or "
+                "all of it, with --no-schema."
+            ).strip()
             raise
 
     def steps(self, sides: Sides) -> list[Step]:

@@ -173,7 +173,7 @@ class Work:
                 found += self._behind(table)
             elif not table.waits_for:
                 found += [Part(table, part) for part in table.parts]
-        return found
+        return found if self.tables else self._next_phase()
 
     def rank(self, task: Task) -> float:
         """Return what comes first: the most work, of what else waits for it."""

@@ -20,6 +20,7 @@ from copypipe.launcher import Binaries
 from plugins.canary import CANARY
 from plugins.command import Words, eventually
 from plugins.databases import Database
+from plugins.moving import MB, ended, move
 from plugins.proxy import Cut, Frame, Proxy, Rule
 from plugins.rows import TABLE
 from plugins.servers import Server, launch_one
@@ -283,3 +284,18 @@ def test_no_slice_is_begun_while_a_standby_is_behind(sides: Sides, source: str) 
     assert len(begun.result().copied) == 2
     told = next(each for each in heard if isinstance(each, Lagging))
     assert told.side == "source"
+
+
+def test_whole_tables_of_a_standby_move(sides: Sides) -> None:
+    """In parts, which several sessions of it read in one snapshot."""
+    sides.primary.execute(
+        "CREATE TABLE moved (id int PRIMARY KEY, word text);"
+        "INSERT INTO moved SELECT i, repeat('x', 100) FROM generate_series(1, 30000) AS i"
+    )
+    sides.write()
+
+    found = move(sides.standby, sides.dest, "moved", part_bytes=MB, verify="checksum")
+
+    assert ended(found)
+    assert found.tables[0].parts > 2
+    assert sides.dest.digest("public.moved", "id") == sides.primary.digest("public.moved", "id")

@@ -276,6 +276,7 @@ def definitions(database: Database) -> list[str]:
         [
             "--schema-only",
             "--no-owner",
+            "--no-acl",
             "--exclude-schema=copypipe",
             f"--dbname={database.dsn}",
         ],

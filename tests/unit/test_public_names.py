@@ -17,6 +17,8 @@ NAMES = [
     "Differs",
     "Failed",
     "LoginRefused",
+    "Migrated",
+    "Moved",
     "NothingToCopy",
     "PlanRefused",
     "SliceBusy",
@@ -28,6 +30,7 @@ NAMES = [
     "__version__",
     "backfill",
     "copy",
+    "migrate",
     "verify",
 ]
 OPTIONS = (

@@ -1,0 +1,123 @@
+"""Who may migrate, from where: ordinary roles, a standby, an older dest, owners and grants."""
+
+import pytest
+
+from copypipe import schemas
+from copypipe.errors import PlanRefused
+from plugins.databases import Database
+from plugins.moving import Heard, ended, move
+from plugins.schemas import contents, definitions, generated
+
+PAIR = """
+CREATE TYPE mood AS ENUM ('good', 'bad');
+CREATE TABLE customer (id serial PRIMARY KEY, feeling mood DEFAULT 'good');
+CREATE TABLE invoice (id int PRIMARY KEY, customer int REFERENCES customer);
+INSERT INTO customer DEFAULT VALUES;
+INSERT INTO invoice VALUES (1, 1)
+"""
+
+
+def test_ordinary_roles_do(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    reader = source.role("reader", "SELECT ON ALL TABLES IN SCHEMA public")
+    source.execute(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader.name}")
+    writer = dest.role("writer", f"CREATE ON DATABASE {dest.name}", "CREATE ON SCHEMA public")
+
+    assert ended(move(reader, writer, verify="checksum"))
+
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
+    owners = dest.fetch(
+        "SELECT DISTINCT relowner::regrole::text FROM pg_class WHERE relkind = 'r'"
+        " AND relnamespace = 'public'::regnamespace"
+    )
+    assert owners == [(writer.name,)]
+
+
+def test_tables_that_may_not_be_read_are_named_at_once(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    reader = source.role("reader", "SELECT ON customer")
+
+    with pytest.raises(PlanRefused, match=r"may not read public\.invoice") as caught:
+        move(reader, dest)
+
+    assert "GRANT SELECT" in (caught.value.hint or "")
+
+
+def test_who_may_make_nothing_is_told_and_nothing_is_made(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    writer = dest.role("writer", f"CREATE ON DATABASE {dest.name}")
+
+    with pytest.raises(PlanRefused, match="permission denied for schema public") as caught:
+        move(source, writer)
+
+    assert "--no-schema" in (caught.value.hint or "")
+    assert dest.scalar("SELECT to_regclass('public.customer')") is None
+
+
+def test_owners_and_grants_come_when_asked_for(source: Database, dest: Database) -> None:
+    """Roles are of a whole server: they must be at the dest's too."""
+    source.execute(PAIR)
+    name = "copypipe_test_migrate_owner"
+    for database in (source, dest):
+        database.execute(f"DROP ROLE IF EXISTS {name}; CREATE ROLE {name}")
+        database.roles.append(name)
+    source.execute(f"ALTER TABLE customer OWNER TO {name}; GRANT INSERT ON invoice TO {name}")
+
+    assert ended(move(source, dest, owner=True, acl=True))
+
+    owner = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'customer'::regclass"
+    assert dest.scalar(owner) == name
+    assert dest.scalar(f"SELECT has_table_privilege('{name}', 'invoice', 'INSERT')") is True
+
+
+def test_an_older_dest_takes_what_it_knows(source: Database, dest: Database) -> None:
+    """The other way round: from the newer server into the older one."""
+    for statement in generated(20, seed=3):
+        dest.execute(statement)
+
+    assert ended(move(dest, source))
+
+    assert contents(source) == contents(dest)
+    assert source.server.major < dest.server.major
+
+
+def test_without_a_client_that_reads_the_source(
+    source: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.execute(PAIR)
+    monkeypatch.setattr(schemas, "_candidates", lambda: [])
+
+    with pytest.raises(
+        PlanRefused, match=f"no pg_dump that reads PostgreSQL {source.server.major}"
+    ):
+        move(source, dest)
+
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice, customer")
+    assert ended(move(source, dest, schema=False))
+    assert contents(dest) == contents(source)
+
+
+def test_a_dest_that_records_nothing_is_refused(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE PUBLICATION everything FOR ALL TABLES")
+
+    with pytest.raises(PlanRefused, match="nothing can tell what of the migration is done"):
+        move(source, dest)
+
+
+def test_row_security_does_not_hide_rows(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    source.execute("ALTER TABLE invoice ENABLE ROW LEVEL SECURITY")
+    reader = source.role("reader", "SELECT ON ALL TABLES IN SCHEMA public")
+    source.execute(f"GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO {reader.name}")
+    heard = Heard()
+
+    found = move(reader, dest, listen=heard)
+
+    ((what, error),) = found.failed
+    assert what.startswith("public.invoice")
+    assert "row" in str(error)
+    assert dest.scalar("SELECT count(*) FROM invoice") == 0

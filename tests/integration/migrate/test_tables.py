@@ -1,0 +1,508 @@
+"""Which tables move, into which, and what is refused; what is there already at the dest."""
+
+import re
+
+import pytest
+
+from copypipe.errors import CopyFailed, PlanRefused, SliceBusy, UsageError
+from copypipe.inventory import Asked
+from copypipe.migrations import propose
+from plugins.databases import Database
+from plugins.moving import MB, Heard, ended, move, options
+from plugins.schemas import contents, definitions
+
+PAIR = """
+CREATE TABLE customer (id serial PRIMARY KEY, name text UNIQUE);
+CREATE TABLE invoice (id int PRIMARY KEY, customer int REFERENCES customer, at date);
+CREATE INDEX invoice_at ON invoice (at);
+INSERT INTO customer (name) SELECT 'c' || i FROM generate_series(1, 50) AS i;
+INSERT INTO invoice SELECT i, i % 50 + 1, '2018-01-01' FROM generate_series(1, 500) AS i
+"""
+PARTED = """
+CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');
+CREATE TABLE event_2 PARTITION OF event FOR VALUES FROM ('2018-02-01') TO ('2018-03-01');
+INSERT INTO event SELECT i, '2018-01-01'::date + i % 50 FROM generate_series(1, 300) AS i
+"""
+
+
+def rows(database: Database, table: str) -> int:
+    return database.scalar(f"SELECT count(*) FROM {table}")
+
+
+def foreign_keys(database: Database) -> int:
+    return database.scalar(
+        "SELECT count(*) FROM pg_constraint WHERE contype = 'f'"
+        " AND connamespace = 'public'::regnamespace"
+    )
+
+
+def tables(database: Database) -> set[str]:
+    return {
+        name
+        for (name,) in database.fetch(
+            "SELECT c.oid::regclass::text FROM pg_class c JOIN pg_namespace n"
+            " ON n.oid = c.relnamespace WHERE relkind IN ('r', 'p')"
+            " AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'copypipe')"
+        )
+    }
+
+
+# ----------------------------------------------------------------------------- which tables move
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (Asked(("customer",)), {"customer"}),
+        (Asked(("public.*voice",)), {"invoice"}),
+        (Asked(("*",), exclude=("inv*",)), {"customer", "event", "event_1", "event_2"}),
+        (Asked(("event",)), {"event", "event_1", "event_2"}),
+        (Asked(("event",), exclude=("event_2",)), {"event", "event_1"}),
+        (Asked(("event_1",)), {"event", "event_1"}),
+        (Asked(schemas=("other",)), {"other.there", 'other."Big"'}),
+        (Asked(('other."Big"',)), {'other."Big"'}),
+        (Asked(("other.?here",)), {"other.there"}),
+    ],
+)
+def test_patterns(source: Database, dest: Database, asked: Asked, expected: set[str]) -> None:
+    source.execute(PAIR)
+    source.execute(PARTED)
+    source.execute(
+        'CREATE SCHEMA other; CREATE TABLE other.there (id int); CREATE TABLE other."Big" (id int)'
+    )
+
+    found = move(source, dest, asked=asked)
+
+    assert found.is_ended
+    assert tables(dest) == expected
+    for name in expected:
+        assert rows(dest, name) == (rows(source, f"ONLY {name}") or rows(dest, name))
+
+
+@pytest.mark.parametrize(
+    ("asked", "problem"),
+    [
+        (Asked(("nothing",)), "no table matches nothing"),
+        (Asked(("custome",)), "no table matches custome"),
+        (Asked(("a_view",)), "no table matches a_view"),
+        (Asked(schemas=("nothing",)), "no table in schema nothing"),
+        (Asked(("customer",), exclude=("*",)), "no table is left"),
+    ],
+)
+def test_names_that_mean_nothing(
+    source: Database, dest: Database, asked: Asked, problem: str
+) -> None:
+    source.execute(f"{PAIR}; CREATE VIEW a_view AS SELECT 1")
+    with pytest.raises(PlanRefused, match=problem):
+        move(source, dest, asked=asked)
+    assert tables(dest) == set()
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"asked": Asked(everything=True, patterns=("a",))},
+        {"asked": Asked(patterns=("a.b.c",))},
+        {"into": ("other",)},
+        {"defer_indexes": True},
+        {"schema": False, "acl": True},
+        {"migration": "x"},
+        {"consistent": False},
+        {"resume": True, "replace": True},
+        {"limit": 0},
+        {"jobs": 0},
+        {"schema": False, "into": ("a=b.c",)},
+        {"part_bytes": 1000},
+    ],
+    ids=str,
+)
+def test_options_that_do_not_go_together(
+    source: Database, dest: Database, more: dict[str, object]
+) -> None:
+    with pytest.raises(UsageError):
+        move(source, dest, **more)
+
+
+def test_a_key_to_a_table_that_does_not_come_is_left_out_and_told(
+    source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    heard = Heard()
+
+    assert ended(move(source, dest, "invoice", listen=heard))
+
+    assert any("left out" in text and "invoice_customer_fkey" in text for text in heard)
+    assert foreign_keys(dest) == 0
+
+
+def test_it_is_said_before_what_it_takes_and_what_does_not_come(
+    source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    heard = Heard()
+
+    move(source, dest, listen=heard)
+
+    assert re.search(r"2 tables of .* the dest needs about .* of disk", heard[0])
+    assert "what is written at the source after" in heard[1]
+
+
+# --------------------------------------------------------------------- what is there at the dest
+
+
+def test_a_table_with_rows_is_refused_by_name(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE TABLE customer (id int, name text); INSERT INTO customer VALUES (7, 'x')")
+
+    with pytest.raises(PlanRefused, match=r"dest: public\.customer holds rows") as caught:
+        move(source, dest)
+
+    assert "--replace" in (caught.value.hint or "")
+    assert dest.fetch("SELECT * FROM customer") == [(7, "x")]
+    assert tables(dest) == {"customer"}, "nothing was made"
+
+
+def test_replace_removes_the_rows_first(source: Database, dest: Database) -> None:
+    """Also of tables that point at each other; the ledger keeps that there were some."""
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("UPDATE customer SET name = 'old' || id")
+
+    assert ended(move(source, dest, replace=True))
+
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
+    had = "SELECT bool_and(had_rows) FROM copypipe.migration_table"
+    assert dest.scalar(had) is True
+
+
+def test_replace_leaves_a_table_at_which_others_point(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+
+    with pytest.raises(CopyFailed) as caught:
+        move(source, dest, "customer", replace=True)
+
+    assert "Move that table too" in (caught.value.hint or "")
+    assert rows(dest, "customer") == 50
+
+
+def test_tables_that_are_there_are_filled_in_the_order_of_their_keys(
+    source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice, customer")
+
+    assert ended(move(source, dest, schema=False, jobs=3))
+
+    assert contents(dest) == contents(source)
+
+
+def test_keys_that_point_at_each_other_are_refused(source: Database, dest: Database) -> None:
+    for database in (source, dest):
+        database.execute(PAIR)
+        database.execute("ALTER TABLE customer ADD main int REFERENCES invoice")
+    dest.execute("TRUNCATE invoice, customer")
+
+    with pytest.raises(PlanRefused, match="foreign keys point at each other"):
+        move(source, dest, schema=False)
+
+    assert rows(dest, "customer") == 0
+
+
+def test_a_table_that_points_at_itself_is_filled_as_one(source: Database, dest: Database) -> None:
+    for database in (source, dest):
+        database.execute(
+            "CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, w text)"
+        )
+    source.execute(
+        "INSERT INTO tree SELECT i, nullif(i - 1, 0), repeat('x', 100)"
+        " FROM generate_series(1, 30000) AS i"
+    )
+
+    assert ended(move(source, dest, schema=False, part_bytes=MB))
+
+    assert contents(dest) == contents(source)
+
+
+def test_what_is_missing_is_refused_by_name(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    with pytest.raises(PlanRefused, match=r"there is no table public\.invoice, public\.customer"):
+        move(source, dest, schema=False)
+
+
+def test_all_that_stands_in_the_way_is_told_at_once(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE TABLE customer (id int, name int); CREATE TABLE invoice (id int);")
+
+    with pytest.raises(PlanRefused) as caught:
+        move(source, dest)
+
+    told = str(caught.value)
+    assert '"name"' in told or "name" in told
+    assert "invoice" in told
+    assert tables(dest) == {"customer", "invoice"}
+
+
+def test_sequences_are_where_they_are_at_the_source(source: Database, dest: Database) -> None:
+    source.execute(
+        "CREATE TABLE t (a serial, b int GENERATED ALWAYS AS IDENTITY,"
+        " c int GENERATED BY DEFAULT AS IDENTITY (INCREMENT -5 START -1), d int);"
+        "CREATE SEQUENCE shared; ALTER TABLE t ALTER d SET DEFAULT nextval('shared');"
+        "INSERT INTO t DEFAULT VALUES; INSERT INTO t DEFAULT VALUES; SELECT nextval('shared');"
+        "CREATE TABLE untouched (a serial)"
+    )
+
+    assert ended(move(source, dest))
+
+    assert contents(dest) == contents(source)
+    dest.execute("INSERT INTO t DEFAULT VALUES")
+    assert dest.fetch("SELECT * FROM t ORDER BY a DESC LIMIT 1") == [(3, 3, -11, 4)]
+
+
+def test_deferred_indexes_are_dropped_and_made_again(source: Database, dest: Database) -> None:
+    """Plain ones alone; and those of which a definition would not tell all stay."""
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute(
+        "TRUNCATE invoice, customer; CREATE UNIQUE INDEX one ON invoice (id, at);"
+        "CREATE INDEX told ON invoice (customer); COMMENT ON INDEX told IS 'x';"
+        "CREATE INDEX partial ON invoice (at) WHERE at > '2018-01-01'"
+    )
+    before = definitions(dest)
+    heard = Heard()
+
+    assert ended(move(source, dest, schema=False, defer_indexes=True, listen=heard))
+
+    assert definitions(dest) == before
+    assert any(text.startswith("2 indexes are dropped") for text in heard)
+    made = "SELECT name FROM copypipe.migration_step WHERE kind = 'index' AND done_at IS NOT NULL"
+    assert {name for (name,) in dest.fetch(made)} == {"public.invoice_at", "public.partial"}
+
+
+# -------------------------------------------------------------------------------- into, routed
+
+
+@pytest.mark.parametrize(
+    ("into", "expected"),
+    [
+        (("dw",), ("dw.customer", "dw.invoice")),
+        (("public=dw",), ("dw.customer", "dw.invoice")),
+        (("public=dw", "public.customer=dw.client"), ("dw.client", "dw.invoice")),
+    ],
+)
+def test_other_names(
+    source: Database, dest: Database, into: tuple[str, ...], expected: tuple[str, str]
+) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE SCHEMA dw")
+    for name, columns in zip(
+        expected, ("id int, name text", "id int, customer int, at date"), strict=True
+    ):
+        dest.execute(f"CREATE TABLE {name} ({columns})")
+
+    assert ended(move(source, dest, schema=False, into=into))
+
+    assert rows(dest, expected[0]) == 50
+    assert rows(dest, expected[1]) == 500
+
+
+def test_two_tables_do_not_go_into_one(source: Database, dest: Database) -> None:
+    source.execute("CREATE TABLE a (id int); CREATE TABLE b (id int)")
+    dest.execute("CREATE TABLE c (id int)")
+    with pytest.raises(PlanRefused, match=r"would both go into public\.c"):
+        move(source, dest, schema=False, into=("public.a=public.c", "public.b=public.c"))
+
+
+def test_partitions_that_differ_are_routed(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute(
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_all PARTITION OF event DEFAULT"
+    )
+
+    found = move(source, dest, schema=False)
+
+    assert ended(found)
+    assert [each.into for each in found.tables] == ["public.event"]
+    assert rows(dest, "event_all") == 300
+
+
+def test_partitions_that_are_alike_go_one_by_one(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute(PARTED)
+    dest.execute("TRUNCATE event")
+
+    found = move(source, dest, schema=False)
+
+    assert ended(found)
+    assert {each.into for each in found.tables} == {"public.event_1", "public.event_2"}
+    assert contents(dest) == contents(source)
+
+
+def test_a_plain_table_goes_into_partitions(source: Database, dest: Database) -> None:
+    source.execute(
+        "CREATE TABLE event (id int, at date); INSERT INTO event VALUES (1, '2018-01-05')"
+    )
+    dest.execute(PARTED)
+    dest.execute("TRUNCATE event")
+
+    assert ended(move(source, dest, schema=False))
+
+    assert rows(dest, "event_1") == 1
+
+
+def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute(PARTED)
+    dest.execute("TRUNCATE event; DROP TABLE event_2")
+
+    assert ended(move(source, dest))
+
+    assert contents(dest) == contents(source)
+    assert dest.scalar("SELECT count(*) FROM pg_inherits WHERE inhparent = 'event'::regclass") == 2
+
+
+# ------------------------------------------------------------------------------- and the rest
+
+
+def test_a_rehearsal(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    source.execute(PARTED)
+
+    assert ended(move(source, dest, limit=10))
+
+    assert rows(dest, "customer") == 10
+    assert rows(dest, "invoice") == 10
+    assert rows(dest, "event_1") == rows(dest, "event_2") == 10
+    assert foreign_keys(dest) == 0
+    whole = "SELECT count(*) FROM copypipe.slice WHERE condition IS NULL"
+    assert dest.scalar(whole) == 0, "nothing tells that all rows are there"
+    assert ended(move(source, dest, replace=True))
+    assert contents(dest) == contents(source)
+
+
+def test_frozen_rows_where_a_table_is_copied_as_one(source: Database, dest: Database) -> None:
+    source.execute("CREATE TABLE t (id int); INSERT INTO t SELECT generate_series(1, 1000)")
+    dest.execute("CREATE EXTENSION pageinspect")
+
+    assert ended(move(source, dest))
+
+    frozen = (
+        "SELECT bool_and(t_infomask & 768 = 768)"
+        " FROM heap_page_items(get_raw_page('t', 0)) WHERE lp = 1"
+    )
+    assert dest.scalar(frozen) is True
+
+
+def test_the_dry_run_tells_all_and_changes_nothing(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE TABLE customer (id int, name text); INSERT INTO customer VALUES (7, 'x')")
+
+    found = propose(options(source, dest))
+
+    assert {(each.move.full_name, each.is_there, each.holds_rows) for each in found.tables} == {
+        ("public.customer", True, True),
+        ("public.invoice", False, False),
+    }
+    assert "TABLE public invoice" in found.makes
+    assert "TABLE public customer" not in found.makes
+    assert [step.kind for step in found.steps] == [
+        "index",
+        "index",
+        "constraint",
+        "reference",
+        "validation",
+    ] or {step.kind for step in found.steps} == {"index", "constraint"}
+    assert "holds rows" in str(found.refusals[0])
+    assert tables(dest) == {"customer"}
+    assert dest.scalar("SELECT to_regnamespace('copypipe')") is None
+
+
+def test_a_whole_table_is_in_the_ledger(source: Database, dest: Database) -> None:
+    """So that whoever copies days later knows what is there."""
+    source.execute(PAIR)
+    source.execute(
+        "INSERT INTO customer (name)"
+        " SELECT repeat('x', 500) || i FROM generate_series(1, 9000) AS i"
+    )
+
+    found = move(source, dest, part_bytes=MB, verify="checksum")
+
+    assert ended(found)
+    told = dict(
+        (name, (count, checksum is not None))
+        for name, count, checksum in dest.fetch(
+            "SELECT dest_table, rows_copied, checksum FROM copypipe.slice WHERE condition IS NULL"
+        )
+    )
+    assert told == {"public.customer": (9050, True), "public.invoice": (500, True)}
+    (customer,) = [each for each in found.tables if each.into == "public.customer"]
+    assert customer.parts > 1
+    assert customer.digest == dest.scalar(
+        "SELECT checksum FROM copypipe.slice"
+        " WHERE dest_table = 'public.customer' AND condition IS NULL"
+    )
+
+
+def test_two_migrations_do_not_meet(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice, customer")
+    met: list[Exception] = []
+
+    def listen(event: object) -> None:
+        if dest.scalar("SELECT to_regclass('copypipe.migration')") is not None and not met:
+            try:
+                move(source, dest, schema=False, wait_lock=0)
+            except SliceBusy as error:
+                met.append(error)
+
+    assert ended(move(source, dest, schema=False, listen=listen))
+    assert "another run is at work on" in str(met[0])
+
+
+def test_a_failing_table_does_not_stop_the_others(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice, customer; ALTER TABLE invoice ADD CHECK (id < 400)")
+    source.execute("CREATE TABLE third (id int); INSERT INTO third VALUES (1)")
+    dest.execute("CREATE TABLE third (id int)")
+
+    found = move(source, dest, schema=False)
+
+    assert {each.into: each.state for each in found.tables} == {
+        "public.customer": "copied",
+        "public.invoice": "failed",
+        "public.third": "copied",
+    }
+    assert not found.is_ended
+    dest.execute("ALTER TABLE invoice DROP CONSTRAINT invoice_id_check")
+    again = move(source, dest, resume=True)
+    assert ended(again)
+    assert {each.into: each.state for each in again.tables}["public.third"] == "kept"
+    assert contents(dest) == contents(source)
+
+
+def test_rows_without_a_column_are_refused(source: Database, dest: Database) -> None:
+    source.execute("CREATE TABLE bare (); INSERT INTO bare DEFAULT VALUES; CREATE TABLE nothing ()")
+    with pytest.raises(PlanRefused, match=r"public\.bare has rows, but no column"):
+        move(source, dest)
+    assert ended(move(source, dest, asked=Asked(("*",), exclude=("bare",))))
+    assert tables(dest) == {"nothing"}
+
+
+def test_a_hostile_comment_is_a_comment(source: Database, dest: Database) -> None:
+    """It looks like the header of an entry in what pg_restore prints, and brings a statement."""
+    source.execute(PAIR)
+    source.execute(
+        "COMMENT ON INDEX invoice_at IS '\n--\n-- TOC entry 1 (class 0 OID 0)\n-- Name: x\n--\n\n"
+        "CREATE TABLE stolen (); --'"
+    )
+
+    assert ended(move(source, dest))
+
+    assert "stolen" not in tables(dest)
+    assert definitions(dest) == definitions(source)
