@@ -168,7 +168,7 @@ def trees(items: Sequence[Item], oids: Collection[int]) -> tuple[Item, ...]:
     """Return tables, what they are partitions of, and their partitions."""
     by_oid = {each.oid: each for each in items}
     chosen = _with_partitions(oids, items)
-    for each in list(chosen):
+    for each in chosen & by_oid.keys():
         above = by_oid[each].parent
         while above is not None and above in by_oid:
             chosen.add(above)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from copypipe import (
     snapshots,
     transfers,
 )
-from copypipe.attempts import both, connected
+from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
 from copypipe.errors import (
     CopypipeError,
@@ -30,6 +30,7 @@ from copypipe.errors import (
 )
 from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
 from copypipe.horizons import horizon
+from copypipe.inventory import Item
 from copypipe.migrations import moves
 from copypipe.migrations import work as working
 from copypipe.migrations.options import (
@@ -113,34 +114,10 @@ class Migration:
                 for side, endpoint in self._endpoints()
             )
             self._listen(Connected(str(leader.address), str(keeper.address)))
-            source, dest = stack.enter_context(
-                both(self._request, self._listen, self._run, self._reached)
-            )
-            sides = look(source, dest)
-            _make_ledger(dest, self._listen)
-            start: First | Again
-            if self._options.resume:
-                start = Again(self._options, self._listen, self._run, sides)
-            else:
-                start = First(self._options, self._listen, self._run, sides)
-            start.check()
-            snapshot, position = self._hold(stack, leader, sides)
-            pid = self._keep(keeper, start.keys())
-            source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
-            ready = start.set_up(snapshot, position, Keeper(keeper, self._options))
-            source.rollback()
-            work = Work(
-                request=request_of_any(start.options),
-                migration=ready.migration,
-                jobs=self._options.jobs,
-                tables=ready.tables,
-                steps=ready.steps,
-                snapshot=snapshot,
-                position=position,
-                holder=Holder(pid, ready.migration),
-                listen=self._listen,
-            )
-            self._work = work
+            start = self._set_up(stack, leader, keeper)
+            work = self._work
+            if work is None:
+                raise AssertionError("the work is there")
             if self._lost:
                 raise self._lost[0]
             stack.enter_context(snapshots.kept(keeper, self._end))
@@ -149,12 +126,38 @@ class Migration:
                     if outcome.error is not None:
                         self._failed.append((_what(outcome), outcome.error))
             if not self._failed:
-                _finish(work, sides, start.options)
+                _finish(work, start)
                 self._is_ended = True
         result = self.result
         if result is None:
             raise AssertionError("the work is there")
         return result
+
+    def _set_up(self, stack: ExitStack, leader: Session, keeper: Session) -> First | Again:
+        """Look, refuse, take the snapshot and the keys, make the tables: then there is work."""
+        with both(self._request, self._listen, self._run, self._reached) as (source, dest):
+            sides = look(source, dest)
+            _make_ledger(dest, self._listen)
+            kind = Again if self._options.resume else First
+            start = kind(self._options, self._listen, self._run, sides)
+            start.check()
+            snapshot, position = self._hold(stack, leader, sides)
+            pid = self._keep(keeper, start.keys())
+            source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
+            ready = start.set_up(snapshot, position, Keeper(keeper, self._options))
+            source.rollback()
+        self._work = Work(
+            request=request_of_any(start.options),
+            migration=ready.migration,
+            jobs=self._options.jobs,
+            tables=ready.tables,
+            steps=ready.steps,
+            snapshot=snapshot,
+            position=position,
+            holder=Holder(pid, ready.migration),
+            listen=self._listen,
+        )
+        return start
 
     def _endpoints(self) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:
         return ("source", self._options.source), ("dest", self._options.dest)
@@ -176,16 +179,7 @@ class Migration:
         # Before the snapshot: TRUNCATE and rewrites by ALTER TABLE do not respect it.
         for some in chunks([(each.schema, each.name) for each in sides.items]):
             leader.execute(statements.lock_for_reading(some))
-        now = {each.oid: each for each in inventory.tables(leader)}
-        changed = [
-            e.full_name for e in sides.items if e.oid not in now or now[e.oid].kind != e.kind
-        ]
-        if changed:
-            raise PlanRefused(
-                f"source: {changed[0]} was altered while the migration was prepared",
-                hint="Run it again.",
-                side="source",
-            )
+        _check_same(sides, inventory.tables(leader))
         position = catalog.position(leader)
         seen = horizon(
             writers,
@@ -258,6 +252,24 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         )
 
 
+def _check_same(sides: Sides, now: Sequence[Item]) -> None:
+    """Raise PlanRefused where tables are gone, or partitions came or went, since they were chosen.
+
+    A partition that was attached meanwhile would not be among those that are copied one by one.
+    """
+    chosen = [each.oid for each in sides.items]
+    before, after = (
+        {(each.oid, each.full_name, each.kind, each.parent, each.bound) for each in found}
+        for found in (inventory.trees(sides.everything, chosen), inventory.trees(now, chosen))
+    )
+    if changed := sorted(before ^ after):
+        raise PlanRefused(
+            f"source: {changed[0][1]} was altered while the migration was prepared",
+            hint="Run it again.",
+            side="source",
+        )
+
+
 def _make_ledger(dest: Session, listen: Listener) -> None:
     """Make the ledger unless there is one; raises PlanRefused where it cannot be used."""
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
@@ -275,12 +287,37 @@ def _make_ledger(dest: Session, listen: Listener) -> None:
         )
 
 
-def _finish(work: Work, sides: Sides, options: Options) -> None:
-    """Set the sequences to where they are at the source, and tell that all is done."""
-    source, dest, names = sides.source, sides.dest, moves.names(options.into)
+def _finish(work: Work, start: First | Again) -> None:
+    """Set the sequences to where they are at the source, and tell that all is done.
+
+    Over new connections: those of the beginning have been silent for as long as all of it took.
+    """
+    with closing(Pair(work.request, work.listen)) as pair:
+
+        def finish() -> None:
+            with pair.sessions() as (source, dest):
+                wanted = _sequences(source, dest, work, start)
+                begin(dest, start.options)
+                for some in chunks(list(wanted.items())):
+                    told = [(name, *state) for name, state in some]
+                    dest.fetch(step_statements.set_sequences(told))
+                journals.end(dest, work.migration)
+                dest.commit_note()
+
+        attempts.persist(work.request, work.listen, finish)
+
+
+def _sequences(
+    source: Session, dest: Session, work: Work, start: First | Again
+) -> dict[tuple[str, str], tuple[int, bool]]:
+    """Return last_value and is_called of each sequence of the dest, from that of the source.
+
+    Those that number the same column of the same table belong together, whatever they are called.
+    """
+    items, names = start.sides.items, moves.names(start.options.into)
     with dest.reading(lock_timeout=plans.OTHER_LOCKS):
         at_dest = {(each.schema, each.name): each.oid for each in inventory.tables(dest)}
-        into = {item.oid: at_dest.get(names(item)) for item in sides.items}
+        into = {item.oid: at_dest.get(names(item)) for item in items}
         into |= {table.move.item.oid: table.move.there.oid for table in work.tables}
         oids = [oid for oid in into.values() if oid is not None]
         there = {
@@ -298,15 +335,7 @@ def _finish(work: Work, sides: Sides, options: Options) -> None:
             found = source.fetch(step_statements.read_sequences([of for _, of in some]))
             for place, value, is_called in found:
                 wanted[some[place][0]] = (value, is_called)
-    begin(dest, options)
-    try:
-        for chunk in chunks(list(wanted.items())):
-            dest.fetch(step_statements.set_sequences([(name, *state) for name, state in chunk]))
-        journals.end(dest, work.migration)
-        dest.commit_note()
-    except BaseException:
-        dest.end()
-        raise
+    return wanted
 
 
 def _moved(table: Table) -> Moved:

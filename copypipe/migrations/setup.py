@@ -71,6 +71,8 @@ class Sides:
     dest_is: Server
     items: tuple[Item, ...]
     """The tables of the source; then those of them that are moved."""
+    everything: tuple[Item, ...]
+    """All tables of the source."""
     there: tuple[Item, ...]
     """The tables of the dest."""
 
@@ -132,7 +134,7 @@ class First:
         self.options = options
         self._listen = listen
         self._run = run
-        self._sides = sides
+        self.sides = sides
         self._names = moves.names(options.into)
         sides.items = inventory.pick(sides.items, options.asked)
         self._refusals = Refusals()
@@ -147,11 +149,11 @@ class First:
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables that are there, with a name for each."""
-        return keys_of(self.existing, self._sides.there)
+        return keys_of(self.existing, self.sides.there)
 
     def gather(self) -> Refusals:
         """Look at what can be known before anything is made; changes nothing."""
-        options, sides = self.options, self._sides
+        options, sides = self.options, self.sides
         _gather_unreadable(self._refusals, sides.items)
         with self._refusals.gathering():
             self._check_columns()
@@ -208,10 +210,10 @@ class First:
 
     def _check_columns(self) -> None:
         """Refuse rows without a column."""
-        bare = [item for item in self._sides.items if item.kind == "r" and not item.has_columns]
+        bare = [item for item in self.sides.items if item.kind == "r" and not item.has_columns]
         readable = [(item.schema, item.name) for item in bare if item.may_read]
-        with self._sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
-            filled = self._sides.source.fetch(statements.holding_rows(readable)) if readable else []
+        with self.sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
+            filled = self.sides.source.fetch(statements.holding_rows(readable)) if readable else []
         if filled:
             names = [".".join(readable[place]) for (place,) in filled]
             raise PlanRefused(
@@ -236,7 +238,7 @@ class First:
         found: list[Move] = []
         for some in chunks(self.existing):
             names = [(move.schema, move.name) for move in some]
-            places = self._sides.dest.fetch(statements.holding_rows(names))
+            places = self.sides.dest.fetch(statements.holding_rows(names))
             found += [some[place] for (place,) in places]
         return found
 
@@ -245,7 +247,7 @@ class First:
         if not filled or self.options.replace:
             return
         oids = [move.into.oid for move in filled if move.into is not None]
-        held = journals.holding(self._sides.dest, oids)
+        held = journals.holding(self.sides.dest, oids)
         names = listed([move.full_name for move in filled])
         raise PlanRefused(
             f"dest: {names} {'hold' if len(filled) > 1 else 'holds'} rows",
@@ -260,7 +262,7 @@ class First:
 
         Raises a CopypipeError, and then nothing was changed; CommitUnknown cannot promise that.
         """
-        sides, dest = self._sides, self._sides.dest
+        sides, dest = self.sides, self.sides.dest
         with tempfile.TemporaryDirectory(prefix="copypipe-") as folder:
             archive = Archive.of(self.options, sides, snapshot.identifier, Path(folder))
             if archive is not None:
@@ -277,7 +279,7 @@ class First:
         return ready
 
     def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:
-        sides, options, dest = self._sides, self.options, self._sides.dest
+        sides, options, dest = self.sides, self.options, self.sides.dest
         had = {move.item.oid for move in self.existing}
         for some in chunks([(move.schema, move.name) for move in self.existing]):
             # Who is still writing, of a run that lost its leader, is waited for.
@@ -329,7 +331,7 @@ class First:
         """Drop the plain indexes of tables that are there, and return how they are made again."""
         if not self.options.defer_indexes:
             return []
-        dest = self._sides.dest
+        dest = self.sides.dest
         of = {move.there.oid: move.item.oid for move in self.moves}
         found = []
         for oid, schema, name, definition in dest.fetch(step_statements.plain_indexes(list(of))):
@@ -430,7 +432,7 @@ class Again:
     def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
         self._listen = listen
         self._run = run
-        self._sides = sides
+        self.sides = sides
         with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
             self._found = self._unfinished(options)
             self._entries = journals.tables(sides.dest, self._found.id)
@@ -446,7 +448,7 @@ class Again:
         self.moves: list[Move] = []
 
     def _unfinished(self, options: Options) -> journals.Unfinished:
-        sides = self._sides
+        sides = self.sides
         of_source = ledger.of_server(sides.source_is, sides.source.address)
         found = journals.unfinished(sides.dest, of_source)
         if options.migration is not None:
@@ -468,7 +470,7 @@ class Again:
 
     def check(self) -> None:
         """Raise PlanRefused where a table is not what it was; tell which migration goes on."""
-        sides, refusals = self._sides, Refusals()
+        sides, refusals = self.sides, Refusals()
         at_source = {item.oid: item for item in sides.items}
         at_dest = {item.oid: item for item in sides.there}
         for entry in self._entries:
@@ -502,14 +504,14 @@ class Again:
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables, with a name for each."""
-        return keys_of(self.moves, self._sides.there)
+        return keys_of(self.moves, self.sides.there)
 
     def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
         """Remove what is there of tables that begin anew, in one transaction of the dest.
 
         Raises a CopypipeError, and then nothing was changed.
         """
-        dest = self._sides.dest
+        dest = self.sides.dest
         begin(dest, self.options)
         try:
             ready = self._taken_up(snapshot, position)
@@ -520,7 +522,7 @@ class Again:
         return ready
 
     def _taken_up(self, snapshot: Snapshot, position: Position) -> Ready:
-        dest, options = self._sides.dest, self.options
+        dest, options = self.sides.dest, self.options
         by_oid = {entry.source_oid: entry for entry in self._entries}
         tables: list[Table] = []
         anew: list[Entry] = []
@@ -565,7 +567,7 @@ class Again:
         """Return whether a table that was copied still has rows, if it had any."""
         if not entry.rows:
             return True
-        found = self._sides.dest.fetch(statements.holding_rows([(move.schema, move.name)]))
+        found = self.sides.dest.fetch(statements.holding_rows([(move.schema, move.name)]))
         if not found:
             self._listen(Told(f"{move.full_name} begins anew: its rows are gone"))
         return bool(found)
@@ -625,7 +627,7 @@ def look(source: Session, dest: Session) -> Sides:
         dest_is, there = catalog.server(dest), inventory.tables(dest)
     if dest_is.in_recovery:
         raise PlanRefused("dest: a standby takes no rows", side="dest")
-    return Sides(source, dest, source_is, dest_is, items, there)
+    return Sides(source, dest, source_is, dest_is, items, items, there)
 
 
 def _gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:

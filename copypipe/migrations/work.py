@@ -38,9 +38,9 @@ from copypipe.tables import spelled
 from copypipe.transfers import Holder, HolderLost, SnapshotLost, Transferred
 from copypipe.workers import Stop, Stopped
 
-# What each index build may sort in memory, unless --dest-set says otherwise: the default of 64 MB
-# sorts 5 million keys in several runs.
-INDEX_MEMORY = "256MB"
+# What each index build may sort in memory at least, unless --dest-set says otherwise: the server's
+# default of 64 MB sorts 5 million keys in several runs.
+INDEX_MEMORY_KB = 256 << 10
 
 
 T = TypeVar("T")
@@ -479,6 +479,8 @@ class _Worker:
         made: list[tuple[Noted, float]] = []
         with self._pair.sessions() as (_, dest):
             _begin(work, dest)
+            if "maintenance_work_mem" not in dest.settings:
+                dest.fetch(statements.at_least_memory(INDEX_MEMORY_KB))
             left = journals.undone(dest, work.migration, [noted.number for noted in some])
             for noted in some:
                 if noted.number not in left:
@@ -513,10 +515,7 @@ class _Worker:
 
 def _begin(work: Work, dest: Session) -> None:
     """Begin a transaction of the dest in which something is made or told."""
-    local = {"lock_timeout": plans.OTHER_LOCKS}
-    if "maintenance_work_mem" not in dest.settings:
-        local["maintenance_work_mem"] = INDEX_MEMORY
-    dest.begin("READ COMMITTED", read_only=False, local=local)
+    dest.begin("READ COMMITTED", read_only=False, local={"lock_timeout": plans.OTHER_LOCKS})
 
 
 # How often the progress of all workers is told.

@@ -76,6 +76,17 @@ def owners(entries: Sequence[tuple[int, int]]) -> Composed:
     )
 
 
+def at_least_memory(kilobytes: int) -> Composed:
+    """Raise maintenance_work_mem to that, within this transaction, where it is less."""
+    return SQL(
+        """
+        SELECT pg_catalog.set_config('maintenance_work_mem', {}, true)
+          FROM pg_catalog.pg_settings s
+         WHERE s.name = 'maintenance_work_mem' AND s.setting::int8 < {}
+        """
+    ).format(Literal(f"{kilobytes}kB"), Literal(kilobytes))
+
+
 def script(statements: str) -> Composed:
     """Return statements that PostgreSQL itself has spelled."""
     return Composed([SQL(statements)])

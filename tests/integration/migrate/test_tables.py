@@ -506,3 +506,30 @@ def test_a_hostile_comment_is_a_comment(source: Database, dest: Database) -> Non
 
     assert "stolen" not in tables(dest)
     assert definitions(dest) == definitions(source)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2018-03-01') TO ('2018-04-01');"
+        "INSERT INTO event VALUES (1000, '2018-03-05')",
+        "ALTER TABLE event DETACH PARTITION event_2",
+        "ALTER TABLE event_2 RENAME TO event_3",
+        "DROP TABLE event_2; CREATE TABLE event_2 (id int, at date)",
+    ],
+)
+def test_partitions_that_come_and_go_meanwhile_are_noticed(
+    source: Database, dest: Database, change: str
+) -> None:
+    """Between the look at the source and the locks: else rows would be missing."""
+    source.execute(PARTED)
+
+    class Changes(Heard):
+        def append(self, text: str) -> None:
+            if "the dest needs about" in text:
+                source.execute(change)
+
+    with pytest.raises((PlanRefused, CopyFailed)):
+        move(source, dest, listen=Changes())
+
+    assert tables(dest) == set()
