@@ -262,9 +262,9 @@ def _check_same(sides: Sides, now: Sequence[Item]) -> None:
         {(each.oid, each.full_name, each.kind, each.parent, each.bound) for each in found}
         for found in (inventory.trees(sides.everything, chosen), inventory.trees(now, chosen))
     )
-    if changed := sorted(before ^ after):
+    if changed := sorted(name for _, name, *_ in before ^ after):
         raise PlanRefused(
-            f"source: {changed[0][1]} was altered while the migration was prepared",
+            f"source: {changed[0]} was altered while the migration was prepared",
             hint="Run it again.",
             side="source",
         )
