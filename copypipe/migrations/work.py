@@ -256,6 +256,11 @@ class Work:
             self._left[part.table].discard(part.slice)
             return not self._left[part.table]
 
+    @property
+    def parts_left(self) -> int:
+        """Return how many parts of all tables are still to be copied."""
+        return sum(map(len, self._left.values()))
+
     def made(self, noted: Noted, seconds: float) -> None:
         """Count a step that was done."""
         with self.lock:
@@ -513,6 +518,14 @@ class _Worker:
             self._work.advance.hear(event)
 
 
+def _besides(work: Work) -> str:
+    """Return how many parts and steps are done, where there are some."""
+    parts, left = sum(table.of for table in work.tables), work.parts_left
+    told = [f"{parts - left}/{parts} parts"] if parts > len(work.tables) else []
+    told += [f"{work.steps_done}/{len(work.steps)} steps"] if work.steps else []
+    return ", ".join(told)
+
+
 def _begin(work: Work, dest: Session) -> None:
     """Begin a transaction of the dest in which something is made or told."""
     dest.begin("READ COMMITTED", read_only=False, local={"lock_timeout": plans.OTHER_LOCKS})
@@ -563,6 +576,6 @@ class _Advance:
                 rows=sum(t.rows for t in tables) + sum(each.rows for each in moving),
                 estimated_bytes=sum(t.move.size_bytes for t in tables),
                 unit="tables",
-                besides=f"{work.steps_done}/{len(work.steps)} steps" if work.steps else "",
+                besides=_besides(work),
             )
         )

@@ -33,12 +33,13 @@ DEFECTS = {
         "transfers.py",
         (
             (
-                "    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by), attempt)\n",
+                "    _lock(plan, dest, listen, _locks(plan, attempt, sliced_by, holder),"
+                " attempt)\n",
                 '    _begin_writing(plan, dest, {"lock_timeout": "60s"})\n',
             ),
             (
                 "    _refuse_unasked(plan, had_rows=cleared.had_rows)\n",
-                "    dest.fetch(lock_statements.take(_locks(plan, attempt, sliced_by),"
+                "    dest.fetch(lock_statements.take(_locks(plan, attempt, sliced_by, holder),"
                 " plan.dest.table.root_oid))\n"
                 "    _refuse_unasked(plan, had_rows=cleared.had_rows)\n",
             ),
@@ -51,7 +52,7 @@ DEFECTS = {
             (
                 "    if position is not None:\n"
                 "        _record(plan, dest, filled.table or plan.dest.table, done, seen,"
-                " position, moment)\n",
+                " position, moment, holder)\n",
                 "    _LATER.append((plan, done, seen, position, moment))\n",
             ),
             (
@@ -59,7 +60,7 @@ DEFECTS = {
                 "    plan, done, seen, position, moment = _LATER.pop()\n"
                 "    if position is not None:\n"
                 '        dest.begin("READ COMMITTED", read_only=False)\n'
-                "        _record(plan, dest, plan.dest.table, done, seen, position, moment)\n"
+                "        _record(plan, dest, plan.dest.table, done, seen, position, moment, None)\n"
                 "        dest.commit_note()\n"
                 "    listen(Decided(committed=True))\n",
             ),

@@ -254,16 +254,16 @@ def test_a_mistake_in_the_year_is_told_at_once(pair: Pair) -> None:
 def test_a_snapshot_that_is_lost_leaves_what_is_done(
     pair: Pair, words: Words, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, begun = transfers._begin_with, 0
+    real, begun = transfers.begin_with, 0
 
-    def lost(*args: Any) -> None:
+    def lost(*args: Any, **more: Any) -> None:
         nonlocal begun
         begun += 1
         if begun > 3:
             raise SnapshotLost("source: the snapshot of the run is gone", side="source")
-        real(*args)
+        real(*args, **more)
 
-    monkeypatch.setattr(transfers, "_begin_with", lost)
+    monkeypatch.setattr(transfers, "begin_with", lost)
 
     run = words(
         *("backfill", "public.t", "--from", RANGE["start"], "--to", RANGE["stop"], "--snapshot")
