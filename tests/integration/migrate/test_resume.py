@@ -87,14 +87,16 @@ def moments(
     return found
 
 
-def killed(source: Database, dest: Database, moment: int, jobs: int = 1) -> None:
+def killed(
+    source: Database, dest: Database, moment: int, jobs: int = 1, point: str = "dest-statement"
+) -> None:
     """Run the executable until that statement of the dest, where it is killed."""
     done = subprocess.run(
         [
             *(sys.executable, "-m", "copypipe", "migrate", "--all-tables", "--part-size", "1MB"),
             *("--jobs", str(jobs), "--source", source.dsn, "--dest", dest.dsn),
         ],
-        env={**os.environ, "COPYPIPE_CRASHPOINT": f"dest-statement:{moment}"},
+        env={**os.environ, "COPYPIPE_CRASHPOINT": f"{point}:{moment}"},
         capture_output=True,
         check=False,
         timeout=60,
@@ -126,6 +128,20 @@ def test_a_killed_migration_goes_on_from_any_moment(
         assert contents(dest) == contents(filled), f"killed at {moment}, {at}"
         assert definitions(dest) == definitions(filled), f"killed at {moment}, {at}"
         assert ("end", 0) in done(dest)
+
+
+@pytest.mark.parametrize("point", ["commit-sent", "committed"])
+def test_killed_around_a_commit(
+    filled: Database, fresh_dest: Iterator[Database], point: str
+) -> None:
+    """That of the set-up, and those of parts and tables: nothing is there twice."""
+    for number in (1, 2, 3, 5):
+        dest = next(fresh_dest)
+        killed(filled, dest, number, point=point)
+
+        assert ended(move(filled, dest, resume=True)), f"killed at {number}"
+
+        assert contents(dest) == contents(filled), f"killed at {number}"
 
 
 def test_killed_with_several_jobs(filled: Database, fresh_dest: Iterator[Database]) -> None:
