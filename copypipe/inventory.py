@@ -50,7 +50,9 @@ class Item:
 
 
 def tables(session: Session) -> tuple[Item, ...]:
-    """Return the tables of users, in the session's open transaction; empties its search path.
+    """Return the tables of users without their sizes, in the session's open transaction.
+
+    Empties its search path.
 
     Which are visible is asked by the path that it has before.
     """
@@ -58,6 +60,17 @@ def tables(session: Session) -> tuple[Item, ...]:
     session.execute(sessions.empty_search_path())
     found = [Item(*row) for row in session.fetch(statements.tables())]
     return tuple(replace(each, is_visible=each.oid in visible) for each in found)
+
+
+def measured(session: Session, items: Sequence[Item]) -> tuple[Item, ...]:
+    """Return tables with their sizes, in the session's open transaction."""
+    found = {oid: sizes for oid, *sizes in session.fetch(statements.sizes([e.oid for e in items]))}
+    nothing = (0, 0, 0)
+    return tuple(
+        replace(each, pages=pages, size_bytes=size, index_bytes=indexes)
+        for each in items
+        for pages, size, indexes in [found.get(each.oid, nothing)]
+    )
 
 
 @dataclass(frozen=True, slots=True)

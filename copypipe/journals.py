@@ -66,6 +66,8 @@ class Part(NamedTuple):
     bytes: int
     digest: Digest | None
     seconds: float
+    xid: int
+    """The transaction that wrote it."""
 
 
 class Noted(NamedTuple):
@@ -147,12 +149,45 @@ def unfinished(session: Session, of_source: Mapping[str, Any]) -> list[Unfinishe
     return [Unfinished(*row) for row in session.fetch(statements.unfinished(of_source))]
 
 
-def holding(session: Session, tables: Sequence[int]) -> tuple[str, str] | None:
-    """Return the migration that has not ended and has one of these tables, and the table's name."""
-    if not is_there(session):
-        return None
-    found = session.fetch(statements.holding(tables))
-    return (found[0][0], found[0][1]) if found else None
+class Other(NamedTuple):
+    """A migration that has something left to do."""
+
+    id: str
+    has_ended: bool
+    """As a rehearsal, which makes no foreign keys."""
+    oids: list[int]
+    """Its tables at the dest."""
+    names: list[str]
+
+
+def others(session: Session, tables: Sequence[int]) -> list[Other]:
+    """Return the migrations with one of these tables that have something left to do."""
+    if not is_there(session) or not tables:
+        return []
+    return [Other(*row) for row in session.fetch(statements.others(tables))]
+
+
+def take_over(
+    session: Session, migrations: Sequence[str], sources: Mapping[int, int]
+) -> list[Step]:
+    """Return what migrations have left to do, and remove what is told of them.
+
+    `sources` are the OIDs at the source by those at the dest. Not ANALYZE, which each does itself.
+    """
+    if not migrations:
+        return []
+    found = session.fetch(statements.left(migrations))
+    session.execute(statements.forget(migrations))
+    return [
+        Step(kind, sources.get(oid, 0), name, statement)
+        for kind, oid, name, statement in found
+        if kind != "analyze"
+    ]
+
+
+def dropped(session: Session) -> list[str]:
+    """Return the definitions of indexes that were dropped and are not made again yet."""
+    return [text for (text,) in session.fetch(statements.dropped())] if is_there(session) else []
 
 
 def tables(session: Session, migration: str) -> list[Entry]:
@@ -186,8 +221,8 @@ def parts(session: Session, migration: str, dest_oid: int) -> list[Part]:
     """Return the parts of a table that are there, in whichever snapshot they were read."""
     found = session.fetch(statements.parts(migration, dest_oid))
     return [
-        Part(what, rows, size, parse(checksum) if checksum else None, seconds)
-        for what, rows, size, checksum, seconds in found
+        Part(what, rows, size, parse(checksum) if checksum else None, seconds, xid)
+        for what, rows, size, checksum, seconds, xid in found
     ]
 
 
@@ -239,12 +274,6 @@ def undone(session: Session, migration: str, numbers: Sequence[int]) -> set[int]
 def done(session: Session, migration: str, steps: Sequence[tuple[int, float]]) -> None:
     """Tell that steps were done, each with the seconds that it took."""
     session.execute(statements.done(migration, steps))
-
-
-def abandon(session: Session, tables: Sequence[int]) -> None:
-    """Tell that migrations have ended of which one of these tables is taken."""
-    if is_there(session):
-        session.execute(statements.abandon(tables))
 
 
 def end(session: Session, migration: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 
-from copypipe import catalog, ledger, plans, servers
+from copypipe import catalog, journals, ledger, plans, servers
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.ledger import Receipt
 from copypipe.requests import Endpoint, Recorded
@@ -58,6 +58,15 @@ def remove(dest: Endpoint, wait: float, agrees: Callable[[str], bool], *, dry_ru
             )
         with session.reading(lock_timeout=plans.OTHER_LOCKS):
             rows, tables = ledger.counts(session)
+            dropped = journals.dropped(session)
+        if dropped:
+            raise PlanRefused(
+                "dest: the ledger alone knows indexes that a migration has dropped",
+                detail=f"{'; '.join(dropped)}.",
+                hint="Go on with it (copypipe migrate --resume), or make them, and DELETE FROM "
+                "copypipe.migration.",
+                side="dest",
+            )
         what = f"the ledger of {session.address} tells of {rows} copies of {tables} tables"
         if dry_run:
             return f"would remove it: {what}"

@@ -226,17 +226,19 @@ def _select(of: Relation, columns: Sequence[Copied], slice_: slices.Slice) -> St
     return copies.select(of, [(column.source, column.crossing) for column in columns], slice_)
 
 
-def make(request: Request, source: Session, dest: Session) -> Plan:
+def make(request: Request, source: Session, dest: Session, *, patience: str = OTHER_LOCKS) -> Plan:
     """Read both sides and decide; changes nothing.
+
+    `patience` is how long locks of the source are waited for.
 
     Raises UsageError, and PlanRefused with all that stands in the way.
     """
-    plan = draft(request, source, dest)
+    plan = draft(request, source, dest, patience=patience)
     plan.check()
     return plan
 
 
-def draft(request: Request, source: Session, dest: Session) -> Plan:
+def draft(request: Request, source: Session, dest: Session, *, patience: str = OTHER_LOCKS) -> Plan:
     """Make a plan that tells what stands in its way; raises PlanRefused where there can be none.
 
     Of the dest's table nothing but its catalog is read, so that another run that has locked the
@@ -245,7 +247,7 @@ def draft(request: Request, source: Session, dest: Session) -> Plan:
     """
     refusals = Refusals()
     try:
-        with reading(request, source, dest):
+        with reading(request, source, dest, patience):
             return _drafted(request, source, dest, refusals)
     except (PlanRefused, CopyFailed) as error:
         # What a server says of a side that was refused already follows from that, mostly.
@@ -294,10 +296,12 @@ def _on_freezing(plan: Plan) -> list[str]:
 
 
 @contextmanager
-def reading(request: Request, source: Session, dest: Session) -> Iterator[None]:
+def reading(
+    request: Request, source: Session, dest: Session, patience: str = OTHER_LOCKS
+) -> Iterator[None]:
     """Run the block in a read-only transaction of each side, in which names can be resolved."""
     with (
-        source.reading(own_search_path=True, lock_timeout=OTHER_LOCKS),
+        source.reading(own_search_path=True, lock_timeout=patience),
         dest.reading(own_search_path=True, lock_timeout=milliseconds(request.wait_lock)),
     ):
         yield

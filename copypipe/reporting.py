@@ -200,7 +200,8 @@ def proposal_text(found: Proposal) -> str:
         parts = f" in {each.parts} parts" if each.parts > 1 else ""
         how = "is there" if each.is_there else "is made"
         rows = ", holds rows" if each.holds_rows else ""
-        about = f"about {move.item.estimated_rows:.0f} rows, " if move.item.pages else ""
+        rows_told = move.item.estimated_rows
+        about = f"about {rows_told:.0f} rows, " if rows_told >= 0 and move.item.pages else ""
         lines.append(
             f"  {move.item.full_name}{into}  {about}{in_units(move.size_bytes)} and "
             f"{in_units(move.index_bytes)} of indexes{parts}; {how}{rows}"

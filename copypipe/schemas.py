@@ -24,8 +24,13 @@ from copypipe import launcher
 from copypipe.errors import CopyFailed, PlanRefused, printable
 from copypipe.servers import Session
 from copypipe.statements import schemas as statements
+from copypipe.tables import spelled
 
 Section = Literal["pre-data", "post-data"]
+
+# How long pg_dump waits for a table that somebody has locked. Who waits for the locks of the leader
+# (an ALTER TABLE) would be waited for here, and nobody sees that as a deadlock.
+LOCK_SECONDS = 30
 
 
 def _words(text: str) -> list[str]:
@@ -60,6 +65,8 @@ _OF_TABLES = frozenset(
     |ROW SECURITY|RULE|SEQUENCE|SEQUENCE OWNED BY|STATISTICS|TABLE ATTACH|TRIGGER|ACL|SECURITY LABEL
     """)
 )
+# What is about something, whatever it is: it comes with that.
+_ABOUT = frozenset({"COMMENT", "ACL", "SECURITY LABEL", "CHECK CONSTRAINT"})
 _RELATIONS = frozenset({"TABLE", "VIEW", "MATERIALIZED VIEW", "FOREIGN TABLE"})
 
 
@@ -115,7 +122,8 @@ def select(entries: Sequence[Entry], tables: Collection[int]) -> Selection:
         grown = False
         for entry in entries:
             known = entry.number in owners or entry.number in left_out
-            if known or entry.kind not in _OF_TABLES or not entry.needs & owners:
+            of = chosen if entry.kind in _ABOUT else owners
+            if known or entry.kind not in _OF_TABLES or not entry.needs & of:
                 continue
             needs = _with_needs([entry.number], by_number)
             relations = {each for each in needs if by_number[each].kind in _RELATIONS}
@@ -197,21 +205,25 @@ class Tools:
 
         `more` goes into its environment, where no other user of the machine can read it.
         """
-        environment = {**os.environ, **more, "LC_ALL": "C"}
+        # What a service file says would come before what the connection was made with.
+        own = {name: value for name, value in os.environ.items() if "PGSERVICE" not in name}
+        environment = {**own, **more, "LC_ALL": "C"}
         if self.libraries is not None:
             environment["LD_LIBRARY_PATH"] = str(self.libraries)
         done = subprocess.run(
             [str(self.folder / program), *arguments],
             env=environment,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             check=False,
         )
         if done.returncode == 0:
             return done.stdout
         words = [line for line in done.stderr.splitlines() if line.strip()]
+        words = [line for line in words if "error:" in line] or words[-1:]
         raise CopyFailed(
-            f"{program} failed", detail=printable(words[-1]) if words else None, side="source"
+            f"{program} failed", detail=printable(words[0]) if words else None, side="source"
         )
 
 
@@ -248,10 +260,17 @@ def _candidates() -> Iterable[Tools]:
             yield Tools(binaries.bindir, binaries.libdir, binaries.major)
 
 
-def dump(source: Session, tools: Tools, snapshot: str | None, folder: Path) -> Path:
+def dump(
+    source: Session,
+    tools: Tools,
+    snapshot: str | None,
+    folder: Path,
+    without: Sequence[tuple[str, str]] = (),
+) -> Path:
     """Write the definitions of the source's database into an archive, as of a snapshot, or of now.
 
-    No data is read, so the role needs no right on any table. Raises CopyFailed where pg_dump fails.
+    pg_dump locks all tables (ACCESS SHARE), for which the role needs SELECT on them; `without` are
+    those that it lacks that for. Raises CopyFailed where pg_dump fails.
     """
     archive = folder / "schema.dump"
     tools.run(
@@ -260,6 +279,10 @@ def dump(source: Session, tools: Tools, snapshot: str | None, folder: Path) -> P
             "--format=custom",
             "--schema-only",
             "--no-tablespaces",
+            "--encoding=UTF8",
+            *[f"--exclude-table={spelled(*name)}" for name in without],
+            *([f"--role={role}"] if (role := source.settings.get("role")) else []),
+            f"--lock-wait-timeout={LOCK_SECONDS * 1000}",
             *([f"--snapshot={snapshot}"] if snapshot is not None else []),
             f"--file={archive}",
         ],
@@ -287,7 +310,10 @@ def _environment(session: Session) -> dict[str, str]:
         for option in pq.Conninfo.get_defaults()
         if option.envvar
     }
-    return {known[name]: value for name, value in chosen.items() if value and name in known}
+    # A literal is read at the dest as the standard has it.
+    chosen["options"] = f"{chosen.get('options') or ''} -c standard_conforming_strings=on".strip()
+    found = {known[name]: value for name, value in chosen.items() if value and name in known}
+    return {name: value for name, value in found.items() if "PGSERVICE" not in name}
 
 
 def script(

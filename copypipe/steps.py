@@ -17,7 +17,7 @@ from copypipe.schemas import Contents, Entry
 from copypipe.servers import Session
 from copypipe.statements import steps as statements
 
-Kind = Literal["index", "constraint", "analyze", "other", "reference", "validation"]
+Kind = Literal["index", "constraint", "analyze", "other", "reference", "validation", "last"]
 """In this order: the first three of each table by itself, the others when all tables are there."""
 
 # From this version on a foreign key of a partitioned table may be added without a look at its rows
@@ -54,6 +54,8 @@ class _Index(NamedTuple):
     is_clustered: bool
     is_identity: bool
     bytes: int
+    inherits: bool
+    """Its table is an inheritance child."""
 
     @property
     def made_first(self) -> bool:
@@ -62,7 +64,9 @@ class _Index(NamedTuple):
         Not that of a partitioned table, nor one without overlaps (ALTER TABLE, "USING INDEX").
         """
         alone = self.kind == "i" and self.constraint is None
-        return alone or (self.kind == "i" and self.of_kind in ("p", "u") and self.method == "btree")
+        plain = self.kind == "i" and self.of_kind in ("p", "u") and self.method == "btree"
+        # USING INDEX would make NOT NULL, which a child has from its parent, its own.
+        return alone or (plain and not self.inherits)
 
     @property
     def behind(self) -> list[str]:
@@ -100,6 +104,7 @@ def of_archive(
         wanted[place - 1].number: (oid, kind)
         for place, oid, kind in source.fetch(statements.owners(named))
     }
+    about = {entry.number for entry in wanted if entry.kind == "FK CONSTRAINT"}
     found: list[Step] = []
     for entry in wanted:
         text, name = texts[entry.number], entry.name.rsplit(" ", 1)[0]
@@ -118,7 +123,8 @@ def of_archive(
         elif of_kind == "r" and entry.kind in ("CONSTRAINT", "CHECK CONSTRAINT", "STATISTICS"):
             found.append(Step("constraint", of, name, text))
         else:
-            found.append(Step("other", 0, f"{entry.kind} {name}", text))
+            kind: Kind = "last" if entry.needs & about else "other"
+            found.append(Step(kind, 0, f"{entry.kind} {name}", text))
     return sorted(found, key=lambda step: -sizes.get(step, 0))
 
 

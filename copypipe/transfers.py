@@ -108,6 +108,8 @@ class Holder:
     """Its backend."""
     migration: str
     """What the transfers are of."""
+    run: str
+    """Which start of it."""
 
 
 class HolderLost(CopyFailed):
@@ -449,9 +451,13 @@ def _record(
             "accepted": list(plan.request.accept),
             "transport": done.transport,
             "seconds": round(done.seconds, 3),
-            **({"migration": holder.migration} if holder is not None else {}),
+            **_of_holder(holder),
         },
     )
+
+
+def _of_holder(holder: Holder | None) -> dict[str, str]:
+    return {"migration": holder.migration, "run": holder.run} if holder is not None else {}
 
 
 def _is_equal(plan: Plan, done: Transferred) -> bool:

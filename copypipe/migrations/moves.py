@@ -13,6 +13,7 @@ from copypipe import inventory, parts
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.inventory import Item
 from copypipe.slices import Pages, Slice, Whole
+from copypipe.statements.migrations import Target
 from copypipe.tables import folded
 
 
@@ -85,6 +86,11 @@ class Move:
         if self.into is None:
             raise AssertionError("the tables of the dest are made by now")
         return self.into
+
+    @property
+    def target(self) -> Target:
+        """Return the table at the dest as statements name it."""
+        return Target(self.schema, self.name, only=self.there.kind != "p")
 
     @property
     def is_routed(self) -> bool:

@@ -51,9 +51,10 @@ from copypipe.migrations.setup import (
     Sides,
     begin,
     chunks,
+    does,
     look,
 )
-from copypipe.migrations.work import Outcome, Part, Table, Work
+from copypipe.migrations.work import Outcome, Part, Sealing, Table, Work
 from copypipe.requests import (
     Endpoint,
 )
@@ -62,6 +63,7 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
 from copypipe.statements import sessions
 from copypipe.statements import steps as step_statements
+from copypipe.statements.migrations import Target
 from copypipe.steps import Step
 from copypipe.transfers import Holder
 
@@ -125,9 +127,10 @@ class Migration:
                 for outcome in outcomes:
                     if outcome.error is not None:
                         self._failed.append((_what(outcome), outcome.error))
-            if not self._failed:
-                _finish(work, start)
-                self._is_ended = True
+            if all(table.is_copied for table in work.tables):
+                ends = not self._failed and work.is_finished
+                _finish(work, start, ends=ends)
+                self._is_ended = ends
         result = self.result
         if result is None:
             raise AssertionError("the work is there")
@@ -135,9 +138,14 @@ class Migration:
 
     def _set_up(self, stack: ExitStack, leader: Session, keeper: Session) -> First | Again:
         """Look, refuse, take the snapshot and the keys, make the tables: then there is work."""
-        with both(self._request, self._listen, self._run, self._reached) as (source, dest):
-            sides = look(source, dest)
+        with (
+            both(self._request, self._listen, self._run, self._reached) as (source, dest),
+            connected("dest", self._options.dest, self._run, self._reached) as gate,
+        ):
             _make_ledger(dest, self._listen)
+            # Two that are set up at a time would both find the same tables missing, or empty.
+            self._pass(gate)
+            sides = look(source, dest)
             kind = Again if self._options.resume else First
             start = kind(self._options, self._listen, self._run, sides)
             start.check()
@@ -154,7 +162,7 @@ class Migration:
             steps=ready.steps,
             snapshot=snapshot,
             position=position,
-            holder=Holder(pid, ready.migration),
+            holder=Holder(pid, ready.migration, self._run),
             listen=self._listen,
         )
         return start
@@ -177,7 +185,7 @@ class Migration:
         }
         leader.begin("REPEATABLE READ", read_only=True, local=local)
         # Before the snapshot: TRUNCATE and rewrites by ALTER TABLE do not respect it.
-        for some in chunks([(each.schema, each.name) for each in sides.items]):
+        for some in chunks([Target(each.schema, each.name) for each in sides.items]):
             leader.execute(statements.lock_for_reading(some))
         _check_same(sides, inventory.tables(leader))
         position = catalog.position(leader)
@@ -196,6 +204,12 @@ class Migration:
             )
         )
         return snapshot, position
+
+    def _pass(self, gate: Session) -> None:
+        """Let nobody else set up a migration into this database until the session ends."""
+        patience = {"lock_timeout": plans.milliseconds(self._options.wait_lock)}
+        gate.begin("READ COMMITTED", read_only=False, local=patience)
+        Keeper(gate, self._options).take_setting_up()
 
     def _keep(self, keeper: Session, keys: Mapping[int, str]) -> int:
         """Keep other runs away from tables of the dest; returns the backend that does."""
@@ -229,7 +243,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             if archive is not None:
                 makes = tuple(f"{e.kind} {e.name.rsplit(' ', 1)[0]}" for e in archive.wanted)
                 source.begin("READ COMMITTED", read_only=True)
-                todo = archive.steps(sides)
+                todo = [each for each in archive.steps(sides) if does(options, each)]
                 source.rollback()
                 left_out = archive.left_out
         filled = {move.item.oid for move in first.filled}
@@ -287,8 +301,8 @@ def _make_ledger(dest: Session, listen: Listener) -> None:
         )
 
 
-def _finish(work: Work, start: First | Again) -> None:
-    """Set the sequences to where they are at the source, and tell that all is done.
+def _finish(work: Work, start: First | Again, *, ends: bool) -> None:
+    """Set the sequences to where they are at the source, and tell that all is done, if it is.
 
     Over new connections: those of the beginning have been silent for as long as all of it took.
     """
@@ -301,16 +315,21 @@ def _finish(work: Work, start: First | Again) -> None:
                 for some in chunks(list(wanted.items())):
                     told = [(name, *state) for name, state in some]
                     dest.fetch(step_statements.set_sequences(told))
-                journals.end(dest, work.migration)
+                if ends:
+                    journals.end(dest, work.migration)
                 dest.commit_note()
 
         attempts.persist(work.request, work.listen, finish)
 
 
+_State = tuple[int, bool]
+"""last_value and is_called of a sequence."""
+
+
 def _sequences(
     source: Session, dest: Session, work: Work, start: First | Again
-) -> dict[tuple[str, str], tuple[int, bool]]:
-    """Return last_value and is_called of each sequence of the dest, from that of the source.
+) -> dict[tuple[str, str], _State]:
+    """Return where sequences of the dest go on: where those of the source are, but never back.
 
     Those that number the same column of the same table belong together, whatever they are called.
     """
@@ -320,22 +339,38 @@ def _sequences(
         into = {item.oid: at_dest.get(names(item)) for item in items}
         into |= {table.move.item.oid: table.move.there.oid for table in work.tables}
         oids = [oid for oid in into.values() if oid is not None]
-        there = {
-            (oid, column): (schema, name)
-            for oid, column, schema, name in dest.fetch(step_statements.sequences(oids))
-        }
-    wanted: dict[tuple[str, str], tuple[int, bool]] = {}
+        found = dest.fetch(step_statements.sequences(oids))
+        there = {(oid, column): (schema, name) for oid, column, schema, name, _ in found}
+        ascends = {(schema, name): ascends for _, _, schema, name, ascends in found}
+        own = _read(dest, list(ascends))
     with source.reading(lock_timeout=plans.OTHER_LOCKS):
-        pairs = {
-            there[other, column]: (schema, name)
-            for oid, column, schema, name in source.fetch(step_statements.sequences(list(into)))
+        pairs = [
+            (there[other, column], (schema, name))
+            for oid, column, schema, name, _ in source.fetch(step_statements.sequences(list(into)))
             if (other := into[oid]) is not None and (other, column) in there
-        }
-        for some in chunks(list(pairs.items())):
-            found = source.fetch(step_statements.read_sequences([of for _, of in some]))
-            for place, value, is_called in found:
-                wanted[some[place][0]] = (value, is_called)
+        ]
+        theirs = _read(source, [of for _, of in pairs])
+    wanted: dict[tuple[str, str], _State] = {}
+    for name, of in pairs:
+        states = [theirs[of], *([wanted[name]] if name in wanted else [])]
+        if own[name][1]:  # else nothing was ever drawn from it
+            states.append(own[name])
+        wanted[name] = (max if ascends[name] else _least)(states)
     return wanted
+
+
+def _least(states: Sequence[_State]) -> _State:
+    """Return the state of a descending sequence that has gone furthest."""
+    return min(states, key=lambda state: (state[0], not state[1]))
+
+
+def _read(session: Session, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], _State]:
+    """Return how far sequences are."""
+    found: dict[tuple[str, str], _State] = {}
+    for some in chunks(list(dict.fromkeys(names))):
+        for place, value, is_called in session.fetch(step_statements.read_sequences(some)):
+            found[some[place]] = (value, is_called)
+    return found
 
 
 def _moved(table: Table) -> Moved:
@@ -365,5 +400,7 @@ def _what(outcome: Outcome) -> str:
     task = outcome.task
     if isinstance(task, Part):
         return f"{task.table.move.full_name} {task.slice}"
+    if isinstance(task, Sealing):
+        return task.table.move.full_name
     names = listed([noted.step.name for noted in task.steps])
     return f"{task.kind} {names}"

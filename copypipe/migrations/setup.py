@@ -50,12 +50,15 @@ from copypipe.migrations.work import Table
 from copypipe.requests import in_units
 from copypipe.schemas import Tools
 from copypipe.servers import Session
-from copypipe.slices import TABLE, Pages
+from copypipe.slices import TABLE, Lock, Pages
 from copypipe.snapshots import Snapshot
 from copypipe.statements import locks
 from copypipe.statements import migrations as statements
 from copypipe.statements import steps as step_statements
+from copypipe.statements.migrations import Target
 from copypipe.steps import Step
+
+_SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
 
 # How many tables one statement names at most.
 _AT_ONCE = 500
@@ -75,6 +78,11 @@ class Sides:
     """All tables of the source."""
     there: tuple[Item, ...]
     """The tables of the dest."""
+
+    def measure(self, options: Options) -> None:
+        """Read the sizes of the tables that are moved."""
+        with self.source.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
+            self.items = inventory.measured(self.source, self.items)
 
     def look_again(self) -> None:
         """Read the tables of the dest again, in its open transaction."""
@@ -100,6 +108,10 @@ class Keeper:
     def take_ledger(self) -> None:
         """Keep the ledger from being removed."""
         self._take([ledger.IN_USE], 0, "the ledger")
+
+    def take_setting_up(self) -> None:
+        """Keep other migrations from being set up."""
+        self._take([_SETTING_UP], 0, "the set-up of a migration")
 
     def take(self, keys: Mapping[int, str]) -> None:
         """Take the keys of tables, by the OIDs of their roots; always in the same order."""
@@ -137,7 +149,10 @@ class First:
         self.sides = sides
         self._names = moves.names(options.into)
         sides.items = inventory.pick(sides.items, options.asked)
+        sides.measure(options)
         self._refusals = Refusals()
+        self._others: list[journals.Other] = []
+        """Migrations with tables of this one that have something left to do."""
         self.filled: list[Move] = []
         """Those into tables that hold rows."""
         self.moves = moves.moves(sides.items, sides.there, self._names, creates=options.schema)
@@ -162,8 +177,13 @@ class First:
                 moves.check_there(self.moves)
         with self._refusals.gathering():
             self._check_twice()
+        with self._refusals.gathering():
+            self._check_routed()
         with sides.dest.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
+            self._others = journals.others(sides.dest, [m.there.oid for m in self.existing])
             self.filled = self._holding_rows()
+            with self._refusals.gathering():
+                self._check_others()
             with self._refusals.gathering():
                 self._check_rows(self.filled)
         self._plan_existing()
@@ -211,16 +231,32 @@ class First:
     def _check_columns(self) -> None:
         """Refuse rows without a column."""
         bare = [item for item in self.sides.items if item.kind == "r" and not item.has_columns]
-        readable = [(item.schema, item.name) for item in bare if item.may_read]
+        readable = [Target(item.schema, item.name) for item in bare if item.may_read]
         with self.sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
             filled = self.sides.source.fetch(statements.holding_rows(readable)) if readable else []
         if filled:
-            names = [".".join(readable[place]) for (place,) in filled]
+            names = [str(readable[place]) for (place,) in filled]
             raise PlanRefused(
                 f"source: {listed(names)} has rows, but no column that could be copied",
                 hint="--exclude the table.",
                 side="source",
             )
+
+    def _check_routed(self) -> None:
+        """Refuse to route a tree of which a partition was excluded: its root is read as a whole."""
+        chosen = {item.oid for item in self.sides.items}
+        for move in self.moves:
+            if not move.is_routed:
+                continue
+            tree = inventory.trees(self.sides.everything, [move.item.oid])
+            if rest := [each.full_name for each in tree if each.oid not in chosen]:
+                raise PlanRefused(
+                    f"source: {listed(rest)} would come with {move.item.full_name}",
+                    detail=f"The partitions of {move.full_name} differ, so rows are read from the "
+                    "root.",
+                    hint="Do not exclude it, or make the same partitions at the dest.",
+                    side="source",
+                )
 
     def _check_twice(self) -> None:
         """Refuse two tables that go into one."""
@@ -237,8 +273,8 @@ class First:
         """Return the moves into tables that hold rows, in the dest's open transaction."""
         found: list[Move] = []
         for some in chunks(self.existing):
-            names = [(move.schema, move.name) for move in some]
-            places = self.sides.dest.fetch(statements.holding_rows(names))
+            targets = [move.target for move in some]
+            places = self.sides.dest.fetch(statements.holding_rows(targets))
             found += [some[place] for (place,) in places]
         return found
 
@@ -246,16 +282,42 @@ class First:
         """Refuse tables that hold rows, unless they are to be replaced."""
         if not filled or self.options.replace:
             return
-        oids = [move.into.oid for move in filled if move.into is not None]
-        held = journals.holding(self.sides.dest, oids)
         names = listed([move.full_name for move in filled])
         raise PlanRefused(
             f"dest: {names} {'hold' if len(filled) > 1 else 'holds'} rows",
-            detail=f"A migration that has not ended has {held[1]}." if held else None,
-            hint=(f"--resume --id {held[0]} goes on with that. " if held else "")
-            + "--replace removes the rows first.",
+            hint="--replace removes the rows first.",
             side="dest",
         )
+
+    def _check_others(self) -> None:
+        """Refuse tables that another migration has not done with, unless it is to be replaced.
+
+        What it has left to do is taken over then: what it has made is there without it.
+        """
+        ours = {move.there.oid for move in self.existing}
+        refusals = Refusals()
+        for other in self._others:
+            shared = [n for oid, n in zip(other.oids, other.names, strict=True) if oid in ours]
+            rest = [n for oid, n in zip(other.oids, other.names, strict=True) if oid not in ours]
+            goes_on = "" if other.has_ended else f"--resume --id {other.id} goes on with it. "
+            if not other.has_ended and not self.options.replace:
+                refusals.add(
+                    PlanRefused(
+                        f"dest: a migration that has not ended has {listed(shared)}",
+                        hint=f"{goes_on}--replace begins anew.",
+                        side="dest",
+                    )
+                )
+            elif rest:
+                refusals.add(
+                    PlanRefused(
+                        f"dest: what a migration of {listed(shared)} has left to do is also about "
+                        f"{listed(rest)}",
+                        hint=f"{goes_on}Name these tables too, or drop those that it has made.",
+                        side="dest",
+                    )
+                )
+        refusals.check()
 
     def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
         """Make what is missing and write down what is to be done, in one transaction of the dest.
@@ -280,30 +342,29 @@ class First:
 
     def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:
         sides, options, dest = self.sides, self.options, self.sides.dest
+        self._check_existing()
         had = {move.item.oid for move in self.existing}
-        for some in chunks([(move.schema, move.name) for move in self.existing]):
+        for some in chunks([move.target for move in self.existing]):
             # Who is still writing, of a run that lost its leader, is waited for.
             dest.execute(statements.lock_for_filling(some))
         filled = self._holding_rows()
         self._check_rows(filled)
-        _truncate(dest, filled)
+        _truncate(dest, filled, self.existing)
         if archive is not None:
             archive.make(dest)
         sides.look_again()
         self.moves = moves.moves(sides.items, sides.there, self._names, creates=False)
         moves.check_there(self.moves)
         todo = archive.steps(sides) if archive is not None else []
+        sources = {move.there.oid: move.item.oid for move in self.moves}
+        todo += journals.take_over(dest, [other.id for other in self._others], sources)
         todo += self._deferred()
-        todo += _analyses(sides.items, self.moves, self._names, sides.dest_is.major)
-        if options.limit is not None:
-            todo = [each for each in todo if each.kind not in ("reference", "validation")]
+        todo += _analyses(sides, self.moves, self._names)
         tables = [
             _table(move, moves.cut(move, options.part_bytes, self._run, options.limit), self._run)
             for move in self.moves
         ]
         _order(tables, dest)
-        if options.replace:
-            journals.abandon(dest, [move.there.oid for move in self.moves])
         identifier = str(uuid.uuid4())
         removed = {move.item.oid for move in filled}
         entries = [
@@ -324,8 +385,27 @@ class First:
             **_start(self._run, snapshot, position),
         }
         journals.begin(dest, identifier, options.told(), start, entries, todo)
-        noted = [Noted(number, step, False, 0.0) for number, step in enumerate(todo)]
+        noted = [
+            Noted(number, step, False, 0.0)
+            for number, step in enumerate(todo)
+            if does(options, step)
+        ]
         return Ready(identifier, tables, noted)
+
+    def _check_existing(self) -> None:
+        """Raise PlanRefused where tables came or went since they were looked at."""
+        before = {move.full_name: move.there.oid for move in self.existing}
+        self.sides.look_again()
+        found = moves.moves(
+            self.sides.items, self.sides.there, self._names, creates=self.options.schema
+        )
+        now = {move.full_name: move.there.oid for move in found if move.into is not None}
+        if changed := sorted(name for name, _ in before.items() ^ now.items()):
+            raise PlanRefused(
+                f"dest: {changed[0]} was made or dropped while the migration was prepared",
+                hint="Run it again.",
+                side="dest",
+            )
 
     def _deferred(self) -> list[Step]:
         """Drop the plain indexes of tables that are there, and return how they are made again."""
@@ -369,7 +449,8 @@ class Archive:
         if not options.schema:
             return None
         tools = schemas.find(sides.source_is.major)
-        path = schemas.dump(sides.source, tools, snapshot, folder)
+        unreadable = [(e.schema, e.name) for e in sides.everything if not e.may_read]
+        path = schemas.dump(sides.source, tools, snapshot, folder, unreadable)
         return cls(options, sides, tools, path, snapshot)
 
     @property
@@ -444,7 +525,7 @@ class Again:
             schema=asked["schema"],
             limit=asked["limit"],
         )
-        self._noted = noted
+        self._noted = [each for each in noted if does(self.options, each.step)]
         self.moves: list[Move] = []
 
     def _unfinished(self, options: Options) -> journals.Unfinished:
@@ -487,9 +568,14 @@ class Again:
                             side="source" if side == "source" else "dest",
                         )
                     )
-            if item is not None and into is not None:
-                self.moves.append(moves.move(item, into, sides.items))
+        refusals.check()
         sides.items = inventory.trees(sides.items, [entry.source_oid for entry in self._entries])
+        sides.measure(self.options)
+        at_source = {item.oid: item for item in sides.items}
+        self.moves = [
+            moves.move(at_source[entry.source_oid], at_dest[entry.dest_oid], sides.items)
+            for entry in self._entries
+        ]
         _gather_unreadable(refusals, sides.items)
         refusals.check()
         copied = sum(entry.copied_at is not None for entry in self._entries)
@@ -533,12 +619,13 @@ class Again:
             if entry.copied_at is not None and self._still_there(move, entry):
                 tables.append(self._kept(move, entry, dest))
                 continue
-            dest.execute(statements.lock_for_filling([(move.schema, move.name)]))
+            dest.execute(statements.lock_for_filling([move.target]))
             parts = journals.parts(dest, self._found.id, entry.dest_oid)
             ours = [part for part in parts if entry.run in part.what]
-            rows = dest.fetch_one(statements.count((move.schema, move.name)))[0]
-            if rows and rows != sum(part.rows for part in ours):
-                refusals.add(self._with_others(move, rows, sum(part.rows for part in ours)))
+            xids = [part.xid for part in ours]
+            rows, own = dest.fetch_one(statements.count_of(move.target, xids))
+            if rows != own or (rows and rows != sum(part.rows for part in ours)):
+                refusals.add(self._with_others(move, rows, own))
                 continue
             if rows and not options.consistent and entry.parts:
                 tables.append(self._continued(move, entry, ours))
@@ -556,7 +643,7 @@ class Again:
             tables.append(_table(move, slices_, self._run))
             anew.append(replace(entry, run=self._run, parts=_bounds(slices_)))
         refusals.check()
-        _truncate(dest, emptied)
+        _truncate(dest, emptied, [table.move for table in tables if not table.is_copied])
         _order(tables, dest)
         journals.begin_again(
             dest, self._found.id, _start(self._run, snapshot, position), anew, self._run
@@ -567,7 +654,7 @@ class Again:
         """Return whether a table that was copied still has rows, if it had any."""
         if not entry.rows:
             return True
-        found = self.sides.dest.fetch(statements.holding_rows([(move.schema, move.name)]))
+        found = self.sides.dest.fetch(statements.holding_rows([move.target]))
         if not found:
             self._listen(Told(f"{move.full_name} begins anew: its rows are gone"))
         return bool(found)
@@ -609,7 +696,7 @@ class Again:
 
     def _with_others(self, move: Move, rows: int, ours: int) -> PlanRefused:
         return PlanRefused(
-            f"dest: {move.full_name} holds {rows} rows, and this migration brought {ours}",
+            f"dest: {move.full_name} holds {rows} rows, of which this migration wrote {ours}",
             detail="Rows of others are never removed.",
             hint="Remove them, or begin anew: the same command as at first, with --replace.",
             side="dest",
@@ -628,6 +715,14 @@ def look(source: Session, dest: Session) -> Sides:
     if dest_is.in_recovery:
         raise PlanRefused("dest: a standby takes no rows", side="dest")
     return Sides(source, dest, source_is, dest_is, items, items, there)
+
+
+def does(options: Options, step: Step) -> bool:
+    """Return whether a migration does a step: a rehearsal makes no foreign keys.
+
+    Of some of the rows they would not hold; whoever moves all of them takes them over.
+    """
+    return options.limit is None or step.kind not in ("reference", "validation", "last")
 
 
 def _gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:
@@ -657,12 +752,21 @@ def _commit(dest: Session) -> None:
         raise
 
 
-def _truncate(dest: Session, filled: Sequence[Move]) -> None:
-    """Remove all rows of tables at once, so that they may point at each other."""
+def _truncate(dest: Session, filled: Sequence[Move], may_be: Sequence[Move]) -> None:
+    """Remove all rows of tables at once, so that they may point at each other.
+
+    `may_be` are those that may be truncated besides: a table at which another one points can be
+    truncated only with that, also where that has no row.
+    """
     if not filled:
         return
+    by_oid = {move.there.oid: move for move in may_be}
+    chosen = {move.there.oid: move for move in filled}
+    pointing = dest.fetch(statements.pointing(list(by_oid)))
+    while more := {c for c, parent in pointing if parent in chosen and c not in chosen}:
+        chosen |= {oid: by_oid[oid] for oid in more}
     try:
-        dest.execute(statements.truncate([(move.schema, move.name) for move in filled]))
+        dest.execute(statements.truncate([move.target for move in chosen.values()]))
     except CopyFailed as error:
         if error.sqlstate == "0A000":  # a foreign key of another table points at one
             error.hint = "Move that table too, or remove the rows yourself."
@@ -720,24 +824,23 @@ def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
     return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
 
 
-def _analyses(
-    items: Sequence[Item], of: Sequence[Move], names: Names, dest_major: int
-) -> list[Step]:
+def _analyses(sides: Sides, of: Sequence[Move], names: Names) -> list[Step]:
     """Return the steps that gather statistics.
 
     Those of a partitioned table, which nothing else gathers, need a look at its partitions; before
     18 that gathers those of each partition again, so there it is done once, for the whole tree.
     """
-    roots = inventory.roots(items)
+    roots = inventory.roots(sides.items)
+    trees = {(each.schema, each.name) for each in sides.there if each.kind == "p"}
+    by_itself = sides.dest_is.major >= _ANALYZE_ONLY
     found = {}
     for move in of:
         top = roots[move.item.oid]
-        is_part = top.oid != move.item.oid
+        is_part = top.oid != move.item.oid and names(top) in trees
         if is_part:
-            only = dest_major >= _ANALYZE_ONLY
-            name = names(top)
-            found[top.oid] = _analysis(top, name, step_statements.analyze(name, only=only))
-        if not is_part or dest_major >= _ANALYZE_ONLY:
+            text = step_statements.analyze(names(top), only=by_itself)
+            found[top.oid] = _analysis(top, names(top), text)
+        if not is_part or by_itself:
             name = (move.schema, move.name)
             found[move.item.oid] = _analysis(move.item, name, step_statements.analyze(name))
     return list(found.values())

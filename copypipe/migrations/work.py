@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 from uuid import uuid4
 
@@ -21,7 +22,7 @@ from copypipe.attempts import Ending, Pair
 from copypipe.catalog import Position
 from copypipe.crossings import Sides
 from copypipe.digests import Digest
-from copypipe.errors import CopypipeError, Differs
+from copypipe.errors import CopyFailed, CopypipeError, Differs, TransientError
 from copypipe.events import Advanced, Event, Listener, Progress, Retried, Silent, Waiting
 from copypipe.journals import Noted
 from copypipe.ledger import Attempt
@@ -32,6 +33,7 @@ from copypipe.servers import Session
 from copypipe.slices import Pages, Slice, Whole
 from copypipe.snapshots import Snapshot
 from copypipe.statements import digests as digest_statements
+from copypipe.statements import migrations as migration_statements
 from copypipe.statements import steps as statements
 from copypipe.steps import Kind
 from copypipe.tables import spelled
@@ -45,6 +47,12 @@ INDEX_MEMORY_KB = 256 << 10
 
 T = TypeVar("T")
 
+
+# How long a plan waits for a lock of the source. Whoever waits for the leader's is waited for here
+# (an ALTER TABLE), and nobody sees that as a deadlock; all others are gone sooner.
+_PLAN_LOCKS = "5s"
+
+_make_plan = partial(plans.make, patience=_PLAN_LOCKS)
 
 # How many steps one transaction takes of those that are quick, and of which there may be thousands:
 # each locks its table and index until the end.
@@ -107,7 +115,14 @@ class Making:
     """None for what is not of one table alone."""
 
 
-Task = Part | Making
+@dataclass(frozen=True, eq=False)
+class Sealing:
+    """A table of which all parts are there, and nothing tells that yet."""
+
+    table: Table
+
+
+Task = Part | Making | Sealing
 
 
 @dataclass(frozen=True)
@@ -119,7 +134,7 @@ class Outcome:
 
 
 _OF_TABLE: tuple[Kind, ...] = ("index", "constraint", "analyze")
-_AT_THE_END: tuple[Kind, ...] = ("other", "analyze", "reference", "validation")
+_AT_THE_END: tuple[Kind, ...] = ("other", "analyze", "reference", "validation", "last")
 
 
 @dataclass
@@ -172,12 +187,12 @@ class Work:
             if table.is_copied:
                 found += self._behind(table)
             elif not table.waits_for:
-                found += [Part(table, part) for part in table.parts]
+                found += _begun(table)
         return found if self.tables else self._next_phase()
 
     def rank(self, task: Task) -> float:
         """Return what comes first: the most work, of what else waits for it."""
-        if isinstance(task, Part):
+        if isinstance(task, Part | Sealing):
             move = task.table.move
             return -float(move.size_bytes + move.index_bytes)
         if task.table is None or task.kind == "analyze":
@@ -187,9 +202,15 @@ class Work:
     def follow(self, task: Task, outcome: Outcome) -> list[Task]:
         """Return what is ready once a task is done."""
         with self.lock:
+            if isinstance(task, Making) and outcome.error is None:
+                self.steps_done += len(task.steps)
+            if isinstance(task, Making) and task.table is None:
+                # What fails of what ties tables together need not hinder the rest of it.
+                self._open -= 1
+                return [] if self._open else self._next_phase()
             if outcome.error is not None:
                 return []
-            if isinstance(task, Part):
+            if isinstance(task, Part | Sealing):
                 if not task.table.is_copied:
                     return []
                 freed: list[Task] = []
@@ -197,12 +218,9 @@ class Work:
                     if task.table in other.waits_for:
                         other.waits_for.discard(task.table)
                         if not other.waits_for:
-                            freed += [Part(other, part) for part in other.parts]
+                            freed += _begun(other)
                 return [*freed, *self._behind(task.table)]
-            if task.table is not None:
-                return self._behind(task.table, task.kind)
-            self._open -= 1
-            return [] if self._open else self._next_phase()
+            return self._behind(task.table, task.kind) if task.table is not None else []
 
     def _behind(self, table: Table, done: Kind | None = None) -> list[Task]:
         """Return what of a table comes behind a kind of steps; behind its copy for None."""
@@ -234,8 +252,14 @@ class Work:
             ]
             if not steps:
                 continue
-            together = kind in ("other", "reference")  # quick, and in the order of the archive
-            tasks = [tuple(steps)] if together else [(each,) for each in steps]
+            tasks: list[tuple[Noted, ...]] = [(each,) for each in steps]
+            if kind in ("other", "reference", "last"):  # quick, and in the order of the archive
+                tasks = [tuple(steps)]
+            elif kind == "validation":  # those of one table would wait for each other
+                of_table: dict[int, list[Noted]] = {}
+                for each in steps:
+                    of_table.setdefault(each.step.table, []).append(each)
+                tasks = [tuple(some) for some in of_table.values()]
             self._open = len(tasks)
             return [Making(kind, each) for each in tasks]
         return []
@@ -246,7 +270,8 @@ class Work:
         """Return the plan of a table, which one worker makes for all of its parts."""
         with self._planning[table]:
             if table not in self._plans:
-                self._plans[table] = make(request_of(self.request, table.move, table.parts[0]))
+                first = table.parts[0] if table.parts else Pages(of=table.run)
+                self._plans[table] = make(request_of(self.request, table.move, first))
             return self._plans[table]
 
     def copied(self, part: Part, done: Transferred) -> bool:
@@ -257,6 +282,12 @@ class Work:
             return not self._left[part.table]
 
     @property
+    def is_finished(self) -> bool:
+        """Return whether all rows are there, and all steps are done."""
+        rows = all(table.is_copied and table.is_done for table in self.tables)
+        return rows and self.steps_done == len(self.steps)
+
+    @property
     def parts_left(self) -> int:
         """Return how many parts of all tables are still to be copied."""
         return sum(map(len, self._left.values()))
@@ -264,7 +295,6 @@ class Work:
     def made(self, noted: Noted, seconds: float) -> None:
         """Count a step that was done."""
         with self.lock:
-            self.steps_done += 1
             table = self._by_source.get(noted.step.table)
             if table is not None and noted.step.kind == "index":
                 table.index_seconds += seconds
@@ -280,6 +310,11 @@ class Work:
                 yield worker.do
 
         return opened
+
+
+def _begun(table: Table) -> list[Task]:
+    """Return what a table begins with."""
+    return [Part(table, part) for part in table.parts] or [Sealing(table)]
 
 
 def request_of(request: Request, move: Move, part: Slice) -> Request:
@@ -338,6 +373,8 @@ class _Worker:
         try:
             if isinstance(task, Part):
                 self._copy(task)
+            elif isinstance(task, Sealing):
+                self._finish(task.table)
             else:
                 self._make(task)
         except (SnapshotLost, HolderLost) as error:
@@ -366,14 +403,19 @@ class _Worker:
         if done is None:
             raise AssertionError("nothing is skipped unasked")
         if work.copied(part, done):
-            self._persist(lambda: self._seal(table, plan))
-            with work.lock:
-                table.is_copied = True
+            self._finish(table)
+
+    def _finish(self, table: Table) -> None:
+        """Look at a table whose parts are all there, and tell of it."""
+        plan = self._work.plan(table, self._planned)
+        self._persist(lambda: self._seal(table, plan))
+        with self._work.lock:
+            table.is_copied = True
 
     def _planned(self, request: Request) -> Plan:
         def make() -> Plan:
             with self._pair.sessions() as (source, dest):
-                return attempts.planned(request, source, dest)
+                return attempts.planned(request, source, dest, _make_plan)
 
         return self._persist(make)
 
@@ -389,6 +431,8 @@ class _Worker:
         with self._pair.sessions() as (_, dest):
             _begin(work, dest)
             transfers.check_held(plan.dest.table, dest, work.holder)
+            if isinstance(plan.slice, Pages):
+                _check_count(table, dest)
             is_new = journals.copied(
                 dest,
                 work.migration,
@@ -456,6 +500,7 @@ class _Worker:
             began_at=datetime.now(UTC),
             manifest={
                 "migration": work.migration,
+                "run": work.holder.run,
                 "parts": table.of,
                 "source": {
                     "version": plan.source.server.version,
@@ -470,10 +515,29 @@ class _Worker:
     # ---------------------------------------------------------------------------------- the steps
 
     def _make(self, task: Making) -> None:
+        """Do steps, as many as can be: one that fails is tried by itself, behind it the others."""
+        failed: list[CopypipeError] = []
         for start in range(0, len(task.steps), _STEPS_AT_ONCE):
             some = task.steps[start : start + _STEPS_AT_ONCE]
-            for noted, seconds in self._persist(lambda some=some: self._made(some)):  # type: ignore[misc]
-                self._work.made(noted, seconds)
+            try:
+                self._make_at_once(some)
+            except CopypipeError as error:
+                if len(some) == 1 or isinstance(error, TransientError):
+                    raise
+            else:
+                continue
+            for noted in some:
+                try:
+                    self._make_at_once([noted])
+                except CopypipeError as error:
+                    error.detail = f"It came from {noted.step.name}. {error.detail or ''}".strip()
+                    failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _make_at_once(self, some: Sequence[Noted]) -> None:
+        for noted, seconds in self._persist(lambda: self._made(some)):
+            self._work.made(noted, seconds)
 
     def _made(self, some: Sequence[Noted]) -> list[tuple[Noted, float]]:
         """Do steps in one transaction that tells of them; returns how many seconds each took.
@@ -491,14 +555,7 @@ class _Worker:
                 if noted.number not in left:
                     continue
                 began = time.monotonic()
-                try:
-                    dest.execute(statements.script(noted.step.statement))
-                except CopypipeError as error:
-                    if len(some) > 1:
-                        error.detail = (
-                            f"It came from {noted.step.name}. {error.detail or ''}".strip()
-                        )
-                    raise
+                dest.execute(statements.script(noted.step.statement))
                 made.append((noted, time.monotonic() - began))
             if made:
                 told = [(noted.number, seconds) for noted, seconds in made]
@@ -516,6 +573,18 @@ class _Worker:
             self._work.advance.move(self, event)
         elif isinstance(event, Retried | Silent | Waiting):
             self._work.advance.hear(event)
+
+
+def _check_count(table: Table, dest: Session) -> None:
+    """Raise CopyFailed where a table that was filled in parts holds other rows than these."""
+    rows = dest.fetch_one(migration_statements.count(table.move.target))[0]
+    if rows != table.rows:
+        raise CopyFailed(
+            f"dest: {table.move.full_name} holds {rows} rows, and {table.rows} were copied into it",
+            detail="Somebody else has written into it since the migration began.",
+            hint="Remove what is not of the source, and go on with --resume.",
+            side="dest",
+        )
 
 
 def _besides(work: Work) -> str:

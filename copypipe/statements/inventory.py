@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 from psycopg.sql import SQL, Composed, Literal
@@ -24,9 +25,8 @@ def visible() -> Composed:
 def tables() -> Composed:
     """List the tables of users, partitioned ones and partitions too, in the order of their names.
 
-    Not those of extensions, which make them and what they hold, nor our own ledger. Sizes are in
-    bytes: of the table with its TOAST, and of its indexes. Without a right on them, as the catalog
-    is everybody's.
+    Not those of extensions, which make them and what they hold, nor our own ledger. No table is
+    opened for that, so none that somebody has locked is waited for; pages and sizes are 0.
     """
     return SQL(
         """
@@ -34,23 +34,19 @@ def tables() -> Composed:
                CASE WHEN c.relispartition THEN
                    (SELECT i.inhparent::int8 FROM pg_catalog.pg_inherits i
                      WHERE i.inhrelid = c.oid) END AS parent,
-               pg_catalog.pg_get_expr(c.relpartbound, c.oid) AS bound,
+               pg_catalog.pg_get_expr(c.relpartbound, 0) AS bound,
                CASE WHEN c.relkind = 'p' THEN pg_catalog.pg_get_partkeydef(c.oid) END AS key,
-               coalesce(d.pages, 0)::int8, coalesce(d.size, 0), coalesce(d.indexes, 0),
+               0, 0, 0,
                c.reltuples::float8,
                c.relkind = 'r' AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
                                             WHERE i.inhparent = c.oid) AS has_children,
-               pg_catalog.has_table_privilege(c.oid, 'SELECT') AS may_read,
+               pg_catalog.has_table_privilege(c.oid, 'SELECT')
+                   AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_read,
                EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                           AND a.attgenerated = '') AS has_columns
           FROM pg_catalog.pg_class c
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          LEFT JOIN LATERAL (
-               SELECT pg_catalog.pg_relation_size(c.oid)
-                      / pg_catalog.current_setting('block_size')::int8,
-                      pg_catalog.pg_table_size(c.oid), pg_catalog.pg_indexes_size(c.oid)
-                WHERE c.relkind = 'r') AS d (pages, size, indexes) ON true
          WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't'
            AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('information_schema', {ledger})
            AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
@@ -59,3 +55,21 @@ def tables() -> Composed:
          ORDER BY n.nspname, c.relname
         """
     ).format(ledger=Literal(SCHEMA))
+
+
+def sizes(tables: Sequence[int]) -> Composed:
+    """Read how large tables are: OID, pages, bytes with TOAST, bytes of their indexes.
+
+    Waits for those that somebody has locked alone.
+    """
+    return SQL(
+        """
+        SELECT c.oid::int8,
+               coalesce(pg_catalog.pg_relation_size(c.oid)
+                        / pg_catalog.current_setting('block_size')::int8, 0)::int8,
+               coalesce(pg_catalog.pg_table_size(c.oid), 0),
+               coalesce(pg_catalog.pg_indexes_size(c.oid), 0)
+          FROM pg_catalog.pg_class c
+         WHERE c.oid = ANY ({}::oid[]) AND c.relkind = 'r'
+        """
+    ).format(Literal(list(tables)))

@@ -126,17 +126,63 @@ def unfinished(of_source: Mapping[str, Any]) -> Composed:
     )
 
 
-def holding(tables: Sequence[int]) -> Composed:
-    """Find the migration that has not ended and to which rows of these tables may belong."""
+def others(tables: Sequence[int]) -> Composed:
+    """Find migrations with one of these tables that have something left to do.
+
+    Rows: id, whether it has ended (a rehearsal makes no foreign keys), OIDs and names of its tables
+    at the dest.
+    """
     return SQL(
         """
-        SELECT m.id::text, t.dest_table
-          FROM copypipe.migration_table t
-          JOIN copypipe.migration m ON m.id = t.migration
-         WHERE m.ended_at IS NULL AND t.dest_oid = ANY ({}::oid[])
-         ORDER BY m.began_at DESC LIMIT 1
+        SELECT m.id::text, m.ended_at IS NOT NULL,
+               ARRAY(SELECT t.dest_oid::int8 FROM copypipe.migration_table t
+                      WHERE t.migration = m.id ORDER BY t.source_oid),
+               ARRAY(SELECT t.dest_table FROM copypipe.migration_table t
+                      WHERE t.migration = m.id ORDER BY t.source_oid)
+          FROM copypipe.migration m
+         WHERE (m.ended_at IS NULL
+                OR EXISTS (SELECT 1 FROM copypipe.migration_step s
+                            WHERE s.migration = m.id AND s.done_at IS NULL))
+           AND EXISTS (SELECT 1 FROM copypipe.migration_table t
+                        WHERE t.migration = m.id AND t.dest_oid = ANY ({}::oid[]))
+         ORDER BY m.began_at DESC
         """
     ).format(Literal(list(tables)))
+
+
+def left(migrations: Sequence[str]) -> Composed:
+    """Read what migrations have left to do: kind, OID of the dest's table, name, statement."""
+    return SQL(
+        """
+        SELECT s.kind, coalesce(t.dest_oid::int8, 0), s.name, s.statement
+          FROM copypipe.migration_step s
+          LEFT JOIN copypipe.migration_table t
+            ON t.migration = s.migration AND t.source_oid = s.source_oid
+         WHERE s.migration = ANY ({}::uuid[]) AND s.done_at IS NULL
+         ORDER BY s.migration, s.number
+        """
+    ).format(Literal(list(migrations)))
+
+
+def forget(migrations: Sequence[str]) -> Composed:
+    """Remove what is told of migrations."""
+    return SQL("DELETE FROM copypipe.migration WHERE id = ANY ({}::uuid[])").format(
+        Literal(list(migrations))
+    )
+
+
+def dropped() -> Composed:
+    """Read the definitions of indexes that were dropped and are not made again yet."""
+    return SQL(
+        """
+        SELECT s.statement
+          FROM copypipe.migration_step s
+          JOIN copypipe.migration_table t
+            ON t.migration = s.migration AND t.source_oid = s.source_oid
+         WHERE s.kind = 'index' AND s.done_at IS NULL AND NOT t.made
+         ORDER BY s.migration, s.number
+        """
+    ).format()
 
 
 def tables(migration: str) -> Composed:
@@ -152,7 +198,7 @@ def tables(migration: str) -> Composed:
           LEFT JOIN LATERAL (
                SELECT s.* FROM copypipe.slice s
                 WHERE s.dest_oid = t.dest_oid AND s.manifest->>'migration' = {migration}
-                  AND s.condition IS NULL
+                  AND s.manifest->>'run' = t.run AND s.condition IS NULL
                 ORDER BY s.id DESC LIMIT 1) AS s ON true
          WHERE t.migration = {migration}::uuid
         """
@@ -160,11 +206,11 @@ def tables(migration: str) -> Composed:
 
 
 def parts(migration: str, dest_oid: int) -> Composed:
-    """Read the parts of a table that are there: what they are, rows, bytes, digest, seconds."""
+    """Read the parts of a table that are there: what, rows, bytes, digest, seconds, transaction."""
     return SQL(
         """
         SELECT s.condition, s.rows_copied, s.bytes, s.checksum,
-               (s.manifest->>'seconds')::float8
+               (s.manifest->>'seconds')::float8, s.xid::text::int8
           FROM copypipe.slice s
          WHERE s.dest_oid = {dest_oid} AND s.manifest->>'migration' = {migration}
            AND s.condition IS NOT NULL
@@ -201,7 +247,9 @@ def read_again(migration: str, source_oids: Sequence[int], run: str) -> Composed
     """Tell that tables begin anew, in the snapshot of another run."""
     return SQL(
         """
-        UPDATE copypipe.migration_table SET run = {run}, copied_at = NULL
+        UPDATE copypipe.migration_table
+           SET run = {run}, copied_at = NULL, rows = NULL, bytes = NULL, checksum = NULL,
+               seconds = NULL
          WHERE migration = {migration}::uuid AND source_oid = ANY ({tables}::oid[])
         """
     ).format(run=Literal(run), migration=Literal(migration), tables=Literal(list(source_oids)))
@@ -259,18 +307,6 @@ def done(migration: str, steps: Sequence[tuple[int, float]]) -> Composed:
         Literal([seconds for _, seconds in steps]),
         Literal(migration),
     )
-
-
-def abandon(tables: Sequence[int]) -> Composed:
-    """Tell that migrations have ended that have one of these tables."""
-    return SQL(
-        """
-        UPDATE copypipe.migration m SET ended_at = pg_catalog.clock_timestamp()
-         WHERE m.ended_at IS NULL
-           AND EXISTS (SELECT 1 FROM copypipe.migration_table t
-                        WHERE t.migration = m.id AND t.dest_oid = ANY ({}::oid[]))
-        """
-    ).format(Literal(list(tables)))
 
 
 def end(migration: str) -> Composed:

@@ -3,43 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from psycopg.sql import SQL, Composed, Identifier, Literal
 
-Name = tuple[str, str]
-"""Schema and name."""
+
+class Target(NamedTuple):
+    """A table, without what inherits from it, unless it is partitioned and has no row itself."""
+
+    schema: str
+    name: str
+    only: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.schema}.{self.name}"
 
 
-def _names(tables: Iterable[Name]) -> Composed:
-    return SQL(", ").join(SQL("ONLY {}").format(Identifier(*each)) for each in tables)
+def _names(tables: Iterable[Target]) -> Composed:
+    return SQL(", ").join(map(_named, tables))
 
 
-def lock_for_reading(tables: Sequence[Name]) -> Composed:
+def _named(table: Target) -> Composed:
+    return SQL("{}{}").format(
+        SQL("ONLY ") if table.only else SQL(""), Identifier(table.schema, table.name)
+    )
+
+
+def lock_for_reading(tables: Sequence[Target]) -> Composed:
     """Keep the definitions of tables as they are while they are read."""
     return SQL("LOCK TABLE {} IN ACCESS SHARE MODE").format(_names(tables))
 
 
-def lock_for_filling(tables: Sequence[Name]) -> Composed:
+def lock_for_filling(tables: Sequence[Target]) -> Composed:
     """Wait for who writes into tables, and let nobody else begin."""
     return SQL("LOCK TABLE {} IN SHARE ROW EXCLUSIVE MODE").format(_names(tables))
 
 
-def truncate(tables: Sequence[Name]) -> Composed:
+def truncate(tables: Sequence[Target]) -> Composed:
     """Empty tables; fails where others point at them that are not among them."""
     return SQL("TRUNCATE TABLE {}").format(_names(tables))
 
 
-def count(table: Name) -> Composed:
+def count(table: Target) -> Composed:
     """Count the rows of a table."""
-    return SQL("SELECT count(*) FROM ONLY {}").format(Identifier(*table))
+    return SQL("SELECT count(*) FROM {}").format(_named(table))
 
 
-def holding_rows(tables: Sequence[Name]) -> Composed:
+def count_of(table: Target, xids: Sequence[int]) -> Composed:
+    """Count the rows of a table, and those that one of these transactions wrote.
+
+    A row bears the lower 32 bits of its transaction's number, also when it is frozen.
+    """
+    return SQL(
+        """
+        SELECT count(*),
+               count(*) FILTER (WHERE xmin::text::int8 = ANY ({xids}::int8[]))
+          FROM {table}
+        """
+    ).format(xids=Literal([xid % (1 << 32) for xid in xids]), table=_named(table))
+
+
+def holding_rows(tables: Sequence[Target]) -> Composed:
     """Find which of these tables have a row: their places, counted from 0."""
     return SQL(" UNION ALL ").join(
-        SQL("SELECT {} WHERE EXISTS (SELECT FROM ONLY {})").format(
-            Literal(place), Identifier(*each)
-        )
+        SQL("SELECT {} WHERE EXISTS (SELECT FROM {})").format(Literal(place), _named(each))
         for place, each in enumerate(tables)
     )
 

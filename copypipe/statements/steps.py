@@ -12,7 +12,8 @@ def indexes(tables: Sequence[int]) -> Composed:
 
     Rows: OIDs of index, table and constraint, kinds of index and constraint, access method,
     definition, names of schema, table and index, whether the constraint may be deferred and is,
-    whether the table is clustered by it, whether it is its replica identity, and its bytes.
+    whether the table is clustered by it, whether it is its replica identity, its
+    bytes, and whether the table inherits.
     """
     return SQL(
         """
@@ -22,7 +23,9 @@ def indexes(tables: Sequence[int]) -> Composed:
                coalesce(con.condeferrable, false), coalesce(con.condeferred, false),
                i.indisclustered, i.indisreplident,
                CASE WHEN c.relkind = 'i'
-                    THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END
+                    THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END,
+               NOT t.relispartition AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h
+                                                 WHERE h.inhrelid = t.oid)
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am a ON a.oid = c.relam
@@ -190,11 +193,11 @@ def drop_index(schema: str, name: str) -> Composed:
 def sequences(tables: Sequence[int]) -> Composed:
     """Read which sequences number columns of tables: of an identity, owned by it, or its default.
 
-    Rows: the table's OID, the column, names of schema and sequence.
+    Rows: the table's OID, the column, names of schema and sequence, whether it ascends.
     """
     return SQL(
         """
-        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname
+        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname, q.seqincrement > 0
           FROM (SELECT d.refobjid AS relid, d.refobjsubid AS number, d.objid AS sequence
                   FROM pg_catalog.pg_depend d
                  WHERE d.classid = 'pg_catalog.pg_class'::regclass
@@ -207,6 +210,7 @@ def sequences(tables: Sequence[int]) -> Composed:
                     ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = v.oid
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n') AS found
           JOIN pg_catalog.pg_class c ON c.oid = found.sequence AND c.relkind = 'S'
+          JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
           JOIN pg_catalog.pg_attribute a ON a.attrelid = found.relid AND a.attnum = found.number
          WHERE found.relid = ANY ({}::oid[])

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
-from copypipe import crashpoints
+from copypipe import crashpoints, keepers
 from copypipe.errors import CopypipeError, PlanRefused
 from copypipe.migrations import Migration
+from copypipe.requests import Endpoint
 from plugins.databases import Database
 from plugins.moving import MB, Heard, ended, move, options
 from plugins.schemas import contents, definitions
@@ -196,7 +197,9 @@ def test_rows_of_others_are_never_removed(filled: Database, dest: Database) -> N
     cut_short(filled, dest, 2)
     dest.execute("INSERT INTO big VALUES (-1, 'bad', 'of somebody else')")
 
-    with pytest.raises(PlanRefused, match=r"public.big holds \d+ rows, and this migration brought"):
+    with pytest.raises(
+        PlanRefused, match=r"public.big holds \d+ rows, of which this migration wrote"
+    ):
         move(filled, dest, resume=True)
 
     assert dest.scalar("SELECT word FROM big WHERE id = -1") == "of somebody else"
@@ -248,12 +251,13 @@ def test_a_table_whose_rows_are_gone_begins_anew(filled: Database, dest: Databas
 def test_another_start_cannot_take_what_is_under_way(filled: Database, dest: Database) -> None:
     cut_short(filled, dest, 2)
 
-    with pytest.raises(PlanRefused, match=r"dest: .*public.big.* hold") as caught:
+    with pytest.raises(PlanRefused, match=r"a migration that has not ended has .*big") as caught:
         move(filled, dest)
 
     assert "--resume --id" in (caught.value.hint or "")
     assert ended(move(filled, dest, replace=True))
     assert contents(dest) == contents(filled)
+    assert definitions(dest) == definitions(filled), "what was left to do is taken over"
     with pytest.raises(PlanRefused, match="no migration from this source waits"):
         move(filled, dest, resume=True)
 
@@ -310,3 +314,143 @@ def dies_of(source: Database, dest: Database, happens: object) -> None:
     assert ended(move(source, dest, resume=True))
     assert contents(dest) == contents(source)
     assert definitions(dest) == definitions(source)
+
+
+# --------------------------------------------------- what looked like a success and was none
+
+
+def stop_behind_set_up(source: Database, dest: Database, **more: object) -> None:
+    """End a run when its tables are made and no row is there."""
+    run = Migration(options(source, dest, jobs=1, **more))
+
+    def listen(event: object) -> None:
+        if dest.scalar("SELECT to_regclass('copypipe.migration')") is not None:
+            raise Dies
+
+    run._listen = listen
+    with pytest.raises(Dies):
+        run()
+
+
+def test_tables_that_another_start_has_made_are_not_taken_for_whole(
+    filled: Database, dest: Database
+) -> None:
+    """They have neither rows nor keys: the same command once more must not end well."""
+    stop_behind_set_up(filled, dest)
+
+    with pytest.raises(PlanRefused, match="a migration that has not ended has"):
+        move(filled, dest)
+
+    assert ended(move(filled, dest, replace=True))
+    assert contents(dest) == contents(filled)
+    assert definitions(dest) == definitions(filled)
+
+
+def test_what_is_left_of_more_tables_is_not_taken_over(filled: Database, dest: Database) -> None:
+    stop_behind_set_up(filled, dest)
+
+    with pytest.raises(PlanRefused, match=r"left to do is also about .*public\.pointing"):
+        move(filled, dest, "big", replace=True)
+
+    assert ended(move(filled, dest, resume=True))
+
+
+def test_not_consistent_again_compares_again(filled: Database, dest: Database) -> None:
+    cut_short(filled, dest, 2)
+    filled.execute("UPDATE big SET word = 'changed' WHERE id = 1")
+    for _ in range(2):
+        found = move(filled, dest, resume=True, consistent=False, part_bytes=MB)
+        assert [error.exit_code for _, error in found.failed] == [4]
+        assert not found.is_ended
+
+
+def test_parts_that_are_all_there_are_sealed(filled: Database, dest: Database) -> None:
+    """The run died behind the last part, before the table was told to be whole."""
+    parts = "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+    found = move(filled, dest, part_bytes=MB)
+    count = dest.scalar(parts)
+    assert count == {each.into: each.parts for each in found.tables}["public.big"]
+    dest.execute(
+        "UPDATE copypipe.migration SET ended_at = NULL;"
+        "UPDATE copypipe.migration_table SET copied_at = NULL WHERE dest_table = 'public.big';"
+        "DELETE FROM copypipe.slice WHERE dest_table = 'public.big' AND condition IS NULL"
+    )
+
+    found = move(filled, dest, resume=True, consistent=False, part_bytes=MB)
+
+    assert ended(found)
+    assert {each.into: each.state for each in found.tables}["public.big"] == "copied"
+    assert dest.scalar(parts) == count
+    whole = "SELECT rows_copied FROM copypipe.slice WHERE condition IS NULL AND dest_table = %s"
+    assert dest.scalar(whole, ["public.big"]) == 40000
+
+
+def test_a_whole_table_of_an_earlier_start_does_not_count(filled: Database, dest: Database) -> None:
+    """It was there, was emptied by somebody, and is there in part again."""
+    assert ended(move(filled, dest, "big", part_bytes=MB))
+    dest.execute("UPDATE copypipe.migration SET ended_at = NULL; TRUNCATE big")
+    run = Migration(options(filled, dest, jobs=1, part_bytes=MB, resume=True))
+    count = "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+    before = dest.scalar(count)
+
+    def listen(event: object) -> None:
+        if dest.scalar(count) >= before + 2:
+            raise Dies
+
+    run._listen = listen
+    with pytest.raises(Dies):
+        run()
+
+    found = move(filled, dest, resume=True)
+
+    assert ended(found)
+    assert [each.state for each in found.tables] == ["copied"]
+    assert contents(dest)["public.big"] == contents(filled)["public.big"]
+
+
+def test_a_row_put_in_the_place_of_another_is_seen(filled: Database, dest: Database) -> None:
+    """As many rows as were copied, and yet one of them is of somebody else."""
+    cut_short(filled, dest, 2)
+    dest.execute("DELETE FROM big WHERE id = 1; INSERT INTO big VALUES (-7, 'bad', 'precious')")
+
+    with pytest.raises(PlanRefused, match="of which this migration wrote"):
+        move(filled, dest, resume=True)
+
+    assert dest.scalar("SELECT word FROM big WHERE id = -7") == "precious"
+
+
+def test_rows_of_others_between_the_parts_are_seen(filled: Database, dest: Database) -> None:
+    count = "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
+    came = False
+
+    def listen(event: object) -> None:
+        nonlocal came
+        if not came and dest.scalar("SELECT to_regclass('copypipe.migration')") is not None:
+            came = dest.scalar(count) >= 1
+            if came:
+                dest.execute("INSERT INTO big VALUES (-1, 'bad', 'of somebody else')")
+
+    run = Migration(options(filled, dest, jobs=1, part_bytes=MB))
+    run._listen = listen
+    found = run()
+
+    ((_, error),) = found.failed
+    assert "holds 40001 rows, and 40000 were copied" in str(error)
+    assert not found.is_ended
+
+
+def test_deferred_indexes_are_never_lost(filled: Database, dest: Database) -> None:
+    dest.execute(SCHEMA)
+    dest.execute("TRUNCATE big, pointing, parted, parent")
+    before = definitions(dest)
+    more = {"schema": False, "defer_indexes": True}
+    stop_behind_set_up(filled, dest, **more)
+    assert definitions(dest) != before
+
+    with pytest.raises(PlanRefused, match="the ledger alone knows indexes") as caught:
+        keepers.remove(Endpoint(dest.dsn, "test"), 1.0, lambda what: True, dry_run=False)
+    assert "CREATE INDEX big_word_idx ON public.big" in (caught.value.detail or "")
+
+    assert ended(move(filled, dest, replace=True, **more))
+    assert definitions(dest) == before
+    assert contents(dest) == contents(filled)

@@ -1,15 +1,19 @@
 """Which tables move, into which, and what is refused; what is there already at the dest."""
 
 import re
+import threading
 
 import pytest
 
+from copypipe import plans, schemas
 from copypipe.errors import CopyFailed, PlanRefused, SliceBusy, UsageError
 from copypipe.inventory import Asked
-from copypipe.migrations import propose
-from plugins.databases import Database
+from copypipe.migrations import propose, work
+from plugins.command import eventually
+from plugins.databases import Database, encoded
 from plugins.moving import MB, Heard, ended, move, options
 from plugins.schemas import contents, definitions
+from plugins.servers import Servers
 
 PAIR = """
 CREATE TABLE customer (id serial PRIMARY KEY, name text UNIQUE);
@@ -342,6 +346,50 @@ def test_partitions_that_are_alike_go_one_by_one(source: Database, dest: Databas
     assert contents(dest) == contents(source)
 
 
+BIG = "INSERT INTO {} SELECT i, '2018-01-01'::date + i % 50 FROM generate_series(1, 60000) AS i"
+
+
+def test_rows_in_partitions_of_the_dest_are_seen(source: Database, dest: Database) -> None:
+    """The root of a partitioned table holds none itself."""
+    source.execute("CREATE TABLE event (id int, at date)")
+    source.execute(BIG.format("event"))
+    dest.execute(PARTED)
+
+    with pytest.raises(PlanRefused, match=r"public\.event holds rows"):
+        move(source, dest, schema=False, part_bytes=MB)
+
+    assert ended(move(source, dest, schema=False, part_bytes=MB, replace=True))
+    assert rows(dest, "event") == 60000
+
+
+def test_partitions_that_differ_are_replaced(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute(
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_all PARTITION OF event DEFAULT;"
+        "INSERT INTO event VALUES (7, '2018-01-01')"
+    )
+
+    with pytest.raises(PlanRefused, match=r"public\.event holds rows"):
+        move(source, dest, schema=False)
+
+    assert ended(move(source, dest, schema=False, replace=True))
+    assert rows(dest, "event") == 300
+
+
+def test_an_excluded_partition_is_not_routed(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute(
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_all PARTITION OF event DEFAULT"
+    )
+
+    with pytest.raises(PlanRefused, match=r"public\.event_2 would come"):
+        move(source, dest, asked=Asked(("event",), exclude=("event_2",)), schema=False)
+
+    assert rows(dest, "event") == 0
+
+
 def test_a_plain_table_goes_into_partitions(source: Database, dest: Database) -> None:
     source.execute(
         "CREATE TABLE event (id int, at date); INSERT INTO event VALUES (1, '2018-01-05')"
@@ -382,6 +430,7 @@ def test_a_rehearsal(source: Database, dest: Database) -> None:
     assert dest.scalar(whole) == 0, "nothing tells that all rows are there"
     assert ended(move(source, dest, replace=True))
     assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source), "the foreign keys come with the rows"
 
 
 def test_frozen_rows_where_a_table_is_copied_as_one(source: Database, dest: Database) -> None:
@@ -456,7 +505,7 @@ def test_two_migrations_do_not_meet(source: Database, dest: Database) -> None:
     def listen(event: object) -> None:
         if dest.scalar("SELECT to_regclass('copypipe.migration')") is not None and not met:
             try:
-                move(source, dest, schema=False, wait_lock=0)
+                move(source, dest, schema=False, wait_lock=0, replace=True)
             except SliceBusy as error:
                 met.append(error)
 
@@ -533,3 +582,177 @@ def test_partitions_that_come_and_go_meanwhile_are_noticed(
         move(source, dest, listen=Changes())
 
     assert tables(dest) == set()
+
+
+def test_two_that_start_together_do_not_double_the_rows(source: Database, dest: Database) -> None:
+    """Both find no table: one makes and fills it, the other one waits and is refused."""
+    source.execute("CREATE TABLE t (id int, word text)")
+    source.execute("INSERT INTO t SELECT i, repeat('x', 100) FROM generate_series(1, 20000) AS i")
+    outcomes: list[object] = []
+
+    def start() -> None:
+        try:
+            outcomes.append(move(source, dest, part_bytes=MB).is_ended)
+        except PlanRefused as refused:
+            outcomes.append(refused.message)
+
+    threads = [threading.Thread(target=start) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert rows(dest, "t") == 20000
+    assert outcomes.count(True) == 1
+
+
+def test_a_comment_on_a_foreign_key_comes_behind_it(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    source.execute("COMMENT ON CONSTRAINT invoice_customer_fkey ON invoice IS 'who pays'")
+
+    assert ended(move(source, dest))
+
+    assert definitions(dest) == definitions(source)
+
+
+def test_what_comes_besides_tables(source: Database, dest: Database) -> None:
+    """Comments, and checks of domains that old values need not pass."""
+    source.execute(
+        "CREATE TYPE mood AS ENUM ('good'); COMMENT ON TYPE mood IS 'how one is';"
+        "CREATE DOMAIN positive AS int; COMMENT ON DOMAIN positive IS 'above 0';"
+        "CREATE TABLE t (feeling mood, size positive); INSERT INTO t VALUES ('good', -1);"
+        "ALTER DOMAIN positive ADD CONSTRAINT above CHECK (VALUE > 0) NOT VALID"
+    )
+
+    assert ended(move(source, dest))
+
+    assert definitions(dest) == definitions(source)
+    assert contents(dest) == contents(source)
+
+
+def test_a_parent_is_emptied_with_a_child_that_is_empty(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice")
+
+    assert ended(move(source, dest, replace=True, schema=False))
+
+    assert contents(dest) == contents(source)
+
+
+def test_a_sequence_is_never_set_back(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE invoice, customer; SELECT setval('customer_id_seq', 1000)")
+
+    assert ended(move(source, dest, schema=False))
+
+    assert dest.scalar("SELECT last_value FROM customer_id_seq") == 1000
+
+
+def test_one_step_that_fails_does_not_hold_back_the_others(
+    source: Database, dest: Database
+) -> None:
+    """A foreign key that does not hold at the source, and a policy for a role of its own."""
+    source.execute(PAIR)
+    role = source.role("policy").name
+    source.execute(
+        "ALTER TABLE customer DISABLE TRIGGER ALL; SET session_replication_role = replica;"
+        "INSERT INTO invoice VALUES (-1, 12345, '2018-01-01'); RESET session_replication_role;"
+        f"CREATE POLICY own ON invoice TO {role} USING (true);"
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        "CREATE TRIGGER touched BEFORE UPDATE ON invoice FOR EACH ROW EXECUTE FUNCTION f()"
+    )
+
+    found = move(source, dest)
+
+    assert len(found.failed) == 2
+    assert not found.is_ended
+    assert dest.scalar("SELECT last_value FROM customer_id_seq") == 50
+    assert dest.scalar("SELECT count(*) FROM pg_trigger WHERE tgname = 'touched'") == 1
+    assert foreign_keys(dest) == 1
+    source.execute("DROP POLICY own ON invoice")
+
+
+def test_backslashes_stay_what_they_are(source: Database, dest: Database) -> None:
+    """Also where the source's database writes literals the old way."""
+    source.execute(f"ALTER DATABASE {source.name} SET standard_conforming_strings = off")
+    with source.connect() as other:
+        other.execute(r"CREATE TABLE t (a text DEFAULT E'a\\b')")
+        other.execute(r"COMMENT ON TABLE t IS E'C:\\new'")
+
+    assert ended(move(source, dest))
+
+    assert dest.scalar("SELECT obj_description('t'::regclass)") == r"C:\new"
+    dest.execute("INSERT INTO t DEFAULT VALUES")
+    assert dest.scalar("SELECT a FROM t") == r"a\b"
+
+
+def test_another_encoding(servers: Servers, dest: Database) -> None:
+    with encoded(servers.source, "LATIN1") as source:
+        source.execute('CREATE TABLE "ü" (id int, "ö" text); INSERT INTO "ü" VALUES (1, \'ä\')')
+
+        assert ended(move(source, dest))
+
+    assert dest.scalar('SELECT "ö" FROM "ü"') == "ä"
+
+
+def test_tables_that_do_not_move_are_not_waited_for(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    source.execute("CREATE TABLE locked (id int)")
+    with source.connect() as other:
+        other.execute("BEGIN; LOCK TABLE locked")
+
+        dest.execute("CREATE TABLE customer (id int, name text)")
+        assert ended(move(source, dest, "customer", wait_lock=1.0, schema=False))
+
+
+def alter(source: Database) -> threading.Thread:
+    """Begin an ALTER TABLE that has to wait; return who waits."""
+    run = source.connect().execute
+    thread = threading.Thread(target=run, args=("ALTER TABLE invoice ADD x int",))
+    thread.start()
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    eventually(lambda: source.scalar(waiting) == 1, what="it waits")
+    return thread
+
+
+def test_an_alter_table_behind_the_leader_does_not_hold_everything_up(
+    source: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for the leader, and whoever plans would wait for it."""
+    source.execute(PAIR)
+    waiting: list[threading.Thread] = []
+
+    def make(*args: object) -> plans.Plan:
+        if not waiting:
+            waiting.append(alter(source))
+        return plans.make(*args, patience="200ms")  # type: ignore[arg-type]
+
+    monkeypatch.setattr(work, "_make_plan", make)
+
+    found = move(source, dest, jobs=1)
+
+    waiting[0].join()
+    assert [error.sqlstate for _, error in found.failed] == ["55P03"]
+    assert {each.into: each.state for each in found.tables}["public.customer"] == "copied"
+
+
+def test_nor_does_pg_dump_wait_for_it(
+    source: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.execute(PAIR)
+    waiting: list[threading.Thread] = []
+
+    class Alters(Heard):
+        def append(self, text: str) -> None:
+            if "what is written at the source after" in text:
+                waiting.append(alter(source))
+
+    monkeypatch.setattr(schemas, "LOCK_SECONDS", 1)
+
+    with pytest.raises(CopyFailed, match="pg_dump failed") as caught:
+        move(source, dest, listen=Alters())
+
+    waiting[0].join()
+    assert "timeout" in (caught.value.detail or "")
