@@ -171,6 +171,8 @@ class First:
         options, sides = self.options, self.sides
         _gather_unreadable(self._refusals, sides.items)
         with self._refusals.gathering():
+            self._check_sequences()
+        with self._refusals.gathering():
             self._check_columns()
         if not options.schema:
             with self._refusals.gathering():
@@ -226,6 +228,19 @@ class First:
                     f"a rehearsal: at most {self.options.limit} rows of each table, and no foreign "
                     "key"
                 )
+            )
+
+    def _check_sequences(self) -> None:
+        """Refuse sequences that the role could not read in the end, when all rows are there."""
+        source, oids = self.sides.source, [item.oid for item in self.sides.items]
+        with source.reading(lock_timeout=plans.OTHER_LOCKS):
+            found = source.fetch(step_statements.unreadable_sequences(oids))
+        if found:
+            names = listed([name for (name,) in found])
+            raise PlanRefused(
+                f"source: the role may not read the sequences {names}",
+                hint="GRANT SELECT ON SEQUENCE .. TO the role.",
+                side="source",
             )
 
     def _check_columns(self) -> None:

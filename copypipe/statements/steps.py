@@ -219,6 +219,30 @@ def sequences(tables: Sequence[int]) -> Composed:
     ).format(Literal(list(tables)))
 
 
+def unreadable_sequences(tables: Sequence[int]) -> Composed:
+    """Read the names of those of `sequences` that the role may not read."""
+    return SQL(
+        """
+        SELECT DISTINCT n.nspname || '.' || c.relname
+          FROM pg_catalog.pg_depend d
+          LEFT JOIN pg_catalog.pg_attrdef v
+            ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND v.oid = d.objid
+          JOIN pg_catalog.pg_class c
+            ON c.relkind = 'S' AND c.oid = CASE WHEN v.oid IS NULL THEN d.objid ELSE d.refobjid END
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE CASE WHEN v.oid IS NOT NULL
+                    THEN v.adrelid = ANY ({tables}::oid[])
+                         AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                    ELSE d.refobjid = ANY ({tables}::oid[]) AND d.refobjsubid > 0
+                         AND d.classid = 'pg_catalog.pg_class'::regclass
+                         AND d.refclassid = 'pg_catalog.pg_class'::regclass END
+           AND NOT (pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
+         ORDER BY 1
+        """
+    ).format(tables=Literal(list(tables)))
+
+
 def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:
     """Read how far sequences are, in the order given: last_value and is_called."""
     return SQL(" UNION ALL ").join(

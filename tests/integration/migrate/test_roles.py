@@ -44,6 +44,17 @@ def test_tables_that_may_not_be_read_are_named_at_once(source: Database, dest: D
     assert "GRANT SELECT" in (caught.value.hint or "")
 
 
+def test_sequences_that_may_not_be_read_are_named_at_once(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    reader = source.role("reader", "SELECT ON ALL TABLES IN SCHEMA public")
+
+    with pytest.raises(PlanRefused, match=r"sequences public\.customer_id_seq") as caught:
+        move(reader, dest)
+
+    assert "GRANT SELECT ON SEQUENCE" in (caught.value.hint or "")
+    assert dest.scalar("SELECT to_regclass('public.customer')") is None
+
+
 def test_who_may_make_nothing_is_told_and_nothing_is_made(source: Database, dest: Database) -> None:
     source.execute(PAIR)
     dest.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
