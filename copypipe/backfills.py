@@ -26,6 +26,7 @@ from copypipe import (
     transfers,
     workers,
 )
+from copypipe.advances import Advance
 from copypipe.attempts import Ending, Pair
 from copypipe.comparisons import Failed, Part
 from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError
@@ -243,19 +244,20 @@ def _copied(
     """Copy the slices; first those that nobody else has, then the others."""
     if not todo:
         return
+    progress = _Progress(len(todo), options.jobs, plan.estimated_bytes * len(todo) // of)
     work = _Work(
         request,
         options,
         plan,
         of,
-        _Advance(listen, len(todo), options.jobs, plan.estimated_bytes * len(todo) // of),
+        progress,
+        Advance(listen, lambda: progress.now),
         Stop(),
         standbys,
     )
     with ExitStack() as stack:
         if options.snapshot:
             work = replace(work, snapshot=stack.enter_context(_snapshot(work)))
-        stack.enter_context(work.blaming())
         busy: list[Part] = []
 
         def tell_late(outcomes: Sequence[Outcome | _Busy]) -> None:
@@ -285,7 +287,7 @@ def _snapshot(work: _Work) -> Iterator[Snapshot]:
     request, plan = work.request, work.plan
     with attempts.connected("source", request.source, secrets.token_hex(8), set()) as leader:
         seen = transfers.begin_shared(plan, leader)
-        with snapshots.held(leader, seen, work.end) as snapshot:
+        with snapshots.held(leader, seen, work.stop) as snapshot:
             yield snapshot
 
 
@@ -299,29 +301,11 @@ class _Work:
     """Of the whole range."""
     of: int
     """Into how many slices that is cut."""
-    advance: _Advance
+    progress: _Progress
+    advance: Advance[_Worker]
     stop: Stop
     standbys: _Standbys
     snapshot: Snapshot | None = None
-    why: list[CopypipeError] = field(default_factory=list)
-    """What ended all of it."""
-
-    def end(self, error: CopypipeError) -> None:
-        """End the work of all workers."""
-        self.why.append(error)
-        self.stop()
-
-    @contextmanager
-    def blaming(self) -> Iterator[None]:
-        """Raise what has ended the work where it was ended."""
-        try:
-            yield
-        except Stopped:
-            if not self.why:
-                raise
-        else:
-            return
-        raise self.why[0]
 
     def opener(
         self, patience: float | None
@@ -387,57 +371,23 @@ def _check_standbys(standbys: _Standbys, source: Session, dest: Session, listen:
         )
 
 
-# How often the progress of all workers is told.
-_ADVANCE_SECONDS = 0.1
+class _Progress:
+    """What all workers are done with; read and changed by one of them at a time (`Advance`)."""
 
+    def __init__(self, slices: int, jobs: int, estimated_bytes: int) -> None:
+        self.now = Advanced(slices, 0, 0, jobs, 0, 0, estimated_bytes)
 
-class _Advance:
-    """What all workers have done, told to the listener; they are heard one at a time."""
-
-    def __init__(self, listen: Listener, slices: int, jobs: int, estimated_bytes: int) -> None:
-        self._listen = listen
-        self._lock = threading.Lock()
-        self._now = Advanced(slices, 0, 0, jobs, 0, 0, estimated_bytes)
-        self._under_way: dict[_Worker, Progress] = {}
-        self._told = 0.0
-
-    def hear(self, event: Event) -> None:
-        """Pass on an event of a worker."""
-        with self._lock:
-            self._listen(event)
-
-    def move(self, worker: _Worker, progress: Progress) -> None:
-        """Take note of how far a worker is with its slice."""
-        with self._lock:
-            self._under_way[worker] = progress
-            if time.monotonic() - self._told >= _ADVANCE_SECONDS:
-                self._tell()
-
-    def end(self, worker: _Worker, outcomes: Sequence[Outcome | _Busy]) -> None:
+    def add(self, outcomes: Sequence[Outcome | _Busy]) -> None:
         """Take note of what became of a slice."""
-        with self._lock:
-            self._under_way.pop(worker, None)
-            copied = [each for each in outcomes if isinstance(each, Transferred)]
-            failed = any(isinstance(each, Failed) for each in outcomes)
-            busy = any(isinstance(each, _Busy) for each in outcomes)
-            self._now = replace(
-                self._now,
-                done=self._now.done + (not failed and not busy),
-                failed=self._now.failed + failed,
-                bytes=self._now.bytes + sum(each.bytes for each in copied),
-                rows=self._now.rows + sum(each.rows for each in copied),
-            )
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        moving = self._under_way.values()
-        self._listen(
-            replace(
-                self._now,
-                bytes=self._now.bytes + sum(each.bytes for each in moving),
-                rows=self._now.rows + sum(each.rows for each in moving),
-            )
+        copied = [each for each in outcomes if isinstance(each, Transferred)]
+        failed = any(isinstance(each, Failed) for each in outcomes)
+        busy = any(isinstance(each, _Busy) for each in outcomes)
+        self.now = replace(
+            self.now,
+            done=self.now.done + (not failed and not busy),
+            failed=self.now.failed + failed,
+            bytes=self.now.bytes + sum(each.bytes for each in copied),
+            rows=self.now.rows + sum(each.rows for each in copied),
         )
 
 
@@ -467,7 +417,7 @@ class _Worker:
             outcomes = self._copy(part)
         if self._work.options.fail_fast and any(isinstance(each, Failed) for each in outcomes):
             self._work.stop.begin_nothing()
-        self._work.advance.end(self, outcomes)
+        self._work.advance.end(self, lambda: self._work.progress.add(outcomes))
         return outcomes
 
     def _copy(self, part: Part) -> list[Outcome | _Busy]:
@@ -486,7 +436,7 @@ class _Worker:
         except SliceBusy as error:
             return [_Busy(part) if self._patience is None else Failed(part.slice, error)]
         except SnapshotLost as error:
-            work.end(error)
+            work.stop(error)
             raise Stopped from None
         except CopypipeError as error:
             halves = self._halves(part, error)

@@ -6,7 +6,7 @@ import heapq
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import AbstractContextManager
 from typing import Generic, TypeVar
 
@@ -32,9 +32,12 @@ class Stop:
     def __init__(self) -> None:
         # No Event: its lock would wait for itself where a signal comes while it is set.
         self._asked = self._enough = False
+        self.why: Exception | None = None
+        """What ended all of it, the first of several; None where somebody asked for it."""
 
-    def __call__(self) -> None:
+    def __call__(self, why: Exception | None = None) -> None:
         """Ask all to end at once; may be called by a signal handler."""
+        self.why = self.why or why
         self._asked = True
 
     def begin_nothing(self) -> None:
@@ -106,12 +109,12 @@ def each(
     *,
     follow: Callable[[T, R], Iterable[T]] = _nothing,
     rank: Callable[[T], float] = _in_order,
-) -> Iterator[R]:
+) -> Generator[R]:
     """Yield what becomes of each item, in the order in which they are done.
 
     Each of the workers is opened in its own thread, and does one item after the other; it raises
     nothing but Stopped. Whatever ends the iteration early stops them, and `late` is told what came
-    of items all the same; where somebody else has stopped them, it raises Stopped.
+    of items all the same; where somebody else has stopped them, it raises why, or Stopped.
 
     `follow` returns what is to be done once an item is, called by the worker; of what waits the
     lowest `rank` comes first.
@@ -149,6 +152,8 @@ def each(
             try:
                 found = _next(done, threads)
             except Stopped:
+                if stop.why is not None:
+                    raise stop.why from None
                 stop.check()
                 if stop.is_enough:
                     break

@@ -17,7 +17,7 @@ LEVELS = {
     1: ("types", "slices", "expressions", "workers"),
     2: ("tables", "crossings", "requests", "horizons", "parts"),
     3: ("addresses", "failures", "events", "statements"),
-    4: ("servers", "launcher"),
+    4: ("servers", "launcher", "advances"),
     5: ("catalog", "relay", "schemas"),
     6: (
         "ledger",

@@ -174,7 +174,7 @@ class Migration:
         """Take note that a leader is lost; called by its thread."""
         self._lost.append(error)
         if self._work is not None:
-            self._work.end(error)
+            self._work.stop(error)
 
     def _hold(self, stack: ExitStack, leader: Session, sides: Sides) -> tuple[Snapshot, Position]:
         """Lock what is read, take the snapshot and keep it until the stack ends."""

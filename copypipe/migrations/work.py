@@ -18,6 +18,7 @@ from typing import TypeVar
 from uuid import uuid4
 
 from copypipe import attempts, digests, journals, ledger, plans, transfers, workers
+from copypipe.advances import Advance
 from copypipe.attempts import Ending, Pair
 from copypipe.catalog import Position
 from copypipe.crossings import Sides
@@ -152,8 +153,6 @@ class Work:
     holder: Holder
     listen: Listener
     stop: Stop = field(default_factory=Stop)
-    why: list[CopypipeError] = field(default_factory=list)
-    """What ended all of it."""
 
     def __post_init__(self) -> None:
         self.lock = threading.RLock()
@@ -171,12 +170,7 @@ class Work:
         self._open = 0
         """How many tasks of a phase are not done."""
         self.steps_done = sum(noted.is_done for noted in self.steps)
-        self.advance = _Advance(self)
-
-    def end(self, error: CopypipeError) -> None:
-        """End the work of all workers."""
-        self.why.append(error)
-        self.stop()
+        self.advance: Advance[_Worker] = Advance(self.listen, self.progress)
 
     # ----------------------------------------------------------------------------- what is ready
 
@@ -292,6 +286,20 @@ class Work:
         """Return how many parts of all tables are still to be copied."""
         return sum(map(len, self._left.values()))
 
+    def progress(self) -> Advanced:
+        """Return what is done, without what is under way."""
+        return Advanced(
+            slices=len(self.tables),
+            done=sum(table.is_copied for table in self.tables),
+            failed=sum(table.error is not None for table in self.tables),
+            jobs=self.jobs,
+            bytes=sum(table.bytes for table in self.tables),
+            rows=sum(table.rows for table in self.tables),
+            estimated_bytes=sum(table.move.size_bytes for table in self.tables),
+            unit="tables",
+            besides=_besides(self),
+        )
+
     def made(self, noted: Noted, seconds: float) -> None:
         """Count a step that was done."""
         with self.lock:
@@ -333,25 +341,18 @@ def request_of(request: Request, move: Move, part: Slice) -> Request:
 
 
 def work(todo: Work) -> Generator[Outcome]:
-    """Do all of it; yields what became of each task.
+    """Do all of it; returns an iterator that yields what became of each task.
 
-    What fails does not stop what does not need it. Raises what ended all of it (`Work.end`).
+    What fails does not stop what does not need it. Raises what ended all of it (`Work.stop`).
     """
-    try:
-        yield from workers.each(
-            todo.first(),
-            todo.jobs,
-            todo.opener(),
-            todo.stop,
-            follow=todo.follow,
-            rank=todo.rank,
-        )
-    except Stopped:
-        if not todo.why:
-            raise
-    else:
-        return
-    raise todo.why[0]
+    return workers.each(
+        todo.first(),
+        todo.jobs,
+        todo.opener(),
+        todo.stop,
+        follow=todo.follow,
+        rank=todo.rank,
+    )
 
 
 class _Worker:
@@ -378,7 +379,7 @@ class _Worker:
             else:
                 self._make(task)
         except (SnapshotLost, HolderLost) as error:
-            self._work.end(error)
+            self._work.stop(error)
             raise Stopped from None
         except CopypipeError as error:
             outcome = Outcome(task, error)
@@ -598,53 +599,3 @@ def _besides(work: Work) -> str:
 def _begin(work: Work, dest: Session) -> None:
     """Begin a transaction of the dest in which something is made or told."""
     dest.begin("READ COMMITTED", read_only=False, local={"lock_timeout": plans.OTHER_LOCKS})
-
-
-# How often the progress of all workers is told.
-_ADVANCE_SECONDS = 0.1
-
-
-class _Advance:
-    """What all workers have done, told to the listener; they are heard one at a time."""
-
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._lock = threading.Lock()
-        self._under_way: dict[_Worker, Progress] = {}
-        self._told = 0.0
-
-    def hear(self, event: Event) -> None:
-        """Pass on an event of a worker."""
-        with self._lock:
-            self._work.listen(event)
-
-    def move(self, worker: _Worker, progress: Progress) -> None:
-        """Take note of how far a worker is with its part."""
-        with self._lock:
-            self._under_way[worker] = progress
-            if time.monotonic() - self._told >= _ADVANCE_SECONDS:
-                self._tell()
-
-    def end(self, worker: _Worker) -> None:
-        """Take note that a worker is done with something."""
-        with self._lock:
-            self._under_way.pop(worker, None)
-            self._tell()
-
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        work, moving = self._work, self._under_way.values()
-        tables = work.tables
-        self._work.listen(
-            Advanced(
-                slices=len(tables),
-                done=sum(table.is_copied for table in tables),
-                failed=sum(table.error is not None for table in tables),
-                jobs=work.jobs,
-                bytes=sum(t.bytes for t in tables) + sum(each.bytes for each in moving),
-                rows=sum(t.rows for t in tables) + sum(each.rows for each in moving),
-                estimated_bytes=sum(t.move.size_bytes for t in tables),
-                unit="tables",
-                besides=_besides(work),
-            )
-        )
