@@ -756,3 +756,32 @@ def test_nor_does_pg_dump_wait_for_it(
 
     waiting[0].join()
     assert "timeout" in (caught.value.detail or "")
+
+
+def test_all_tables_are_of_one_moment(source: Database, dest: Database) -> None:
+    """What is written at the source behind the first rows that were copied is not copied."""
+    source.execute(PAIR)
+    source.execute(
+        "CREATE TABLE big AS SELECT i AS id, repeat('x', 100) AS word"
+        " FROM generate_series(1, 30000) AS i"
+    )
+    before = contents(source)
+    written = False
+
+    def listen(event: object) -> None:
+        nonlocal written
+        if written or dest.scalar("SELECT to_regclass('copypipe.migration')") is None:
+            return
+        if dest.scalar("SELECT count(*) FROM copypipe.slice") > 0:
+            written = True
+            source.execute(
+                "INSERT INTO big VALUES (-1, 'late'); DELETE FROM big WHERE id > 29000;"
+                "INSERT INTO invoice VALUES (-1, 1, '2018-01-02');"
+                "DELETE FROM invoice WHERE id = 9;"
+                "INSERT INTO customer VALUES (-1, 'late')"
+            )
+
+    assert ended(move(source, dest, listen=listen, jobs=1, part_bytes=MB))
+
+    assert written
+    assert contents(dest) == before
