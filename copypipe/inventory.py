@@ -52,9 +52,7 @@ class Item:
 def tables(session: Session) -> tuple[Item, ...]:
     """Return the tables of users without their sizes, in the session's open transaction.
 
-    Empties its search path.
-
-    Which are visible is asked by the path that it has before.
+    Empties its search path; which tables are visible is asked by the one that it had before.
     """
     visible = {oid for (oid,) in session.fetch(statements.visible())}
     session.execute(sessions.empty_search_path())

@@ -28,10 +28,8 @@ class Unfinished(NamedTuple):
 
     id: str
     asked: Mapping[str, Any]
-    run: str
     taken_at: datetime
     began_at: datetime
-    source_address: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,7 @@ class Entry:
     run: str
     """In whose snapshot its parts are read."""
     parts: tuple[Bounds, ...]
-    """None for a table that is copied as one."""
+    """Empty for a table that is copied as one."""
     copied_at: datetime | None = None
     rows: int | None = None
     bytes: int | None = None
@@ -76,7 +74,6 @@ class Noted(NamedTuple):
     number: int
     step: Step
     is_done: bool
-    seconds: float
 
 
 def begin(
@@ -229,8 +226,8 @@ def parts(session: Session, migration: str, dest_oid: int) -> list[Part]:
 def steps(session: Session, migration: str) -> list[Noted]:
     """Return what is to be made, and what has been."""
     return [
-        Noted(number, Step(kind, table, name, statement), is_done, seconds)
-        for number, kind, table, name, statement, is_done, seconds in session.fetch(
+        Noted(number, Step(kind, table, name, statement), is_done)
+        for number, kind, table, name, statement, is_done in session.fetch(
             statements.steps(migration)
         )
     ]

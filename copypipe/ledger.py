@@ -320,12 +320,7 @@ def _holding(session: Session, lock: Lock, wait: str) -> Iterator[None]:
     """Run the block in a transaction that holds one of the ledger's own locks, and commit."""
     session.begin("READ COMMITTED", read_only=False, local={"lock_timeout": wait})
     try:
-        try:
-            session.fetch(locks.take([lock], 0))
-        except CopypipeError as error:
-            if error.sqlstate != "55P03":  # lock_not_available
-                raise
-            raise _in_use(session) from None
+        lock_or(session, [lock], 0, _in_use(session))
         yield
     except BaseException:
         session.rollback()
@@ -726,18 +721,24 @@ def take(session: Session, wanted: Sequence[Lock], table: Table, slice_: Slice) 
 
     Raises SliceBusy where another run has one of them for longer than lock_timeout.
     """
+    busy = SliceBusy(
+        f"another run holds a slice that overlaps {slice_} of {table.full_name}",
+        hint="Run it again later, or wait longer with --wait-lock.",
+        side=session.side,
+    )
+    lock_or(session, wanted, table.root_oid, busy)
+
+
+def lock_or(session: Session, wanted: Sequence[Lock], root_oid: int, busy: SliceBusy) -> None:
+    """Take locks in the session's open transaction; raises `busy` behind lock_timeout."""
     try:
-        session.fetch(locks.take(wanted, table.root_oid))
+        session.fetch(locks.take(wanted, root_oid))
     except CopypipeError as error:
         if error.sqlstate != "55P03":  # lock_not_available
             raise
     else:
         return
-    raise SliceBusy(
-        f"another run holds a slice that overlaps {slice_} of {table.full_name}",
-        hint="Run it again later, or wait longer with --wait-lock.",
-        side=session.side,
-    )
+    raise busy
 
 
 def _asked(table: Table, slice_: Slice) -> tuple[int, int, str, str | None, Extent]:

@@ -6,6 +6,7 @@ each as a table of its own; else all its rows go to the root of the dest's, whic
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -106,7 +107,8 @@ def moves(
     `there` are the tables of the dest; `creates` tells that missing ones will be made.
     """
     at_dest = {(each.schema, each.name): each for each in there}
-    tops = inventory.roots(chosen)
+    tops, tops_there = inventory.roots(chosen), inventory.roots(there)
+    sizes = Counter(top.oid for top in tops_there.values())
     trees: dict[int, list[Item]] = {}
     for each in chosen:
         trees.setdefault(tops[each.oid].oid, []).append(each)
@@ -115,7 +117,7 @@ def moves(
         root = next(each for each in tree if each.oid == top)
         # Without a column nothing of a row can be copied.
         leaves = [each for each in tree if each.kind == "r" and each.has_columns]
-        if root.kind == "p" and not _alike(root, tree, at_dest, there, into, creates):
+        if root.kind == "p" and not _alike(root, tree, at_dest, sizes, into, creates):
             schema, name = into(root)
             size = sum(each.size_bytes for each in leaves)
             indexes = sum(each.index_bytes for each in leaves)
@@ -130,9 +132,9 @@ def moves(
 
 def move(item: Item, into: Item, items: Iterable[Item]) -> Move:
     """Return the move of one table that was decided about before; `items` has its partitions."""
-    roots = inventory.roots(items)
     tree = [item]
     if item.kind == "p":
+        roots = inventory.roots(items)
         tree = [each for each in items if roots[each.oid] is roots[item.oid] and each.kind == "r"]
     size, indexes = sum(e.size_bytes for e in tree), sum(e.index_bytes for e in tree)
     return Move(item, into.schema, into.name, into, size, indexes)
@@ -142,17 +144,19 @@ def _alike(
     root: Item,
     tree: Sequence[Item],
     at_dest: Mapping[tuple[str, str], Item],
-    there: Sequence[Item],
+    sizes: Mapping[int, int],
     into: Names,
     creates: bool,
 ) -> bool:
-    """Return whether a partition tree is the same at the dest, or will be made there."""
+    """Return whether a partition tree is the same at the dest, or will be made there.
+
+    `sizes` tells how many tables the tree of each root of the dest has.
+    """
     top = at_dest.get(into(root))
     if top is None:
         return True  # made, or told to be missing
     pairs = [(each, at_dest.get(into(each))) for each in tree]
-    below = sum(1 for each in inventory.roots(there).items() if each[1].oid == top.oid)
-    if len({other.oid for _, other in pairs if other is not None}) != below:
+    if len({other.oid for _, other in pairs if other is not None}) != sizes[top.oid]:
         return False  # others are there besides
     return all(
         creates

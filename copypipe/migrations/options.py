@@ -8,11 +8,7 @@ from datetime import datetime
 from typing import Any, Literal
 
 from copypipe.addresses import Address
-from copypipe.errors import (
-    CopypipeError,
-    PlanRefused,
-    UsageError,
-)
+from copypipe.errors import CopypipeError, PlanRefused, UsageError
 from copypipe.hazards import Refusals
 from copypipe.inventory import Asked
 from copypipe.migrations import moves
@@ -211,5 +207,6 @@ def request_of_any(options: Options) -> Request:
 
 
 def listed(names: Sequence[str]) -> str:
+    """Return names for a message, the first ten of many."""
     more = f" and {len(names) - 10} more" if names[10:] else ""
     return ", ".join(names[:10]) + more

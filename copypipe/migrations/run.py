@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,12 +22,7 @@ from copypipe import (
 )
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
-from copypipe.errors import (
-    CopypipeError,
-    PlanRefused,
-    Side,
-    UsageError,
-)
+from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError
 from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
 from copypipe.horizons import horizon
 from copypipe.inventory import Item
@@ -55,13 +50,10 @@ from copypipe.migrations.setup import (
     look,
 )
 from copypipe.migrations.work import Outcome, Part, Sealing, Table, Work
-from copypipe.requests import (
-    Endpoint,
-)
+from copypipe.requests import Endpoint
 from copypipe.servers import Session
 from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
-from copypipe.statements import sessions
 from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
 from copypipe.steps import Step
@@ -144,16 +136,19 @@ class Migration:
         ):
             _make_ledger(dest, self._listen)
             # Two that are set up at a time would both find the same tables missing, or empty.
-            self._pass(gate)
+            Keeper(gate, self._options).take_setting_up()
             sides = look(source, dest)
             kind = Again if self._options.resume else First
             start = kind(self._options, self._listen, self._run, sides)
             start.check()
             snapshot, position = self._hold(stack, leader, sides)
-            pid = self._keep(keeper, start.keys())
+            keeping = Keeper(keeper, self._options)
+            keeping.take_ledger()
+            keeping.take(start.keys())
             source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
-            ready = start.set_up(snapshot, position, Keeper(keeper, self._options))
+            ready = start.set_up(snapshot, position, keeping)
             source.rollback()
+            pid = keeping.pid
         self._work = Work(
             request=request_of_any(start.options),
             migration=ready.migration,
@@ -204,20 +199,6 @@ class Migration:
             )
         )
         return snapshot, position
-
-    def _pass(self, gate: Session) -> None:
-        """Let nobody else set up a migration into this database until the session ends."""
-        patience = {"lock_timeout": plans.milliseconds(self._options.wait_lock)}
-        gate.begin("READ COMMITTED", read_only=False, local=patience)
-        Keeper(gate, self._options).take_setting_up()
-
-    def _keep(self, keeper: Session, keys: Mapping[int, str]) -> int:
-        """Keep other runs away from tables of the dest; returns the backend that does."""
-        patience = {"lock_timeout": plans.milliseconds(self._options.wait_lock)}
-        keeper.begin("READ COMMITTED", read_only=False, local=patience)
-        Keeper(keeper, self._options).take_ledger()
-        Keeper(keeper, self._options).take(keys)
-        return int(keeper.fetch_one(sessions.backend_pid())[0])
 
 
 # ----------------------------------------------------------------------------------- the dry run

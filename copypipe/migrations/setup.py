@@ -30,7 +30,6 @@ from copypipe.catalog import Position, Server
 from copypipe.errors import (
     CommitUnknown,
     CopyFailed,
-    CopypipeError,
     PlanRefused,
     SliceBusy,
     UsageError,
@@ -41,19 +40,15 @@ from copypipe.inventory import Item
 from copypipe.journals import Entry, Noted
 from copypipe.migrations import moves, work
 from copypipe.migrations.moves import Move, Names
-from copypipe.migrations.options import (
-    Options,
-    listed,
-    request_of_any,
-)
+from copypipe.migrations.options import Options, listed, request_of_any
 from copypipe.migrations.work import Table
 from copypipe.requests import in_units
 from copypipe.schemas import Tools
 from copypipe.servers import Session
 from copypipe.slices import TABLE, Lock, Pages
 from copypipe.snapshots import Snapshot
-from copypipe.statements import locks
 from copypipe.statements import migrations as statements
+from copypipe.statements import sessions
 from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
 from copypipe.steps import Step
@@ -98,42 +93,41 @@ class Ready:
     steps: list[Noted]
 
 
-@dataclass(frozen=True)
 class Keeper:
-    """The session that keeps others away from the dest's tables."""
+    """A session that keeps others away from the dest's tables, in a transaction of its own."""
 
-    session: Session
-    options: Options
+    def __init__(self, session: Session, options: Options) -> None:
+        """Begin the transaction."""
+        self._session = session
+        patience = {"lock_timeout": plans.milliseconds(options.wait_lock)}
+        session.begin("READ COMMITTED", read_only=False, local=patience)
+
+    @property
+    def pid(self) -> int:
+        """Return its backend."""
+        return int(self._session.fetch_one(sessions.backend_pid())[0])
 
     def take_ledger(self) -> None:
         """Keep the ledger from being removed."""
-        self._take([ledger.IN_USE], 0, "the ledger")
+        self._take(ledger.IN_USE, 0, "the ledger")
 
     def take_setting_up(self) -> None:
         """Keep other migrations from being set up."""
-        self._take([_SETTING_UP], 0, "the set-up of a migration")
+        self._take(_SETTING_UP, 0, "the set-up of a migration")
 
     def take(self, keys: Mapping[int, str]) -> None:
         """Take the keys of tables, by the OIDs of their roots; always in the same order."""
         for root, name in sorted(keys.items()):
-            self._take([TABLE], root, name)
+            self._take(TABLE, root, name)
 
-    def _take(self, wanted: Sequence[slices.Lock], root: int, name: str) -> None:
-        problem: SliceBusy
-        try:
-            self.session.fetch(locks.take(wanted, root))
-        except CopypipeError as error:
-            if error.sqlstate != "55P03":  # lock_not_available
-                raise
-            problem = SliceBusy(
-                f"another run is at work on {name}",
-                detail="Nothing was changed.",
-                hint="Run it again later, or wait longer with --wait-lock.",
-                side="dest",
-            )
-        else:
-            return
-        raise problem
+    def _take(self, lock: Lock, root: int, name: str) -> None:
+        busy = SliceBusy(
+            f"another run is at work on {name}",
+            detail="Nothing was changed.",
+            hint="Run it again later, or wait longer with --wait-lock.",
+            side="dest",
+        )
+        ledger.lock_or(self._session, [lock], root, busy)
 
 
 # ------------------------------------------------------------------------------- the first start
@@ -401,7 +395,7 @@ class First:
         }
         journals.begin(dest, identifier, options.told(), start, entries, todo)
         noted = [
-            Noted(number, step, False, 0.0)
+            Noted(number, step, is_done=False)
             for number, step in enumerate(todo)
             if does(options, step)
         ]
@@ -556,10 +550,10 @@ class Again:
                 side="dest",
             )
         if len(found) > 1:
-            listed = "; ".join(f"{e.id} of {e.began_at:%Y-%m-%d %H:%M}+00" for e in found)
+            each = "; ".join(f"{e.id} of {e.began_at:%Y-%m-%d %H:%M}+00" for e in found)
             raise UsageError(
                 "several migrations from this source have not ended",
-                detail=f"{listed}.",
+                detail=f"{each}.",
                 hint="Name one with --id.",
             )
         return found[0]
@@ -753,6 +747,7 @@ def _gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:
 
 
 def begin(dest: Session, options: Options) -> None:
+    """Begin a transaction of the dest in which a migration is set up, or ended."""
     local = {"lock_timeout": plans.milliseconds(max(options.wait_lock, 1.0))}
     dest.begin("READ COMMITTED", read_only=False, local=local)
 
@@ -873,5 +868,6 @@ T = TypeVar("T")
 
 
 def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield as many of the items at a time as one statement names."""
     for start in range(0, len(items), _AT_ONCE):
         yield items[start : start + _AT_ONCE]

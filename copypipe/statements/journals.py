@@ -113,7 +113,7 @@ def unfinished(of_source: Mapping[str, Any]) -> Composed:
     """Read the migrations from a source that have not ended, the last first."""
     return SQL(
         """
-        SELECT m.id::text, m.asked, m.run, m.taken_at, m.began_at, m.source_address
+        SELECT m.id::text, m.asked, m.taken_at, m.began_at
           FROM copypipe.migration m
          WHERE m.ended_at IS NULL AND m.source_database_oid = {database}
            AND coalesce(m.source_system = {system}::int8, m.source_address = {address})
@@ -223,8 +223,7 @@ def steps(migration: str) -> Composed:
     """Read what is to be made, and what has been, in order."""
     return SQL(
         """
-        SELECT s.number, s.kind, s.source_oid::int8, s.name, s.statement, s.done_at IS NOT NULL,
-               coalesce(s.seconds, 0)
+        SELECT s.number, s.kind, s.source_oid::int8, s.name, s.statement, s.done_at IS NOT NULL
           FROM copypipe.migration_step s
          WHERE s.migration = {}::uuid
          ORDER BY s.number
