@@ -233,7 +233,11 @@ def find(source_major: int) -> Tools:
     pg_dump reads servers that are as old as itself or older. The oldest that will do writes what
     the oldest dest can read. What is on PATH comes first among those of one version.
     """
-    found = list(_candidates())
+    found: list[Tools] = []
+    for tools in _candidates():
+        if tools.major == source_major:
+            return tools
+        found.append(tools)
     able = [tools for tools in found if tools.major >= source_major]
     if able:
         return min(able, key=lambda tools: tools.major)
@@ -250,14 +254,28 @@ def find(source_major: int) -> Tools:
 _VERSION = re.compile(r"pg_dump \(PostgreSQL\) (\d+)")
 
 
+# Where Debian's packages put each version (postgresql-common, pg_wrapper(1)).
+_DEBIAN = Path("/usr/lib/postgresql")
+
+
 def _candidates() -> Iterable[Tools]:
-    if (path := shutil.which("pg_dump")) is not None:
+    path = shutil.which("pg_dump")
+    if path is not None and Path(path).resolve().name == "pg_wrapper":
+        # That would start one of these, by way of Perl, which takes longer than the program itself.
+        for folder in _DEBIAN.glob("*/bin"):
+            if _has_both(folder) and folder.parent.name.isdecimal():
+                yield Tools(folder, None, int(folder.parent.name))
+    elif path is not None:
         said = subprocess.run([path, "--version"], capture_output=True, text=True, check=False)
         if version := _VERSION.match(said.stdout):
             yield Tools(Path(path).parent, None, int(version[1]))
     for binaries in launcher.find_all():
-        if all((binaries.bindir / each).exists() for each in ("pg_dump", "pg_restore")):
+        if _has_both(binaries.bindir):
             yield Tools(binaries.bindir, binaries.libdir, binaries.major)
+
+
+def _has_both(folder: Path) -> bool:
+    return all(os.access(folder / each, os.X_OK) for each in ("pg_dump", "pg_restore"))
 
 
 def dump(
