@@ -25,6 +25,7 @@ The three parts of an error follow PostgreSQL's error style guide (message, deta
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 from typing import Literal
 
 Side = Literal["source", "dest"]
@@ -189,6 +190,12 @@ def one_line(text: str) -> str:
     them, and a column may be named like a second error message.
     """
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names for a message, the first ten of many."""
+    more = f" and {len(names) - 10} more" if names[10:] else ""
+    return ", ".join(names[:10]) + more
 
 
 def printable(text: str) -> str:

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.servers import Session
 from copypipe.statements import inventory as statements
 from copypipe.statements import sessions
 from copypipe.tables import folded
+
+# How many relations one statement names at most.
+_AT_ONCE = 500
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +203,9 @@ def roots(items: Iterable[Item]) -> Mapping[int, Item]:
             top = by_oid[top.parent]
         found[each.oid] = top
     return found
+
+
+def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield as many of the items at a time as one statement names."""
+    for start in range(0, len(items), _AT_ONCE):
+        yield items[start : start + _AT_ONCE]

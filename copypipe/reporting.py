@@ -209,9 +209,11 @@ def proposal_text(found: Proposal) -> str:
     size = sum(each.move.size_bytes for each in found.tables)
     indexes = sum(each.move.index_bytes for each in found.tables)
     lines.append(f"  needs    about {in_units(size + indexes)} of disk at the dest")
+    lines += [f"  drops    INDEX {name}" for name in found.drops]
     lines += [f"  makes    {what}" for what in found.makes]
     lines += [f"  {step.kind:<10} {step.statement}" for step in found.steps]
     lines += [f"  leaves   {what}: it needs a table that does not come" for what in found.left_out]
+    lines += [f"  leaves   {what}: no table needs it" for what in found.not_tables]
     lines += [f"  refused  {refused.message}" for refused in found.refusals]
     lines.append("nothing was changed")
     return "\n".join(one_line(" ".join(line.split("\n"))) for line in lines)
@@ -242,7 +244,9 @@ def proposal_json(found: Proposal) -> str:
                 {"kind": step.kind, "name": step.name, "statement": step.statement}
                 for step in found.steps
             ],
+            "drops": list(found.drops),
             "left_out": list(found.left_out),
+            "not_tables": list(found.not_tables),
             "refusals": [_error(refused) for refused in found.refusals],
         },
     )

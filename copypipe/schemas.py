@@ -160,6 +160,22 @@ def _with_needs(numbers: Iterable[int], by_number: Mapping[int, Entry]) -> set[i
     return found
 
 
+# What people know by a name of its own, and may look for at the dest.
+_KNOWN = frozenset(
+    _words("""
+    AGGREGATE|EVENT TRIGGER|EXTENSION|FOREIGN TABLE|FUNCTION|MATERIALIZED VIEW|PROCEDURE|PUBLICATION
+    |SEQUENCE|SUBSCRIPTION|TYPE|DOMAIN|VIEW
+    """)
+)
+
+
+def rest(entries: Sequence[Entry], chosen: Selection) -> Selection:
+    """Return what people know by name, and no table needs."""
+    wanted = {entry.number for entry in chosen.entries}
+    found = [each for each in entries if each.kind in _KNOWN and each.number not in wanted]
+    return Selection(tuple(found), (), ())
+
+
 def missing(source: Session, dest: Session, wanted: Selection) -> tuple[Entry, ...]:
     """Return what of a selection the dest lacks; both sessions are in a transaction.
 
@@ -291,21 +307,29 @@ def dump(
     those that it lacks that for. Raises CopyFailed where pg_dump fails.
     """
     archive = folder / "schema.dump"
-    tools.run(
-        "pg_dump",
-        [
-            "--format=custom",
-            "--schema-only",
-            "--no-tablespaces",
-            "--encoding=UTF8",
-            *[f"--exclude-table={spelled(*name)}" for name in without],
-            *([f"--role={role}"] if (role := source.settings.get("role")) else []),
-            f"--lock-wait-timeout={LOCK_SECONDS * 1000}",
-            *([f"--snapshot={snapshot}"] if snapshot is not None else []),
-            f"--file={archive}",
-        ],
-        **_environment(source),
-    )
+    try:
+        tools.run(
+            "pg_dump",
+            [
+                "--format=custom",
+                "--schema-only",
+                "--no-tablespaces",
+                "--encoding=UTF8",
+                *[f"--exclude-table={spelled(*name)}" for name in without],
+                *([f"--role={role}"] if (role := source.settings.get("role")) else []),
+                f"--lock-wait-timeout={LOCK_SECONDS * 1000}",
+                *([f"--snapshot={snapshot}"] if snapshot is not None else []),
+                f"--file={archive}",
+            ],
+            **_environment(source),
+        )
+    except CopyFailed as error:
+        if error.detail and "canceling statement due to" in error.detail:
+            error.hint = (
+                "Somebody has locked a table of that database, or waits for such a lock (ALTER "
+                "TABLE, VACUUM FULL): run it again when that is over, or give --no-schema."
+            )
+        raise
     return archive
 
 
@@ -368,6 +392,7 @@ class Contents:
     """The numbers of those that follow the rows (post-data)."""
     _told: str
     """All of their statements, each behind a header that tells its number."""
+    _owner: bool
 
     def behind(self, wanted: Sequence[Entry]) -> dict[int, str]:
         """Return the statements of those of these entries that follow the rows, by their numbers.
@@ -380,20 +405,25 @@ class Contents:
         numbers = [entry.number for entry in wanted if entry.number in self._behind]
         if len(found) * 2 + 1 == len(pieces) and found.keys() == self._behind:
             return {number: found[number].strip() for number in numbers}
-        alone = ((number, _behind(self._archive, self._tools, number)) for number in numbers)
+        alone = (
+            (number, _behind(self._archive, self._tools, self._owner, number)) for number in numbers
+        )
         return {number: _TOLD.split(text, maxsplit=1)[2].strip() for number, text in alone}
 
 
-def read(archive: Path, tools: Tools) -> Contents:
-    """Return what is in an archive; runs pg_restore thrice, side by side."""
+def read(archive: Path, tools: Tools, *, owner: bool = False) -> Contents:
+    """Return what is in an archive; runs pg_restore thrice, side by side.
+
+    With `owner` what follows the rows is given the owners that it has at the source.
+    """
     options = (["--list", "--verbose"], ["--list", "--section=post-data"])
     with ThreadPoolExecutor() as pool:
         listed, behind = (
             pool.submit(tools.run, "pg_restore", [*each, str(archive)]) for each in options
         )
-        told = pool.submit(_behind, archive, tools)
+        told = pool.submit(_behind, archive, tools, owner)
         numbers = frozenset(entry.number for entry in parse(behind.result()))
-        return Contents(parse(listed.result()), archive, tools, numbers, told.result())
+        return Contents(parse(listed.result()), archive, tools, numbers, told.result(), owner)
 
 
 # What precedes the statements of an entry (_printTocEntry in pg_backup_archiver.c).
@@ -404,14 +434,15 @@ _TOLD = re.compile(
 )
 
 
-def _behind(archive: Path, tools: Tools, number: int | None = None) -> str:
+def _behind(archive: Path, tools: Tools, owner: bool, number: int | None = None) -> str:
     """Return the statements of all entries that follow the rows, or of one of them."""
     options = []
     if number is not None:
         listing = archive.with_name("behind.list")
         listing.write_text(f"{number};\n")
         options = [f"--use-list={listing}"]
-    options += ["--section=post-data", "--no-owner", "--no-acl", *_unplaced(tools)]
+    options += ["--section=post-data", "--no-acl", *_unplaced(tools)]
+    options += [] if owner else ["--no-owner"]
     return _ENDS.sub("", tools.run("pg_restore", [*options, "--verbose", "--file=-", str(archive)]))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from copypipe import inventory, parts
-from copypipe.errors import PlanRefused, UsageError
+from copypipe.errors import PlanRefused, UsageError, listed
 from copypipe.inventory import Item
 from copypipe.slices import Pages, Slice, Whole
 from copypipe.statements.migrations import Target
@@ -171,10 +171,8 @@ def check_there(wanted: Iterable[Move]) -> None:
     """Raise PlanRefused where tables are missing at the dest."""
     missing = [each.full_name for each in wanted if each.into is None]
     if missing:
-        more = f" and {len(missing) - 10} more" if missing[10:] else ""
-        listed = ", ".join(missing[:10]) + more
         raise PlanRefused(
-            f"dest: there is no table {listed}",
+            f"dest: there is no table {listed(missing)}",
             hint="Leave --no-schema out, and what is missing is made.",
             side="dest",
         )

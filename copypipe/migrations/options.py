@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -178,7 +177,11 @@ class Proposal:
     """What of definitions the dest lacks."""
     steps: tuple[Step, ...]
     """What follows the rows, as far as it is known."""
+    drops: tuple[str, ...]
+    """Indexes that are dropped first, and made again."""
     left_out: tuple[str, ...]
+    not_tables: tuple[str, ...]
+    """What the dest lacks and no table needs, where all tables are moved."""
     refusals: tuple[PlanRefused, ...]
 
     def check(self) -> None:
@@ -204,9 +207,3 @@ def request_of_any(options: Options) -> Request:
         notices=options.notices,
         yes=True,
     )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names for a message, the first ten of many."""
-    more = f" and {len(names) - 10} more" if names[10:] else ""
-    return ", ".join(names[:10]) + more

@@ -22,11 +22,11 @@ from copypipe import (
 )
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
-from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError
+from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError, listed
 from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
 from copypipe.horizons import horizon
-from copypipe.inventory import Item
-from copypipe.migrations import moves
+from copypipe.inventory import Item, chunks
+from copypipe.migrations import moves, sequences
 from copypipe.migrations import work as working
 from copypipe.migrations.options import (
     Migrated,
@@ -35,7 +35,6 @@ from copypipe.migrations.options import (
     Proposal,
     Proposed,
     State,
-    listed,
     request_of_any,
 )
 from copypipe.migrations.setup import (
@@ -45,7 +44,6 @@ from copypipe.migrations.setup import (
     Keeper,
     Sides,
     begin,
-    chunks,
     does,
     look,
 )
@@ -219,6 +217,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         makes: tuple[str, ...] = ()
         todo: list[Step] = []
         left_out: list[str] = []
+        not_tables: list[str] = []
         with tempfile.TemporaryDirectory(prefix="copypipe-") as folder:
             archive = Archive.of(options, sides, None, Path(folder))
             if archive is not None:
@@ -226,7 +225,10 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
                 source.begin("READ COMMITTED", read_only=True)
                 todo = [each for each in archive.steps(sides) if does(options, each)]
                 source.rollback()
-                left_out = archive.left_out
+                left_out, not_tables = archive.left_out, archive.not_tables
+        with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            deferred = first.deferrable()
+            todo += [*deferred.values(), *first.analyses()]
         filled = {move.item.oid for move in first.filled}
         return Proposal(
             source=source.address,
@@ -242,7 +244,9 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             ),
             makes=makes,
             steps=tuple(todo),
+            drops=tuple(".".join(name) for name in deferred),
             left_out=tuple(left_out),
+            not_tables=tuple(not_tables),
             refusals=refusals.all,
         )
 
@@ -303,55 +307,18 @@ def _finish(work: Work, start: First | Again, *, ends: bool) -> None:
         attempts.persist(work.request, work.listen, finish)
 
 
-_State = tuple[int, bool]
-"""last_value and is_called of a sequence."""
-
-
 def _sequences(
     source: Session, dest: Session, work: Work, start: First | Again
-) -> dict[tuple[str, str], _State]:
-    """Return where sequences of the dest go on: where those of the source are, but never back.
-
-    Those that number the same column of the same table belong together, whatever they are called.
-    """
-    items, names = start.sides.items, moves.names(start.options.into)
-    with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-        at_dest = {(each.schema, each.name): each.oid for each in inventory.tables(dest)}
-        into = {item.oid: at_dest.get(names(item)) for item in items}
+) -> dict[tuple[str, str], sequences.State]:
+    """Return where sequences of the dest go on."""
+    with (
+        dest.reading(lock_timeout=plans.OTHER_LOCKS),
+        source.reading(lock_timeout=plans.OTHER_LOCKS),
+    ):
+        names = moves.names(start.options.into)
+        into = sequences.counterparts(start.sides.items, inventory.tables(dest), names)
         into |= {table.move.item.oid: table.move.there.oid for table in work.tables}
-        oids = [oid for oid in into.values() if oid is not None]
-        found = dest.fetch(step_statements.sequences(oids))
-        there = {(oid, column): (schema, name) for oid, column, schema, name, _ in found}
-        ascends = {(schema, name): ascends for _, _, schema, name, ascends in found}
-        own = _read(dest, list(ascends))
-    with source.reading(lock_timeout=plans.OTHER_LOCKS):
-        pairs = [
-            (there[other, column], (schema, name))
-            for oid, column, schema, name, _ in source.fetch(step_statements.sequences(list(into)))
-            if (other := into[oid]) is not None and (other, column) in there
-        ]
-        theirs = _read(source, [of for _, of in pairs])
-    wanted: dict[tuple[str, str], _State] = {}
-    for name, of in pairs:
-        states = [theirs[of], *([wanted[name]] if name in wanted else [])]
-        if own[name][1]:  # else nothing was ever drawn from it
-            states.append(own[name])
-        wanted[name] = (max if ascends[name] else _least)(states)
-    return wanted
-
-
-def _least(states: Sequence[_State]) -> _State:
-    """Return the state of a descending sequence that has gone furthest."""
-    return min(states, key=lambda state: (state[0], not state[1]))
-
-
-def _read(session: Session, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], _State]:
-    """Return how far sequences are."""
-    found: dict[tuple[str, str], _State] = {}
-    for some in chunks(list(dict.fromkeys(names))):
-        for place, value, is_called in session.fetch(step_statements.read_sequences(some)):
-            found[some[place]] = (value, is_called)
-    return found
+        return sequences.wanted(source, dest, into)
 
 
 def _moved(table: Table) -> Moved:

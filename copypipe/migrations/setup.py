@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from copypipe import (
     attempts,
@@ -33,14 +33,15 @@ from copypipe.errors import (
     PlanRefused,
     SliceBusy,
     UsageError,
+    listed,
 )
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
-from copypipe.inventory import Item
+from copypipe.inventory import Item, chunks
 from copypipe.journals import Entry, Noted
-from copypipe.migrations import moves, work
-from copypipe.migrations.moves import Move, Names
-from copypipe.migrations.options import Options, listed, request_of_any
+from copypipe.migrations import moves, sequences, work
+from copypipe.migrations.moves import Move
+from copypipe.migrations.options import Options, request_of_any
 from copypipe.migrations.work import Table
 from copypipe.requests import in_units
 from copypipe.schemas import Tools
@@ -54,9 +55,6 @@ from copypipe.statements.migrations import Target
 from copypipe.steps import Step
 
 _SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
-
-# How many tables one statement names at most.
-_AT_ONCE = 500
 
 
 @dataclass
@@ -164,13 +162,11 @@ class First:
         """Look at what can be known before anything is made; changes nothing."""
         options, sides = self.options, self.sides
         _gather_unreadable(self._refusals, sides.items)
-        with self._refusals.gathering():
-            self._check_sequences()
+        self._check_sequences()
         with self._refusals.gathering():
             self._check_columns()
-        if not options.schema:
-            with self._refusals.gathering():
-                moves.check_there(self.moves)
+        with self._refusals.gathering():
+            self._check_names()
         with self._refusals.gathering():
             self._check_twice()
         with self._refusals.gathering():
@@ -225,17 +221,16 @@ class First:
             )
 
     def _check_sequences(self) -> None:
-        """Refuse sequences that the role could not read in the end, when all rows are there."""
-        source, oids = self.sides.source, [item.oid for item in self.sides.items]
-        with source.reading(lock_timeout=plans.OTHER_LOCKS):
-            found = source.fetch(step_statements.unreadable_sequences(oids))
-        if found:
-            names = listed([name for (name,) in found])
-            raise PlanRefused(
-                f"source: the role may not read the sequences {names}",
-                hint="GRANT SELECT ON SEQUENCE .. TO the role.",
-                side="source",
-            )
+        """Gather sequences that could not be brought to where they are at the source."""
+        sides = self.sides
+        into = sequences.counterparts(sides.items, sides.there, self._names)
+        with (
+            sides.source.reading(lock_timeout=plans.OTHER_LOCKS),
+            sides.dest.reading(lock_timeout=plans.OTHER_LOCKS),
+        ):
+            found = sequences.problems(sides.source, sides.dest, sides.items, into)
+        for each in found:
+            self._refusals.add(each)
 
     def _check_columns(self) -> None:
         """Refuse rows without a column."""
@@ -266,6 +261,23 @@ class First:
                     hint="Do not exclude it, or make the same partitions at the dest.",
                     side="source",
                 )
+
+    def _check_names(self) -> None:
+        """Refuse names that are not of tables; and missing tables where none are made."""
+        names = [(move.schema, move.name) for move in self.moves if move.into is None]
+        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            found = self.sides.dest.fetch(statements.other_relations(names))
+        if found:
+            told = [
+                f"{names[place - 1][0]}.{names[place - 1][1]} ({what})" for place, what in found
+            ]
+            raise PlanRefused(
+                f"dest: no tables bear these names, but others: {listed(told)}",
+                hint="Rename or drop them, or give the tables other names (--no-schema, --into).",
+                side="dest",
+            )
+        if not self.options.schema:
+            moves.check_there(self.moves)
 
     def _check_twice(self) -> None:
         """Refuse two tables that go into one."""
@@ -368,7 +380,7 @@ class First:
         sources = {move.there.oid: move.item.oid for move in self.moves}
         todo += journals.take_over(dest, [other.id for other in self._others], sources)
         todo += self._deferred()
-        todo += _analyses(sides, self.moves, self._names)
+        todo += self.analyses()
         tables = [
             _table(move, moves.cut(move, options.part_bytes, self._run, options.limit), self._run)
             for move in self.moves
@@ -418,16 +430,71 @@ class First:
 
     def _deferred(self) -> list[Step]:
         """Drop the plain indexes of tables that are there, and return how they are made again."""
+        found = self.deferrable()
+        for name in found:
+            self.sides.dest.execute(step_statements.drop_index(*name))
+        if self.options.defer_indexes:
+            self._listen(Told(f"{len(found)} indexes are dropped, and made again behind the rows"))
+        return list(found.values())
+
+    def deferrable(self) -> dict[tuple[str, str], Step]:
+        """Return how indexes that are to be dropped are made again, by their schemas and names.
+
+        In the dest's open transaction.
+        """
         if not self.options.defer_indexes:
-            return []
-        dest = self.sides.dest
-        of = {move.there.oid: move.item.oid for move in self.moves}
-        found = []
-        for oid, schema, name, definition in dest.fetch(step_statements.plain_indexes(list(of))):
-            dest.execute(step_statements.drop_index(schema, name))
-            found.append(Step("index", of[oid], f"{schema}.{name}", definition))
-        self._listen(Told(f"{len(found)} indexes are dropped, and made again behind the rows"))
-        return found
+            return {}
+        of = {move.there.oid: move.item.oid for move in self.existing}
+        return {
+            (schema, name): Step("index", of[oid], f"{schema}.{name}", definition)
+            for oid, schema, name, definition in self.sides.dest.fetch(
+                step_statements.plain_indexes(list(of))
+            )
+        }
+
+    def analyses(self) -> list[Step]:
+        """Return the steps that gather statistics, in the dest's open transaction.
+
+        Those of a partitioned table, which nothing else gathers, need a look at its partitions;
+        before 18 that gathers those of each partition again, so there it is done once, for the
+        whole tree.
+        """
+        sides, names = self.sides, self._names
+        at_dest = {(each.schema, each.name): each for each in sides.there}
+        roots = inventory.roots(sides.items)
+        by_itself = sides.dest_is.major >= _ANALYZE_ONLY
+        found: dict[int, Step] = {}
+        for move in self.moves:
+            top = roots[move.item.oid]
+            root = at_dest.get(names(top))
+            is_tree = self.options.schema if root is None else root.kind == "p"
+            is_part = top.oid != move.item.oid and is_tree
+            if is_part:
+                text = step_statements.analyze(names(top), only=by_itself)
+                found[top.oid] = _analysis(top, names(top), text)
+            if not is_part or by_itself:
+                name = (move.schema, move.name)
+                found[move.item.oid] = _analysis(move.item, name, step_statements.analyze(name))
+        return self._permitted(found.values())
+
+    def _permitted(self, analyses: Iterable[Step]) -> list[Step]:
+        """Return those that the server would not skip with a mere warning; tell of the others."""
+        sides = self.sides
+        oids = {f"{each.schema}.{each.name}": each.oid for each in sides.there}
+        steps = list(analyses)
+        known = [oids[step.name] for step in steps if step.name in oids]
+        asked = step_statements.not_analyzable(known, maintain=sides.dest_is.major >= _MAINTAIN)
+        lacking = {oid for (oid,) in sides.dest.fetch(asked)}
+        skipped = [step for step in steps if oids.get(step.name) in lacking]
+        if skipped:
+            self._listen(
+                Warned(
+                    "no statistics are gathered of "
+                    f"{listed([step.name for step in skipped])}: for these the role would have to "
+                    "own the tables, or have MAINTAIN on them (17)"
+                )
+            )
+        return [step for step in steps if step not in skipped]
 
 
 class Archive:
@@ -439,14 +506,18 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
-        self._contents = schemas.read(path, tools)
+        self._contents = schemas.read(path, tools, owner=options.owner)
         oids = {item.oid for item in sides.items}
         self.selection = schemas.select(self._contents.entries, oids)
+        rest = schemas.rest(self._contents.entries, self.selection)
         begun = snapshot is not None
         if not begun:
             sides.source.begin("READ COMMITTED", read_only=True)
         with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
             self.wanted = schemas.missing(sides.source, sides.dest, self.selection)
+            self._not_tables: Sequence[schemas.Entry] = ()
+            if options.asked.everything:
+                self._not_tables = schemas.missing(sides.source, sides.dest, rest)
         if not begun:
             sides.source.rollback()
 
@@ -465,7 +536,12 @@ class Archive:
     @property
     def left_out(self) -> list[str]:
         """Return what belongs to the tables and needs others."""
-        return [f"{e.kind} {e.name.rsplit(' ', 1)[0]}" for e in self.selection.left_out]
+        return [_called(entry) for entry in self.selection.left_out]
+
+    @property
+    def not_tables(self) -> list[str]:
+        """Return what the dest lacks and no table needs, where all tables are moved."""
+        return [_called(entry) for entry in self._not_tables]
 
     def tell(self, listen: Listener) -> None:
         """Tell what comes besides, and what does not."""
@@ -478,6 +554,8 @@ class Archive:
                     f"left out, since they need tables that do not come: {listed(self.left_out)}"
                 )
             )
+        if self.not_tables:
+            listen(Warned(f"not tables, so they do not come: {listed(self.not_tables)}"))
 
     def make(self, dest: Session) -> None:
         """Make the tables and all they depend on, in the dest's open transaction."""
@@ -511,6 +589,11 @@ class Archive:
             {item.oid: item for item in sides.items},
             sides.dest_is.major,
         )
+
+
+def _called(entry: schemas.Entry) -> str:
+    """Return the kind, schema and name of an entry, without its owner."""
+    return f"{entry.kind} {entry.name.rsplit(' ', 1)[0]}"
 
 
 # ------------------------------------------------------------------------------- a further start
@@ -834,40 +917,10 @@ def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
     return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
 
 
-def _analyses(sides: Sides, of: Sequence[Move], names: Names) -> list[Step]:
-    """Return the steps that gather statistics.
-
-    Those of a partitioned table, which nothing else gathers, need a look at its partitions; before
-    18 that gathers those of each partition again, so there it is done once, for the whole tree.
-    """
-    roots = inventory.roots(sides.items)
-    trees = {(each.schema, each.name) for each in sides.there if each.kind == "p"}
-    by_itself = sides.dest_is.major >= _ANALYZE_ONLY
-    found = {}
-    for move in of:
-        top = roots[move.item.oid]
-        is_part = top.oid != move.item.oid and names(top) in trees
-        if is_part:
-            text = step_statements.analyze(names(top), only=by_itself)
-            found[top.oid] = _analysis(top, names(top), text)
-        if not is_part or by_itself:
-            name = (move.schema, move.name)
-            found[move.item.oid] = _analysis(move.item, name, step_statements.analyze(name))
-    return list(found.values())
-
-
 def _analysis(item: Item, name: tuple[str, str], statement: str) -> Step:
     return Step("analyze", item.oid, ".".join(name), statement)
 
 
-# ANALYZE ONLY (release notes of 18).
+# ANALYZE ONLY (release notes of 18), and the privilege MAINTAIN (of 17).
 _ANALYZE_ONLY = 18
-
-
-T = TypeVar("T")
-
-
-def chunks(items: Sequence[T]) -> Iterator[Sequence[T]]:
-    """Yield as many of the items at a time as one statement names."""
-    for start in range(0, len(items), _AT_ONCE):
-        yield items[start : start + _AT_ONCE]
+_MAINTAIN = 17

@@ -71,6 +71,28 @@ def holding_rows(tables: Sequence[Target]) -> Composed:
     )
 
 
+def other_relations(names: Sequence[tuple[str, str]]) -> Composed:
+    """Find which of these names (schema, name) are of relations that rows cannot be moved into.
+
+    Rows: the place among `names`, counted from 1, and what it is, for people.
+    """
+    return SQL(
+        """
+        SELECT w.place,
+               CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
+                              WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence'
+                              WHEN 'c' THEN 'type' WHEN 'i' THEN 'index' WHEN 'I' THEN 'index'
+                              ELSE 'table of an extension' END
+          FROM unnest({schemas}::text[], {names}::text[]) WITH ORDINALITY AS w (schema, name, place)
+          JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+          JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
+         ORDER BY w.place
+        """
+    ).format(
+        schemas=Literal([schema for schema, _ in names]), names=Literal([name for _, name in names])
+    )
+
+
 def pointing(tables: Sequence[int]) -> Composed:
     """Read which tables point at which others by foreign keys, as OIDs; at themselves too."""
     return SQL(

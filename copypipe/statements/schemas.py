@@ -30,11 +30,28 @@ def identities(objects: Sequence[tuple[int, int]]) -> Composed:
 def there(named: Sequence[tuple[str, str]]) -> Composed:
     """Ask which of these objects there are: each is its kind, and its name as in SQL.
 
-    Rows: the place among `named`, counted from 1. Of kinds that can only be told by more than a
-    name (operators, casts) nobody asks.
+    Rows: the place among `named`, counted from 1. What has no reg* type is compared by its name, of
+    all that there are; those are named only where one of them is looked for.
     """
     return SQL(
         """
+        WITH others AS MATERIALIZED (
+             SELECT i.type, i.identity
+               FROM (SELECT tableoid, oid FROM pg_catalog.pg_am
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_cast
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_conversion
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_data_wrapper
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_server
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_language
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_opclass
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_operator
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_opfamily
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_transform
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_ts_config
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_ts_dict
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_ts_parser
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_ts_template) AS o,
+                    LATERAL pg_catalog.pg_identify_object(o.tableoid, o.oid, 0) AS i)
         SELECT w.place
           FROM unnest({kinds}::text[], {names}::text[]) WITH ORDINALITY AS w (kind, name, place)
          WHERE CASE w.kind
@@ -52,7 +69,8 @@ def there(named: Sequence[tuple[str, str]]) -> Composed:
                  WHEN 'extension' THEN EXISTS (
                       SELECT 1 FROM pg_catalog.pg_extension e
                        WHERE pg_catalog.quote_ident(e.extname) = w.name)
-                 ELSE false
+                 ELSE EXISTS (SELECT 1 FROM others o
+                               WHERE o.type = w.kind AND o.identity = w.name)
                END
          ORDER BY w.place
         """

@@ -151,6 +151,23 @@ def analyze(table: tuple[str, str], *, only: bool = False) -> str:
     return _spelled(SQL("ANALYZE {}{}").format(SQL("ONLY " if only else ""), Identifier(*table)))
 
 
+def not_analyzable(tables: Sequence[int], *, maintain: bool) -> Composed:
+    """Read of which tables ANALYZE by this role would be skipped with a warning (vacuum.c).
+
+    `maintain` tells whether the server knows the privilege MAINTAIN.
+    """
+    may = SQL("pg_catalog.has_table_privilege(c.oid, 'MAINTAIN')" if maintain else "false")
+    return SQL(
+        """
+        SELECT c.oid::int8
+          FROM pg_catalog.pg_class c, pg_catalog.pg_database d
+         WHERE c.oid = ANY ({tables}::oid[]) AND d.datname = pg_catalog.current_database()
+           AND NOT (pg_catalog.pg_has_role(c.relowner, 'USAGE')
+                    OR pg_catalog.pg_has_role(d.datdba, 'USAGE') OR {may})
+        """
+    ).format(tables=Literal(list(tables)), may=may)
+
+
 def plain_indexes(tables: Sequence[int]) -> Composed:
     """Read which indexes of tables can be dropped and made again, and nothing is lost.
 
@@ -193,11 +210,17 @@ def drop_index(schema: str, name: str) -> Composed:
 def sequences(tables: Sequence[int]) -> Composed:
     """Read which sequences number columns of tables: of an identity, owned by it, or its default.
 
-    Rows: the table's OID, the column, names of schema and sequence, whether it ascends.
+    Rows: the table's OID, the column, names of schema and sequence, whether it ascends, whether the
+    role may read it, and set it.
     """
     return SQL(
         """
-        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname, q.seqincrement > 0
+        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname, q.seqincrement > 0,
+               pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                   AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'),
+               pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                   AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                   AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
           FROM (SELECT d.refobjid AS relid, d.refobjsubid AS number, d.objid AS sequence
                   FROM pg_catalog.pg_depend d
                  WHERE d.classid = 'pg_catalog.pg_class'::regclass
@@ -217,30 +240,6 @@ def sequences(tables: Sequence[int]) -> Composed:
          ORDER BY 1, 2
         """
     ).format(Literal(list(tables)))
-
-
-def unreadable_sequences(tables: Sequence[int]) -> Composed:
-    """Read the names of those of `sequences` that the role may not read."""
-    return SQL(
-        """
-        SELECT DISTINCT n.nspname || '.' || c.relname
-          FROM pg_catalog.pg_depend d
-          LEFT JOIN pg_catalog.pg_attrdef v
-            ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND v.oid = d.objid
-          JOIN pg_catalog.pg_class c
-            ON c.relkind = 'S' AND c.oid = CASE WHEN v.oid IS NULL THEN d.objid ELSE d.refobjid END
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE CASE WHEN v.oid IS NOT NULL
-                    THEN v.adrelid = ANY ({tables}::oid[])
-                         AND d.refclassid = 'pg_catalog.pg_class'::regclass
-                    ELSE d.refobjid = ANY ({tables}::oid[]) AND d.refobjsubid > 0
-                         AND d.classid = 'pg_catalog.pg_class'::regclass
-                         AND d.refclassid = 'pg_catalog.pg_class'::regclass END
-           AND NOT (pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
-                    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE'))
-         ORDER BY 1
-        """
-    ).format(tables=Literal(list(tables)))
 
 
 def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:

@@ -55,6 +55,46 @@ def test_sequences_that_may_not_be_read_are_named_at_once(source: Database, dest
     assert dest.scalar("SELECT to_regclass('public.customer')") is None
 
 
+def test_sequences_that_may_not_be_set_are_named_at_once(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE customer, invoice")
+    writer = dest.role(
+        "writer", f"CREATE ON DATABASE {dest.name}", "ALL ON ALL TABLES IN SCHEMA public"
+    )
+    with pytest.raises(PlanRefused, match=r"may not set the sequences public\.customer_id_seq"):
+        move(source, writer, schema=False)
+
+    assert dest.scalar("SELECT count(*) FROM customer") == 0
+    dest.execute(f"GRANT SELECT, USAGE, UPDATE ON SEQUENCE customer_id_seq TO {writer.name}")
+    assert ended(move(source, writer, schema=False))
+    assert contents(dest) == contents(source)
+
+
+def test_statistics_that_are_not_gathered_are_told(source: Database, dest: Database) -> None:
+    """The server skips them with a mere warning."""
+    source.execute(PAIR)
+    dest.execute(PAIR)
+    dest.execute("TRUNCATE customer, invoice")
+    writer = dest.role(
+        "writer",
+        f"CREATE ON DATABASE {dest.name}",
+        "INSERT, SELECT, TRUNCATE ON customer",
+        "INSERT, SELECT, TRUNCATE ON invoice",
+        "SELECT, USAGE, UPDATE ON SEQUENCE customer_id_seq",
+    )
+    dest.execute(f"ALTER TABLE invoice OWNER TO {writer.name}")
+    heard = Heard()
+
+    assert ended(move(source, writer, schema=False, listen=heard))
+
+    (told,) = [text for text in heard if "no statistics" in text]
+    assert "public.customer" in told
+    assert "invoice" not in told
+    steps = "SELECT name FROM copypipe.migration_step WHERE kind = 'analyze'"
+    assert dest.fetch(steps) == [("public.invoice",)]
+
+
 def test_who_may_make_nothing_is_told_and_nothing_is_made(source: Database, dest: Database) -> None:
     source.execute(PAIR)
     dest.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
@@ -75,10 +115,14 @@ def test_owners_and_grants_come_when_asked_for(source: Database, dest: Database)
         database.execute(f"DROP ROLE IF EXISTS {name}; CREATE ROLE {name}")
         database.roles.append(name)
     source.execute(f"ALTER TABLE customer OWNER TO {name}; GRANT INSERT ON invoice TO {name}")
+    source.execute("CREATE STATISTICS told ON id, feeling FROM customer")
+    source.execute(f"ALTER STATISTICS told OWNER TO {name}")
 
     assert ended(move(source, dest, owner=True, acl=True))
 
     owner = "SELECT relowner::regrole::text FROM pg_class WHERE oid = 'customer'::regclass"
+    assert dest.scalar(owner) == name
+    owner = "SELECT stxowner::regrole::text FROM pg_statistic_ext WHERE stxname = 'told'"
     assert dest.scalar(owner) == name
     assert dest.scalar(f"SELECT has_table_privilege('{name}', 'invoice', 'INSERT')") is True
 

@@ -1,0 +1,121 @@
+"""The sequences that number tables: they go on where those of the source are, but never back.
+
+Those that number the same column of the same table belong together, whatever they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from copypipe.errors import PlanRefused, listed
+from copypipe.inventory import Item, chunks
+from copypipe.migrations.moves import Names
+from copypipe.servers import Session
+from copypipe.statements import steps as statements
+
+
+class Numbering(NamedTuple):
+    """A sequence, and the column that it numbers."""
+
+    table: int
+    """The table's OID."""
+    column: str
+    schema: str
+    name: str
+    ascends: bool
+    may_read: bool
+    may_set: bool
+
+    @property
+    def full_name(self) -> tuple[str, str]:
+        """Return schema and name."""
+        return self.schema, self.name
+
+
+State = tuple[int, bool]
+"""last_value and is_called of a sequence."""
+
+
+def counterparts(items: Sequence[Item], there: Sequence[Item], names: Names) -> dict[int, int]:
+    """Return the OIDs of tables at the dest by those at the source, for tables that are there."""
+    at_dest = {(each.schema, each.name): each.oid for each in there}
+    found = {item.oid: at_dest.get(names(item)) for item in items}
+    return {source: dest for source, dest in found.items() if dest is not None}
+
+
+def problems(
+    source: Session, dest: Session, items: Sequence[Item], into: Mapping[int, int]
+) -> list[PlanRefused]:
+    """Return which of them the role could not read or set in the end, with all rows there.
+
+    `items` are the tables of the source, `into` has those at the dest that are there. Both sessions
+    are in a transaction.
+    """
+    found: list[PlanRefused] = []
+    theirs = _of(source, [item.oid for item in items])
+    if lacking := [each.full_name for each in theirs if not each.may_read]:
+        found.append(
+            PlanRefused(
+                f"source: the role may not read the sequences {_told(lacking)}",
+                hint="GRANT SELECT ON SEQUENCE .. TO the role.",
+                side="source",
+            )
+        )
+    pairs = _paired(theirs, _of(dest, list(into.values())), into)
+    if lacking := [own.full_name for own, _ in pairs if not own.may_set]:
+        found.append(
+            PlanRefused(
+                f"dest: the role may not set the sequences {_told(lacking)}",
+                hint="GRANT SELECT, UPDATE ON SEQUENCE .. TO the role.",
+                side="dest",
+            )
+        )
+    return found
+
+
+def wanted(source: Session, dest: Session, into: Mapping[int, int]) -> dict[tuple[str, str], State]:
+    """Return where sequences of the dest go on; both sessions are in a transaction."""
+    pairs = _paired(_of(source, list(into)), _of(dest, list(into.values())), into)
+    now = _states(dest, [own.full_name for own, _ in pairs])
+    theirs = _states(source, [of.full_name for _, of in pairs])
+    found: dict[tuple[str, str], State] = {}
+    for own, of in pairs:
+        states = [theirs[of.full_name]]
+        if own.full_name in found:
+            states.append(found[own.full_name])
+        if now[own.full_name][1]:  # else nothing was ever drawn from it
+            states.append(now[own.full_name])
+        found[own.full_name] = (max if own.ascends else _least)(states)
+    return found
+
+
+def _of(session: Session, tables: Sequence[int]) -> list[Numbering]:
+    return [Numbering(*row) for row in session.fetch(statements.sequences(tables))]
+
+
+def _paired(
+    theirs: Sequence[Numbering], own: Sequence[Numbering], into: Mapping[int, int]
+) -> list[tuple[Numbering, Numbering]]:
+    """Return each sequence of the dest that one of the source belongs to, with that."""
+    there = {(each.table, each.column): each for each in own}
+    found = [(there.get((into.get(of.table, 0), of.column)), of) for of in theirs]
+    return [(each, of) for each, of in found if each is not None]
+
+
+def _least(states: Sequence[State]) -> State:
+    """Return the state of a descending sequence that has gone furthest."""
+    return min(states, key=lambda state: (state[0], not state[1]))
+
+
+def _states(session: Session, names: Sequence[tuple[str, str]]) -> dict[tuple[str, str], State]:
+    """Return how far sequences are."""
+    found: dict[tuple[str, str], State] = {}
+    for some in chunks(list(dict.fromkeys(names))):
+        for place, value, is_called in session.fetch(statements.read_sequences(some)):
+            found[some[place]] = (value, is_called)
+    return found
+
+
+def _told(names: Sequence[tuple[str, str]]) -> str:
+    return listed([f"{schema}.{name}" for schema, name in dict.fromkeys(names)])
