@@ -39,7 +39,7 @@ from copypipe.plans import Plan
 from copypipe.relay import Relayed, relay, scans
 from copypipe.relay.waits import Spent
 from copypipe.servers import Session
-from copypipe.slices import TABLE, Lock, Range, Slice, Whole, locks, range_of
+from copypipe.slices import Lock, Range, Slice, Whole, locks, range_of
 from copypipe.snapshots import Snapshot
 from copypipe.statements import Statement, copies, sessions
 from copypipe.statements import locks as lock_statements
@@ -102,14 +102,20 @@ class Transferred:
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A session at the dest that holds a table's key for many transfers of one run."""
+    """A session at the dest that holds a table's key for many transfers of one run.
 
-    pid: int
-    """Its backend."""
+    In the same transaction it holds one of the run alone, which is quickly looked for.
+    """
+
     migration: str
     """What the transfers are of."""
     run: str
     """Which start of it."""
+
+    @property
+    def lock(self) -> Lock:
+        """Return what shows that the session is there."""
+        return Lock(f"run {self.run}", exclusive=True, of_table=False)
 
 
 class HolderLost(CopyFailed):
@@ -227,7 +233,8 @@ def transfer(
 
 def check_held(table: Table, dest: Session, holder: Holder) -> None:
     """Raise HolderLost where a session does not hold a table's key any more."""
-    if holder.pid in [pid for pid, _ in _holding(table, dest, [TABLE])]:
+    (is_free,) = dest.fetch_one(lock_statements.is_free(holder.lock.key(0)))
+    if not is_free:
         return
     raise HolderLost(
         f"the run does not hold {table.full_name} at the dest any more",

@@ -117,7 +117,7 @@ class Migration:
                 for outcome in outcomes:
                     if outcome.error is not None:
                         self._failed.append((_what(outcome), outcome.error))
-            if all(table.is_copied for table in work.tables):
+            if work.is_copied:
                 ends = not self._failed and work.is_finished
                 _finish(work, start, ends=ends)
                 self._is_ended = ends
@@ -146,16 +146,18 @@ class Migration:
             source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
             ready = start.set_up(snapshot, position, keeping)
             source.rollback()
-            pid = keeping.pid
+            holder = Holder(ready.migration, self._run)
+            keeping.take_run(holder.lock)
         self._work = Work(
             request=request_of_any(start.options),
             migration=ready.migration,
             jobs=self._options.jobs,
+            part_bytes=self._options.part_bytes,
             tables=ready.tables,
             steps=ready.steps,
             snapshot=snapshot,
             position=position,
-            holder=Holder(pid, ready.migration, self._run),
+            holder=holder,
             listen=self._listen,
         )
         return start

@@ -49,7 +49,6 @@ from copypipe.servers import Session
 from copypipe.slices import TABLE, Lock, Pages
 from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
-from copypipe.statements import sessions
 from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
 from copypipe.steps import Step
@@ -100,14 +99,13 @@ class Keeper:
         patience = {"lock_timeout": plans.milliseconds(options.wait_lock)}
         session.begin("READ COMMITTED", read_only=False, local=patience)
 
-    @property
-    def pid(self) -> int:
-        """Return its backend."""
-        return int(self._session.fetch_one(sessions.backend_pid())[0])
-
     def take_ledger(self) -> None:
         """Keep the ledger from being removed."""
         self._take(ledger.IN_USE, 0, "the ledger")
+
+    def take_run(self, lock: Lock) -> None:
+        """Take what shows to others of this run that the session is there."""
+        self._take(lock, 0, "this run")
 
     def take_setting_up(self) -> None:
         """Keep other migrations from being set up."""
@@ -874,6 +872,8 @@ def _order(tables: Sequence[Table], dest: Session) -> None:
     by_oid = {table.move.there.oid: table for table in tables}
     for child, parent in dest.fetch(statements.pointing(list(by_oid))):
         one, other = by_oid[child], by_oid.get(parent)
+        if one.is_copied:
+            continue
         if one is other and len(one.parts) > 1:
             # Rows may point at rows of a part that is not there yet.
             one.parts = (slices.Whole(),)

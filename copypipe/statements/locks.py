@@ -51,6 +51,11 @@ def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
     ).format(keys=Literal(keys), exclusive=Literal(exclusive))
 
 
+def is_free(key: int) -> Composed:
+    """Ask whether no other session has that key alone; where none has, this one shares it then."""
+    return SQL("SELECT pg_catalog.pg_try_advisory_xact_lock_shared({})").format(Literal(key))
+
+
 def try_key(key: int) -> Composed:
     """Take a lock of that key unless another session has it."""
     return SQL("SELECT pg_catalog.pg_try_advisory_xact_lock({})").format(Literal(key))

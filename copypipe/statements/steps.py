@@ -83,11 +83,11 @@ def at_least_memory(kilobytes: int) -> Composed:
     """Raise maintenance_work_mem to that, within this transaction, where it is less."""
     return SQL(
         """
-        SELECT pg_catalog.set_config('maintenance_work_mem', {}, true)
-          FROM pg_catalog.pg_settings s
-         WHERE s.name = 'maintenance_work_mem' AND s.setting::int8 < {}
+        SELECT pg_catalog.set_config('maintenance_work_mem', {wanted}, true)
+         WHERE pg_catalog.pg_size_bytes(pg_catalog.current_setting('maintenance_work_mem'))
+               < pg_catalog.pg_size_bytes({wanted})
         """
-    ).format(Literal(f"{kilobytes}kB"), Literal(kilobytes))
+    ).format(wanted=Literal(f"{kilobytes}kB"))
 
 
 def script(statements: str) -> Composed:
