@@ -44,6 +44,8 @@ class Item:
     """Old-style inheritance children (partitions do not count)."""
     may_read: bool
     """The role has SELECT on it."""
+    has_foreign: bool = False
+    """Some of its partitions are foreign tables."""
     has_columns: bool = True
     """It has a column that can be copied."""
     is_visible: bool = True

@@ -19,9 +19,6 @@ from copypipe.statements import journals as statements
 from copypipe.statements import locks
 from copypipe.steps import Step
 
-Bounds = tuple[int | None, int | None]
-"""The pages of a part: the first one, and that behind the last; None for no bound."""
-
 
 class Unfinished(NamedTuple):
     """A migration that has not ended."""
@@ -46,7 +43,7 @@ class Entry:
     """It held rows when the migration first began."""
     run: str
     """In whose snapshot its parts are read."""
-    parts: tuple[Bounds, ...]
+    parts: tuple[Pages, ...]
     """Empty for a table that is copied as one."""
     copied_at: datetime | None = None
     rows: int | None = None
@@ -110,7 +107,7 @@ def begin(
                         "made": each.made,
                         "had_rows": each.had_rows,
                         "run": each.run,
-                        "parts": json.dumps(each.parts),
+                        "parts": _kept(each.parts),
                     }
                     for each in tables
                 ]
@@ -203,7 +200,7 @@ def tables(session: Session, migration: str) -> list[Entry]:
                 made=made,
                 had_rows=had_rows,
                 run=run,
-                parts=tuple((start, stop) for start, stop in cut),
+                parts=_parts(cut, run),
                 copied_at=copied_at,
                 rows=rows,
                 bytes=size,
@@ -240,7 +237,7 @@ def begin_again(
     session.execute(statements.begin_again(migration, start))
     session.execute(statements.read_again(migration, [each.source_oid for each in anew], run))
     for each in anew:
-        session.execute(statements.cut_again(migration, each.source_oid, json.dumps(each.parts)))
+        session.execute(statements.cut_again(migration, each.source_oid, _kept(each.parts)))
 
 
 def copied(
@@ -278,6 +275,13 @@ def end(session: Session, migration: str) -> None:
     session.execute(statements.end(migration))
 
 
-def bounds(pages: Sequence[Pages]) -> tuple[Bounds, ...]:
-    """Return parts as they are kept."""
-    return tuple((each.start, each.stop) for each in pages)
+def _kept(parts: Sequence[Pages]) -> str:
+    """Return parts as they are kept: [first page, that behind the last, partitions]."""
+    return json.dumps([(each.start, each.stop, each.partitions) for each in parts])
+
+
+def _parts(kept: Sequence[Any], run: str) -> tuple[Pages, ...]:
+    return tuple(
+        Pages(start, stop, run, partitions=tuple((schema, name) for schema, name in partitions))
+        for start, stop, partitions in kept
+    )

@@ -516,8 +516,9 @@ class Pages:
     """The rows that lie in the pages ``[start, stop)`` of one table of the source.
 
     None stands for no bound. Without the tables that inherit from it, which have pages of their
-    own. A row stays where it is within one snapshot only, that of the run `of`; so at the dest a
-    part is what its transaction wrote.
+    own; of a partitioned table the pages of some of its partitions are meant. A row stays where it
+    is within one snapshot only, that of the run `of`; so at the dest a part is what its transaction
+    wrote.
     """
 
     start: int | None = None
@@ -525,12 +526,16 @@ class Pages:
     of: str = ""
     limit: int | None = None
     """Not more rows than that, for a rehearsal; None for all."""
+    partitions: tuple[tuple[str, str], ...] = ()
+    """Schemas and names of those that are read; none for the table itself."""
 
     def __str__(self) -> str:
         if self.start is None and self.stop is None:
             what = "all pages"
         else:
             what = f"pages [{self.start or 0}, {'' if self.stop is None else self.stop})"
+        if self.partitions:
+            what += f" of {', '.join('.'.join(name) for name in self.partitions)}"
         most = "" if self.limit is None else f", {self.limit} rows at most"
         return f"{what}{most} in the snapshot of run {self.of}" if self.of else f"{what}{most}"
 

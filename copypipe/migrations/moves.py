@@ -75,6 +75,8 @@ class Move:
     size_bytes: int
     """Of all that is read, with TOAST."""
     index_bytes: int
+    partitions: tuple[Item, ...] = ()
+    """Of a partitioned table: those that have its rows."""
 
     @property
     def full_name(self) -> str:
@@ -121,7 +123,8 @@ def moves(
             schema, name = into(root)
             size = sum(each.size_bytes for each in leaves)
             indexes = sum(each.index_bytes for each in leaves)
-            found.append(Move(root, schema, name, at_dest[schema, name], size, indexes))
+            into_root = at_dest[schema, name]
+            found.append(Move(root, schema, name, into_root, size, indexes, tuple(leaves)))
             continue
         for each in leaves:
             schema, name = into(each)
@@ -132,12 +135,14 @@ def moves(
 
 def move(item: Item, into: Item, items: Iterable[Item]) -> Move:
     """Return the move of one table that was decided about before; `items` has its partitions."""
-    tree = [item]
+    leaves: tuple[Item, ...] = ()
     if item.kind == "p":
         roots = inventory.roots(items)
-        tree = [each for each in items if roots[each.oid] is roots[item.oid] and each.kind == "r"]
+        within = (each for each in items if roots[each.oid] is roots[item.oid])
+        leaves = tuple(each for each in within if each.kind == "r" and each.has_columns)
+    tree = leaves or (item,)
     size, indexes = sum(e.size_bytes for e in tree), sum(e.index_bytes for e in tree)
-    return Move(item, into.schema, into.name, into, size, indexes)
+    return Move(item, into.schema, into.name, into, size, indexes, leaves)
 
 
 def _alike(
@@ -187,6 +192,12 @@ def cut(move: Move, part_bytes: int, run: str, limit: int | None) -> tuple[Slice
         return (Pages(of=run, limit=limit),)
     if move.item.has_children:
         return (Pages(of=run),)
-    if move.is_routed or move.size_bytes < 2 * part_bytes:
+    if move.size_bytes < 2 * part_bytes or move.item.has_foreign:
         return (Whole(),)
+    if move.is_routed:
+        leaves = (
+            parts.Partition((each.schema, each.name), each.pages, each.size_bytes)
+            for each in move.partitions
+        )
+        return parts.pack(leaves, part_bytes, run)
     return parts.cut(move.item.pages, move.size_bytes, part_bytes, run)

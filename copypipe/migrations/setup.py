@@ -395,7 +395,7 @@ class First:
                 made=table.move.item.oid not in had,
                 had_rows=table.move.item.oid in removed,
                 run=self._run,
-                parts=_bounds(table.parts),
+                parts=_pages(table.parts),
             )
             for table in tables
         ]
@@ -731,7 +731,7 @@ class Again:
                 emptied.append(move)
             slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
             tables.append(_table(move, slices_, self._run))
-            anew.append(replace(entry, run=self._run, parts=_bounds(slices_)))
+            anew.append(replace(entry, run=self._run, parts=_pages(slices_)))
         refusals.check()
         _truncate(dest, emptied, [table.move for table in tables if not table.is_copied])
         _order(tables, dest)
@@ -769,7 +769,7 @@ class Again:
 
     def _continued(self, move: Move, entry: Entry, ours: Sequence[journals.Part]) -> Table:
         """Return a table whose other parts are read in the new snapshot."""
-        wanted = [Pages(start, stop, entry.run) for start, stop in entry.parts]
+        wanted = entry.parts
         there = {part.what: part for part in ours}
         table = _table(move, [each for each in wanted if str(each) not in there], entry.run)
         table.of = len(wanted)
@@ -898,8 +898,9 @@ def _table(move: Move, cut: Sequence[slices.Slice], run: str) -> Table:
     return Table(move, tuple(cut), run, of=len(cut))
 
 
-def _bounds(cut: Sequence[slices.Slice]) -> tuple[journals.Bounds, ...]:
-    return journals.bounds([each for each in cut if isinstance(each, Pages)])
+def _pages(cut: Sequence[slices.Slice]) -> tuple[Pages, ...]:
+    """Return those of the parts that are not the whole table."""
+    return tuple(each for each in cut if isinstance(each, Pages))
 
 
 def _start(run: str, snapshot: Snapshot, position: Position) -> dict[str, Any]:

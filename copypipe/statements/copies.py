@@ -33,13 +33,22 @@ def select(
     What is computed and looked at before it is sent is computed below, once for each row: it may
     be volatile. OFFSET keeps the planner from putting the two together.
     """
-    below = any(column.expression is not None and crossing.looks for column, crossing in columns)
-    source = SQL("{}{} WHERE {}").format(
+    if isinstance(slice_, Pages) and slice_.partitions:
+        # Each by itself: the planner would not leave out those that a condition on tableoid does.
+        read = [SQL("ONLY {}").format(Identifier(*name)) for name in slice_.partitions]
+    elif _reads_alone(relation, slice_):
         # Pages are those of one table; what inherits from it has its own.
-        SQL("ONLY ") if _reads_alone(relation, slice_) else SQL(""),
-        from_item(relation),
-        predicate(slice_),
-    )
+        read = [SQL("ONLY {}").format(from_item(relation))]
+    else:
+        read = [from_item(relation)]
+    return SQL(" UNION ALL ").join(_select_from(each, columns, slice_) for each in read)
+
+
+def _select_from(
+    item: Composable, columns: Sequence[tuple[Column, Crossing]], slice_: Slice
+) -> Composed:
+    below = any(column.expression is not None and crossing.looks for column, crossing in columns)
+    source = SQL("{} WHERE {}").format(item, predicate(slice_))
     if isinstance(slice_, Pages) and slice_.limit is not None:
         source += SQL(" LIMIT {}").format(Literal(slice_.limit))
     if not below:

@@ -42,6 +42,10 @@ def tables() -> Composed:
                                             WHERE i.inhparent = c.oid) AS has_children,
                pg_catalog.has_table_privilege(c.oid, 'SELECT')
                    AND pg_catalog.has_schema_privilege(n.oid, 'USAGE') AS may_read,
+               c.relkind = 'p' AND EXISTS (
+                   SELECT 1 FROM pg_catalog.pg_partition_tree(c.oid) t
+                     JOIN pg_catalog.pg_class f ON f.oid = t.relid
+                    WHERE f.relkind = 'f') AS has_foreign,
                EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                           AND a.attgenerated = '') AS has_columns

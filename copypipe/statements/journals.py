@@ -65,7 +65,7 @@ _TABLES = (
     " 'It held rows when the migration first began, which were removed (--replace)'",
     "COMMENT ON COLUMN copypipe.migration_table.run IS 'In whose snapshot its parts are read'",
     "COMMENT ON COLUMN copypipe.migration_table.parts IS"
-    " 'Ranges of pages of the source, [first, after the last]; null for no bound'",
+    " 'Ranges of pages of the source: [first, after the last, partitions]; null for no bound'",
     "COMMENT ON TABLE copypipe.migration_step IS"
     " 'What is made of the tables when their rows are there. Whoever may write here may have"
     " anything run by the role that goes on with the migration'",

@@ -98,6 +98,22 @@ def test_what_is_cut() -> None:
     )
 
 
+def test_a_tree_that_is_routed_is_cut_by_its_partitions() -> None:
+    tree = tuple(replace(each, size_bytes=3 * MB if each.kind == "r" else 0) for each in TREE)
+    there = (item(1, "event"),)
+    (move,) = moves.moves(tree, there, moves.names(()), creates=False)
+
+    assert move == moves.move(tree[0], there[0], tree), "the same when it goes on"
+    assert moves.cut(move, 3 * MB, "run", None) == (
+        Pages(of="run", partitions=(("public", "event_1"),)),
+        Pages(of="run", partitions=(("public", "event_2_a"),)),
+    )
+    assert moves.cut(move, 4 * MB, "run", None) == (Whole(),)
+    # What is on another server is seen through the root alone.
+    move = replace(move, item=replace(move.item, has_foreign=True))
+    assert moves.cut(move, 3 * MB, "run", None) == (Whole(),)
+
+
 @pytest.mark.parametrize(
     ("words", "expected"),
     [

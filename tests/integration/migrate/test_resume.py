@@ -218,6 +218,30 @@ def test_not_consistent_keeps_parts_and_compares_in_the_end(
     assert contents(dest) == contents(filled)
 
 
+@pytest.mark.parametrize("consistent", [True, False])
+def test_partitions_that_are_routed_go_on(
+    source: Database, dest: Database, consistent: bool
+) -> None:
+    source.execute(
+        "CREATE TABLE event (id int, at date NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');"
+        "CREATE TABLE event_rest PARTITION OF event DEFAULT;"
+        "INSERT INTO event SELECT i, '2018-01-01'::date + i % 31"
+        " FROM generate_series(1, 100000) AS i;"
+        "INSERT INTO event VALUES (-1, '2019-01-01')"
+    )
+    dest.execute("CREATE TABLE event (id int, at date NOT NULL)")
+    cut_short(source, dest, 2, schema=False)
+
+    found = move(source, dest, resume=True, schema=False, consistent=consistent, part_bytes=MB)
+
+    assert ended(found)
+    ids = "SELECT count(DISTINCT attempt_id) FROM copypipe.slice WHERE condition IS NOT NULL"
+    assert dest.scalar(ids) == found.tables[0].parts + (2 if consistent else 0)
+    every = "SELECT count(*), md5(string_agg(e::text, ',' ORDER BY id, at)) FROM event AS e"
+    assert dest.fetch(every) == source.fetch(every)
+
+
 def test_not_consistent_finds_what_has_changed_in_parts_that_are_there(
     filled: Database, dest: Database
 ) -> None:
