@@ -1,0 +1,293 @@
+"""What keeps a migration from harm that others could do it meanwhile: each guard by itself.
+
+The heart of the keeper is stopped where a guard behind it is looked at.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import psycopg
+import pytest
+
+from copypipe import attempts, journals, ledger, snapshots, transfers
+from copypipe.errors import CopypipeError, PlanRefused, UsageError
+from copypipe.events import Event, Told
+from copypipe.migrations import Migration, work
+from copypipe.transfers import HolderLost
+from plugins.databases import Database
+from plugins.moving import ended, move, options
+from plugins.schemas import contents
+
+SCHEMA = """
+CREATE TABLE one (id int PRIMARY KEY, word text);
+CREATE TABLE other (id int PRIMARY KEY, word text);
+INSERT INTO one SELECT i, 'one' FROM generate_series(1, 3) AS i;
+INSERT INTO other SELECT i, 'other' FROM generate_series(1, 3) AS i
+"""
+SNAPSHOT = "what is written at the source after"
+"""What is told when the leader has its snapshot, and nothing is made yet."""
+
+
+@pytest.fixture
+def filled(source: Database) -> Database:
+    source.execute(SCHEMA)
+    return source
+
+
+def when(text: str, call: Callable[[], object]) -> Callable[[Event], None]:
+    """Return a listener that makes a call once something is told."""
+
+    def listen(event: Event, /) -> None:
+        if isinstance(event, Told) and text in event.text:
+            call()
+
+    return listen
+
+
+# ------------------------------------------------------------------------------ the keeper is gone
+
+
+@pytest.fixture
+def keeperless(dest: Database, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what ends the keeper, whose heart nobody listens to."""
+    monkeypatch.setattr(snapshots, "kept", lambda *_: nullcontext())
+
+    def end() -> None:
+        found = dest.fetch(
+            "SELECT pg_terminate_backend(pid, 5000) FROM (SELECT DISTINCT pid FROM pg_locks"
+            " JOIN pg_stat_activity AS a USING (pid) WHERE locktype = 'advisory'"
+            " AND a.datname = current_database() AND a.state = 'idle in transaction'"
+            " AND a.query LIKE '%advisory%' ORDER BY pid) AS keeper"
+        )
+        assert found == [(True,)]
+
+    return end
+
+
+@contextmanager
+def around(
+    monkeypatch: pytest.MonkeyPatch,
+    module: object,
+    name: str,
+    *,
+    before: Callable[[], None] | None = None,
+    behind: Callable[[], None] | None = None,
+) -> Iterator[list[str]]:
+    """Call something before or behind the first call of a function; yield its calls."""
+    calls: list[str] = []
+    original = getattr(module, name)
+
+    def called(*args: object, **more: object) -> object:
+        calls.append(name)
+        if before is not None and len(calls) == 1:
+            before()
+        found = original(*args, **more)
+        if behind is not None and len(calls) == 1:
+            behind()
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, name, called)
+        yield calls
+
+
+def copied(dest: Database) -> tuple[int, int]:
+    """Return how many slices are in the ledger, and how many tables are told to be whole."""
+    (found,) = dest.fetch(
+        "SELECT (SELECT count(*) FROM copypipe.slice),"
+        " (SELECT count(*) FROM copypipe.migration_table WHERE copied_at IS NOT NULL)"
+    )
+    return found
+
+
+def test_nothing_is_begun_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, transfers, "_lock", behind=keeperless),
+        around(monkeypatch, transfers, "_relayed") as relayed,
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    assert relayed == []
+    assert ended(move(filled, dest, resume=True))
+
+
+def test_nothing_is_committed_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, transfers, "_relayed", behind=keeperless),
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    assert copied(dest) == (0, 0)
+    assert contents(dest)["public.one"][0] == contents(dest)["public.other"][0] == 0
+    assert ended(move(filled, dest, resume=True))
+
+
+def test_no_table_is_told_to_be_whole_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, attempts, "copy_part", behind=keeperless),
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    assert copied(dest) == (1, 0)
+    assert ended(move(filled, dest, resume=True))
+    assert contents(dest) == contents(filled)
+
+
+def test_the_ledger_is_kept_from_removal(filled: Database, dest: Database) -> None:
+    tried: list[bool] = []
+
+    def remove() -> None:
+        # A session of its own, which has the lock no longer.
+        tried.append(
+            dest.scalar("SELECT pg_try_advisory_xact_lock(%s)", [ledger.IN_USE.key(0)]),
+        )
+
+    def listen(event: Event, /) -> None:
+        if dest.scalar("SELECT to_regclass('copypipe.migration')") is not None and not tried:
+            remove()
+
+    assert ended(move(filled, dest, listen=listen))
+
+    assert tried == [False]
+
+
+# ---------------------------------------------------------------------------- others at the source
+
+
+def test_definitions_are_of_the_snapshot(filled: Database, dest: Database) -> None:
+    def comment() -> None:
+        filled.execute("COMMENT ON TABLE one IS 'came later'")
+
+    assert ended(move(filled, dest, listen=when(SNAPSHOT, comment)))
+
+    assert dest.scalar("SELECT obj_description('one'::regclass)") is None
+
+
+def test_definitions_do_not_change_while_rows_are_read(filled: Database, dest: Database) -> None:
+    refused: list[str] = []
+
+    def alter() -> None:
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            filled.execute("SET lock_timeout = '100ms'; ALTER TABLE one ADD more int")
+        refused.append("one")
+
+    assert ended(move(filled, dest, listen=when(SNAPSHOT, alter)))
+
+    assert refused == ["one"]
+    assert contents(dest) == contents(filled)
+
+
+# ------------------------------------------------------------------------------ others at the dest
+
+
+@pytest.fixture
+def made(dest: Database) -> Database:
+    dest.execute("CREATE TABLE one (id int PRIMARY KEY, word text)")
+    dest.execute("CREATE TABLE other (id int PRIMARY KEY, word text)")
+    return dest
+
+
+def test_who_is_writing_is_waited_for(filled: Database, made: Database) -> None:
+    with made.connect() as other:
+        other.execute("BEGIN; INSERT INTO one VALUES (9, 'of somebody else')")
+
+        with pytest.raises(CopypipeError) as caught:
+            move(filled, made, schema=False, wait_lock=1.0)
+
+        assert caught.value.sqlstate == "55P03"
+        other.execute("COMMIT")
+    assert contents(made)["public.one"][0] == 1
+    assert made.scalar("SELECT to_regclass('copypipe.migration')") is None
+
+
+def test_rows_that_came_before_the_set_up_are_seen(filled: Database, made: Database) -> None:
+    def write() -> None:
+        made.execute("INSERT INTO one VALUES (9, 'of somebody else')")
+
+    with pytest.raises(PlanRefused, match=r"dest: public\.one holds rows"):
+        move(filled, made, schema=False, listen=when(SNAPSHOT, write))
+
+    assert contents(made)["public.one"][0] == 1
+
+
+def test_rows_that_came_behind_the_set_up_are_seen(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write() -> None:
+        dest.execute("INSERT INTO one VALUES (9, 'of somebody else')")
+
+    with around(monkeypatch, work, "_make_plan", before=write):
+        found = move(filled, dest, jobs=1)
+
+    ((what, error),) = found.failed
+    assert what.startswith("public.one")
+    assert "holds rows" in error.message
+    assert contents(dest)["public.one"][0] == 1
+    assert {each.into: each.state for each in found.tables} == {
+        "public.one": "failed",
+        "public.other": "copied",
+    }
+
+
+def test_a_step_that_is_done_meanwhile_is_not_done_again(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the answer to a COMMIT is lost, and the step is tried again."""
+
+    def do() -> None:
+        dest.execute(
+            "CREATE UNIQUE INDEX one_pkey ON one (id);"
+            "UPDATE copypipe.migration_step SET done_at = now(), seconds = 0"
+            " WHERE name = 'public.one_pkey'"
+        )
+
+    with around(monkeypatch, journals, "undone", before=do):
+        assert ended(move(filled, dest, "one", jobs=1))
+
+    key = "SELECT conname FROM pg_constraint WHERE conrelid = 'one'::regclass AND contype = 'p'"
+    assert dest.scalar(key) == "one_pkey"
+    assert contents(dest)["public.one"] == contents(filled)["public.one"]
+
+
+def test_several_that_have_not_ended_are_told_apart(filled: Database, dest: Database) -> None:
+    class Dies(Exception):
+        pass
+
+    for table in ("one", "other"):
+        run = Migration(options(filled, dest, table))
+
+        def listen(event: Event, /, table: str = table) -> None:
+            if dest.scalar(f"SELECT to_regclass('{table}')") is not None:
+                raise Dies
+
+        run._listen = listen
+        with pytest.raises(Dies):
+            run()
+    begun = dict(dest.fetch("SELECT asked -> 'tables' ->> 0, id::text FROM copypipe.migration"))
+
+    with pytest.raises(UsageError, match="several migrations") as caught:
+        move(filled, dest, resume=True)
+
+    assert all(identifier in (caught.value.detail or "") for identifier in begun.values())
+    assert ended(move(filled, dest, resume=True, migration=begun["other"]))
+    assert (contents(dest)["public.one"][0], contents(dest)["public.other"][0]) == (0, 3)
+    assert ended(move(filled, dest, resume=True))
+    assert contents(dest) == contents(filled)
