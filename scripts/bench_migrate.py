@@ -154,6 +154,10 @@ def main() -> int:
     chosen = [data for data in DATA if not options.only or data.name in options.only]
     found: dict[str, dict[str, list[Cost]]] = {}
     with running() as servers, tempfile.TemporaryDirectory() as folder:
+        # For all of them the programs themselves: Debian's wrapper would start each by way of Perl.
+        bindir = servers.source.binaries.bindir
+        if all((bindir / each).exists() for each in ("psql", "pg_dump", "pg_restore")):
+            os.environ["PATH"] = f"{bindir}{os.pathsep}{os.environ['PATH']}"
         packages = Path(folder) / "packages"
         packages.mkdir()
         found_packages = make_packages(packages, None)

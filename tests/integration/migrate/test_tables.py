@@ -536,6 +536,19 @@ def test_a_rehearsal(source: Database, dest: Database) -> None:
     assert definitions(dest) == definitions(source), "the foreign keys come with the rows"
 
 
+@pytest.mark.parametrize(("part_bytes", "transactions"), [(64 * MB, 1), (MB, 4)])
+def test_all_steps_of_a_small_table_are_one_transaction(
+    source: Database, dest: Database, part_bytes: int, transactions: int
+) -> None:
+    """Two indexes, a key, statistics: of a large one each by itself, for they are made at a time."""
+    source.execute(PAIR)
+
+    assert ended(move(source, dest, "customer", part_bytes=part_bytes))
+
+    done = "SELECT count(*), count(DISTINCT xmin::text) FROM copypipe.migration_step"
+    assert dest.fetch(done) == [(5, transactions)]
+
+
 def test_frozen_rows_where_a_table_is_copied_as_one(source: Database, dest: Database) -> None:
     source.execute("CREATE TABLE t (id int); INSERT INTO t SELECT generate_series(1, 1000)")
     dest.execute("CREATE EXTENSION pageinspect")
