@@ -540,7 +540,7 @@ def test_a_rehearsal(source: Database, dest: Database) -> None:
 def test_all_steps_of_a_small_table_are_one_transaction(
     source: Database, dest: Database, part_bytes: int, transactions: int
 ) -> None:
-    """Two indexes, a key, statistics: of a large one each by itself, for they are made at a time."""
+    """Two indexes, a key, statistics: those of a large one are made side by side."""
     source.execute(PAIR)
 
     assert ended(move(source, dest, "customer", part_bytes=part_bytes))
