@@ -119,6 +119,7 @@ def test_what_failed_is_told_with_the_command_that_goes_on(
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.one_of(2)
 def test_a_signal_tells_what_is_there_and_how_to_go_on(
     run: Command, source: Database, dest: Database, number: signal.Signals
 ) -> None:
