@@ -10,16 +10,7 @@ from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from copypipe import (
-    attempts,
-    catalog,
-    inventory,
-    journals,
-    ledger,
-    plans,
-    snapshots,
-    transfers,
-)
+from copypipe import attempts, catalog, inventory, journals, ledger, plans, snapshots, transfers
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
 from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError, listed
@@ -28,6 +19,9 @@ from copypipe.horizons import horizon
 from copypipe.inventory import Item, chunks
 from copypipe.migrations import moves, sequences
 from copypipe.migrations import work as working
+from copypipe.migrations.again import Again
+from copypipe.migrations.archive import Archive
+from copypipe.migrations.first import First
 from copypipe.migrations.options import (
     Migrated,
     Moved,
@@ -37,16 +31,7 @@ from copypipe.migrations.options import (
     State,
     request_of_any,
 )
-from copypipe.migrations.setup import (
-    Again,
-    Archive,
-    First,
-    Keeper,
-    Sides,
-    begin,
-    does,
-    look,
-)
+from copypipe.migrations.sides import Keeper, Sides, begin, does, look
 from copypipe.migrations.work import Outcome, Part, Sealing, Table, Work
 from copypipe.requests import Endpoint
 from copypipe.servers import Session

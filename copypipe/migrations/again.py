@@ -1,0 +1,231 @@
+"""What a migration does before the rows move, when it goes on: in one transaction of the dest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from copypipe import inventory, journals, ledger, plans
+from copypipe.catalog import Position
+from copypipe.errors import PlanRefused, UsageError
+from copypipe.events import Listener, Told
+from copypipe.hazards import Refusals
+from copypipe.journals import Entry
+from copypipe.migrations import moves
+from copypipe.migrations.moves import Move
+from copypipe.migrations.options import Options
+from copypipe.migrations.sides import (
+    Keeper,
+    Ready,
+    Sides,
+    begin,
+    commit,
+    does,
+    gather_unreadable,
+    keys_of,
+    order,
+    pages_of,
+    start_of,
+    table_of,
+    truncate,
+)
+from copypipe.migrations.work import Table
+from copypipe.servers import Session
+from copypipe.snapshots import Snapshot
+from copypipe.statements import migrations as statements
+
+
+class Again:
+    """What a migration does before the rows move, when it goes on."""
+
+    def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
+        self._listen = listen
+        self._run = run
+        self.sides = sides
+        with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            self._found = self._unfinished(options)
+            self._entries = journals.tables(sides.dest, self._found.id)
+            noted = journals.steps(sides.dest, self._found.id)
+        asked = self._found.asked
+        self.options = replace(
+            options,
+            into=tuple(asked["into"]),
+            schema=asked["schema"],
+            limit=asked["limit"],
+        )
+        self._noted = [each for each in noted if does(self.options, each.step)]
+        self.moves: list[Move] = []
+
+    def _unfinished(self, options: Options) -> journals.Unfinished:
+        sides = self.sides
+        of_source = ledger.of_server(sides.source_is, sides.source.address)
+        found = journals.unfinished(sides.dest, of_source)
+        if options.migration is not None:
+            found = [each for each in found if each.id == options.migration]
+        if not found:
+            raise PlanRefused(
+                "dest: no migration from this source waits to go on",
+                detail=f"Looked for in the ledger of {sides.dest.address}.",
+                side="dest",
+            )
+        if len(found) > 1:
+            each = "; ".join(f"{e.id} of {e.began_at:%Y-%m-%d %H:%M}+00" for e in found)
+            raise UsageError(
+                "several migrations from this source have not ended",
+                detail=f"{each}.",
+                hint="Name one with --id.",
+            )
+        return found[0]
+
+    def check(self) -> None:
+        """Raise PlanRefused where a table is not what it was; tell which migration goes on."""
+        sides, refusals = self.sides, Refusals()
+        at_source = {item.oid: item for item in sides.items}
+        at_dest = {item.oid: item for item in sides.there}
+        for entry in self._entries:
+            item, into = at_source.get(entry.source_oid), at_dest.get(entry.dest_oid)
+            for side, name, found in (
+                ("source", entry.source_table, item),
+                ("dest", entry.dest_table, into),
+            ):
+                if found is None or found.full_name != name:
+                    refusals.add(
+                        PlanRefused(
+                            f"{side}: {name} is not there any more as it was",
+                            hint="Begin anew: the same command as at first, with --replace.",
+                            side="source" if side == "source" else "dest",
+                        )
+                    )
+        refusals.check()
+        sides.items = inventory.trees(sides.items, [entry.source_oid for entry in self._entries])
+        sides.measure(self.options)
+        at_source = {item.oid: item for item in sides.items}
+        self.moves = [
+            moves.move(at_source[entry.source_oid], at_dest[entry.dest_oid], sides.items)
+            for entry in self._entries
+        ]
+        gather_unreadable(refusals, sides.items)
+        refusals.check()
+        copied = sum(entry.copied_at is not None for entry in self._entries)
+        self._listen(
+            Told(
+                f"going on with migration {self._found.id}, begun "
+                f"{self._found.began_at:%Y-%m-%d %H:%M:%S}+00: {copied} of {len(self._entries)} "
+                f"tables are there, read as of {self._found.taken_at:%Y-%m-%d %H:%M:%S}+00 or "
+                "before"
+            )
+        )
+
+    def keys(self) -> dict[int, str]:
+        """Return the roots of the tables, with a name for each."""
+        return keys_of(self.moves, self.sides.there)
+
+    def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
+        """Remove what is there of tables that begin anew, in one transaction of the dest.
+
+        Raises a CopypipeError, and then nothing was changed.
+        """
+        dest = self.sides.dest
+        begin(dest, self.options)
+        try:
+            ready = self._taken_up(snapshot, position)
+        except BaseException:
+            dest.end()
+            raise
+        commit(dest)
+        return ready
+
+    def _taken_up(self, snapshot: Snapshot, position: Position) -> Ready:
+        dest, options = self.sides.dest, self.options
+        by_oid = {entry.source_oid: entry for entry in self._entries}
+        tables: list[Table] = []
+        anew: list[Entry] = []
+        emptied: list[Move] = []
+        refusals = Refusals()
+        for move in sorted(self.moves, key=lambda each: -(each.size_bytes + each.index_bytes)):
+            entry = by_oid[move.item.oid]
+            if entry.copied_at is not None and self._still_there(move, entry):
+                tables.append(self._kept(move, entry, dest))
+                continue
+            dest.execute(statements.lock_for_filling([move.target]))
+            parts = journals.parts(dest, self._found.id, entry.dest_oid)
+            ours = [part for part in parts if entry.run in part.what]
+            xids = [part.xid for part in ours]
+            rows, own = dest.fetch_one(statements.count_of(move.target, xids))
+            if rows != own or (rows and rows != sum(part.rows for part in ours)):
+                refusals.add(self._with_others(move, rows, own))
+                continue
+            if rows and not options.consistent and entry.parts:
+                tables.append(self._continued(move, entry, ours))
+                continue
+            if ours and rows:
+                self._listen(
+                    Told(
+                        f"{move.full_name} begins anew: {len(ours)} of its {len(entry.parts)} "
+                        "parts were there, read in a snapshot that is gone"
+                    )
+                )
+            if rows:
+                emptied.append(move)
+            slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
+            tables.append(table_of(move, slices_, self._run))
+            anew.append(replace(entry, run=self._run, parts=pages_of(slices_)))
+        refusals.check()
+        truncate(dest, emptied, [table.move for table in tables if not table.is_copied])
+        order(tables, dest)
+        journals.begin_again(
+            dest, self._found.id, start_of(self._run, snapshot, position), anew, self._run
+        )
+        return Ready(self._found.id, tables, self._noted)
+
+    def _still_there(self, move: Move, entry: Entry) -> bool:
+        """Return whether a table that was copied still has rows, if it had any."""
+        if not entry.rows:
+            return True
+        found = self.sides.dest.fetch(statements.holding_rows([move.target]))
+        if not found:
+            self._listen(Told(f"{move.full_name} begins anew: its rows are gone"))
+        return bool(found)
+
+    def _kept(self, move: Move, entry: Entry, dest: Session) -> Table:
+        """Return a table whose rows are there."""
+        table = table_of(move, (), entry.run)
+        table.add(entry.rows or 0, entry.bytes or 0, entry.digest, entry.seconds or 0.0)
+        table.is_copied = table.was_copied = True
+        table.of = max(1, len(entry.parts))
+        # Where the run died between the copy and this.
+        journals.copied(
+            dest,
+            self._found.id,
+            entry.source_oid,
+            rows=table.rows,
+            size=table.bytes,
+            digest=table.digest,
+            seconds=table.copy_seconds,
+        )
+        return table
+
+    def _continued(self, move: Move, entry: Entry, ours: Sequence[journals.Part]) -> Table:
+        """Return a table whose other parts are read in the new snapshot."""
+        wanted = entry.parts
+        there = {part.what: part for part in ours}
+        table = table_of(move, [each for each in wanted if str(each) not in there], entry.run)
+        table.of = len(wanted)
+        table.must_be_compared = bool(there)
+        for part in ours:
+            table.add(part.rows, part.bytes, part.digest, part.seconds)
+        self._listen(
+            Told(
+                f"{move.full_name} goes on in another snapshot: {len(there)} of {len(wanted)} "
+                "parts are there; in the end both sides are compared"
+            )
+        )
+        return table
+
+    def _with_others(self, move: Move, rows: int, ours: int) -> PlanRefused:
+        return PlanRefused(
+            f"dest: {move.full_name} holds {rows} rows, of which this migration wrote {ours}",
+            detail="Rows of others are never removed.",
+            hint="Remove them, or begin anew: the same command as at first, with --replace.",
+            side="dest",
+        )

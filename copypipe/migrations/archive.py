@@ -1,0 +1,115 @@
+"""The definitions of the source, and what of them the dest lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from copypipe import plans, schemas, steps
+from copypipe.errors import CopyFailed, PlanRefused, listed
+from copypipe.events import Listener, Told, Warned
+from copypipe.migrations.options import Options
+from copypipe.migrations.sides import Sides
+from copypipe.schemas import Tools
+from copypipe.servers import Session
+from copypipe.statements import steps as step_statements
+from copypipe.steps import Step
+
+
+class Archive:
+    """The definitions of the source, and what of them the dest lacks."""
+
+    def __init__(
+        self, options: Options, sides: Sides, tools: Tools, path: Path, snapshot: str | None
+    ) -> None:
+        self._options = options
+        self._tools = tools
+        self._path = path
+        self._contents = schemas.read(path, tools, owner=options.owner)
+        oids = {item.oid for item in sides.items}
+        self.selection = schemas.select(self._contents.entries, oids)
+        rest = schemas.rest(self._contents.entries, self.selection)
+        begun = snapshot is not None
+        if not begun:
+            sides.source.begin("READ COMMITTED", read_only=True)
+        with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            self.wanted = schemas.missing(sides.source, sides.dest, self.selection)
+            self._not_tables: Sequence[schemas.Entry] = ()
+            if options.asked.everything:
+                self._not_tables = schemas.missing(sides.source, sides.dest, rest)
+        if not begun:
+            sides.source.rollback()
+
+    @classmethod
+    def of(
+        cls, options: Options, sides: Sides, snapshot: str | None, folder: Path
+    ) -> Archive | None:
+        """Read the definitions, where they are wanted."""
+        if not options.schema:
+            return None
+        tools = schemas.find(sides.source_is.major)
+        unreadable = [(e.schema, e.name) for e in sides.everything if not e.may_read]
+        path = schemas.dump(sides.source, tools, snapshot, folder, unreadable)
+        return cls(options, sides, tools, path, snapshot)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Return what belongs to the tables and needs others."""
+        return [_called(entry) for entry in self.selection.left_out]
+
+    @property
+    def not_tables(self) -> list[str]:
+        """Return what the dest lacks and no table needs, where all tables are moved."""
+        return [_called(entry) for entry in self._not_tables]
+
+    def tell(self, listen: Listener) -> None:
+        """Tell what comes besides, and what does not."""
+        others = [e.name.rsplit(" ", 1)[0].replace(" ", ".", 1) for e in self.selection.others]
+        if others:
+            listen(Told(f"made without rows, since others need them: {listed(others)}"))
+        if self.left_out:
+            listen(
+                Warned(
+                    f"left out, since they need tables that do not come: {listed(self.left_out)}"
+                )
+            )
+        if self.not_tables:
+            listen(Warned(f"not tables, so they do not come: {listed(self.not_tables)}"))
+
+    def make(self, dest: Session) -> None:
+        """Make the tables and all they depend on, in the dest's open transaction."""
+        options = self._options
+        told = schemas.script(
+            self._path,
+            self._tools,
+            self.wanted,
+            "pre-data",
+            owner=options.owner,
+            acl=options.acl,
+        )
+        if not told:
+            return
+        try:
+            dest.execute(step_statements.script(told))
+        except (CopyFailed, PlanRefused) as error:
+            error.detail = f"Nothing was made. {error.detail or ''}".strip()
+            error.hint = (
+                f"{error.hint or ''} What this role cannot make somebody else may make first; or "
+                "all of it, with --no-schema."
+            ).strip()
+            raise
+
+    def steps(self, sides: Sides) -> list[Step]:
+        """Return what follows the rows."""
+        return steps.of_archive(
+            sides.source,
+            self._contents,
+            self.wanted,
+            {item.oid: item for item in sides.items},
+            sides.dest_is.major,
+        )
+
+
+def _called(entry: schemas.Entry) -> str:
+    """Return the kind, schema and name of an entry, without its owner."""
+    return f"{entry.kind} {entry.name.rsplit(' ', 1)[0]}"

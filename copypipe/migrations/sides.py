@@ -1,0 +1,216 @@
+"""Both servers before the rows move, and what a first start and a further one do alike there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from copypipe import catalog, inventory, ledger, plans, slices
+from copypipe.catalog import Position, Server
+from copypipe.errors import CommitUnknown, CopyFailed, PlanRefused, SliceBusy, listed
+from copypipe.hazards import Refusals
+from copypipe.inventory import Item
+from copypipe.journals import Noted
+from copypipe.migrations.moves import Move
+from copypipe.migrations.options import Options
+from copypipe.migrations.work import Table
+from copypipe.servers import Session
+from copypipe.slices import TABLE, Lock, Pages
+from copypipe.snapshots import Snapshot
+from copypipe.statements import migrations as statements
+from copypipe.steps import Step
+
+_SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
+
+
+@dataclass
+class Sides:
+    """Both servers, and what was found there."""
+
+    source: Session
+    dest: Session
+    source_is: Server
+    dest_is: Server
+    items: tuple[Item, ...]
+    """The tables of the source; then those of them that are moved."""
+    everything: tuple[Item, ...]
+    """All tables of the source."""
+    there: tuple[Item, ...]
+    """The tables of the dest."""
+
+    def measure(self, options: Options) -> None:
+        """Read the sizes of the tables that are moved."""
+        with self.source.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
+            self.items = inventory.measured(self.source, self.items)
+
+    def look_again(self) -> None:
+        """Read the tables of the dest again, in its open transaction."""
+        self.there = inventory.tables(self.dest)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is to be done, once it is written down."""
+
+    migration: str
+    tables: list[Table]
+    steps: list[Noted]
+
+
+class Keeper:
+    """A session that keeps others away from the dest's tables, in a transaction of its own."""
+
+    def __init__(self, session: Session, options: Options) -> None:
+        """Begin the transaction."""
+        self._session = session
+        patience = {"lock_timeout": plans.milliseconds(options.wait_lock)}
+        session.begin("READ COMMITTED", read_only=False, local=patience)
+
+    def take_ledger(self) -> None:
+        """Keep the ledger from being removed."""
+        self._take(ledger.IN_USE, 0, "the ledger")
+
+    def take_run(self, lock: Lock) -> None:
+        """Take what shows to others of this run that the session is there."""
+        self._take(lock, 0, "this run")
+
+    def take_setting_up(self) -> None:
+        """Keep other migrations from being set up."""
+        self._take(_SETTING_UP, 0, "the set-up of a migration")
+
+    def take(self, keys: Mapping[int, str]) -> None:
+        """Take the keys of tables, by the OIDs of their roots; always in the same order."""
+        for root, name in sorted(keys.items()):
+            self._take(TABLE, root, name)
+
+    def _take(self, lock: Lock, root: int, name: str) -> None:
+        busy = SliceBusy(
+            f"another run is at work on {name}",
+            detail="Nothing was changed.",
+            hint="Run it again later, or wait longer with --wait-lock.",
+            side="dest",
+        )
+        ledger.lock_or(self._session, [lock], root, busy)
+
+
+def look(source: Session, dest: Session) -> Sides:
+    """Read both servers and their tables."""
+    with source.reading(own_search_path=True, lock_timeout=plans.OTHER_LOCKS):
+        source_is, items = catalog.server(source), inventory.tables(source)
+    with dest.reading(own_search_path=True, lock_timeout=plans.OTHER_LOCKS):
+        dest_is, there = catalog.server(dest), inventory.tables(dest)
+    if dest_is.in_recovery:
+        raise PlanRefused("dest: a standby takes no rows", side="dest")
+    return Sides(source, dest, source_is, dest_is, items, items, there)
+
+
+def does(options: Options, step: Step) -> bool:
+    """Return whether a migration does a step: a rehearsal makes no foreign keys.
+
+    Of some of the rows they would not hold; whoever moves all of them takes them over.
+    """
+    return options.limit is None or step.kind not in ("reference", "validation", "last")
+
+
+def gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:
+    lacking = [item.full_name for item in items if not item.may_read]
+    if lacking:
+        refusals.add(
+            PlanRefused(
+                f"source: the role may not read {listed(lacking)}",
+                hint="GRANT SELECT ON the tables TO the role; a right on columns does not do.",
+                side="source",
+            )
+        )
+
+
+def begin(dest: Session, options: Options) -> None:
+    """Begin a transaction of the dest in which a migration is set up, or ended."""
+    local = {"lock_timeout": plans.milliseconds(max(options.wait_lock, 1.0))}
+    dest.begin("READ COMMITTED", read_only=False, local=local)
+
+
+def commit(dest: Session) -> None:
+    """Commit what was set up."""
+    try:
+        dest.commit()
+    except CommitUnknown as error:
+        error.detail = "Either the tables are there, without rows, or nothing was changed."
+        error.hint = "--resume goes on, or says that there is nothing to go on with."
+        raise
+
+
+def truncate(dest: Session, filled: Sequence[Move], may_be: Sequence[Move]) -> None:
+    """Remove all rows of tables at once, so that they may point at each other.
+
+    `may_be` are those that may be truncated besides: a table at which another one points can be
+    truncated only with that, also where that has no row.
+    """
+    if not filled:
+        return
+    by_oid = {move.there.oid: move for move in may_be}
+    chosen = {move.there.oid: move for move in filled}
+    pointing = dest.fetch(statements.pointing(list(by_oid)))
+    while more := {c for c, parent in pointing if parent in chosen and c not in chosen}:
+        chosen |= {oid: by_oid[oid] for oid in more}
+    try:
+        dest.execute(statements.truncate([move.target for move in chosen.values()]))
+    except CopyFailed as error:
+        if error.sqlstate == "0A000":  # a foreign key of another table points at one
+            error.hint = "Move that table too, or remove the rows yourself."
+        raise
+
+
+def order(tables: Sequence[Table], dest: Session) -> None:
+    """Have tables wait for those at which foreign keys of the dest point.
+
+    Raises PlanRefused where they wait for each other.
+    """
+    by_oid = {table.move.there.oid: table for table in tables}
+    for child, parent in dest.fetch(statements.pointing(list(by_oid))):
+        one, other = by_oid[child], by_oid.get(parent)
+        if one.is_copied:
+            continue
+        if one is other and len(one.parts) > 1:
+            # Rows may point at rows of a part that is not there yet.
+            one.parts = (slices.Whole(),)
+            one.of = 1
+        elif other is not None and one is not other and not other.is_copied:
+            one.waits_for.add(other)
+    free, left = {t for t in tables if not t.waits_for}, {t for t in tables if t.waits_for}
+    while ready := {table for table in left if table.waits_for <= free}:
+        free |= ready
+        left -= ready
+    if left:
+        raise PlanRefused(
+            "dest: foreign keys point at each other: "
+            + listed([table.move.full_name for table in left]),
+            detail="None of them can be filled first.",
+            hint="Drop one of the keys and add it again behind the migration.",
+            side="dest",
+        )
+
+
+def table_of(move: Move, cut: Sequence[slices.Slice], run: str) -> Table:
+    return Table(move, tuple(cut), run, of=len(cut))
+
+
+def pages_of(cut: Sequence[slices.Slice]) -> tuple[Pages, ...]:
+    """Return those of the parts that are not the whole table."""
+    return tuple(each for each in cut if isinstance(each, Pages))
+
+
+def start_of(run: str, snapshot: Snapshot, position: Position) -> dict[str, Any]:
+    return {
+        "run": run,
+        "snapshot": position.snapshot,
+        "lsn": position.lsn,
+        "taken_at": snapshot.seen.clock,
+    }
+
+
+def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
+    """Return the roots of the tables of the dest that moves go into, with a name for each."""
+    roots = inventory.roots(there)
+    return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
