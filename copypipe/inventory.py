@@ -46,6 +46,13 @@ class Item:
     """The role has SELECT on it."""
     has_foreign: bool = False
     """Some of its partitions are foreign tables."""
+    is_detaching: bool = False
+    """A partition whose DETACH CONCURRENTLY was cut short: its parent does not show its rows."""
+    hashes_apart: bool = False
+    """Partitioned by hashes that are not the same on each server."""
+    is_unlogged: bool = False
+    is_filtered: bool = False
+    """Row security hides rows from the role."""
     has_columns: bool = True
     """It has a column that can be copied."""
     is_visible: bool = True

@@ -161,7 +161,7 @@ def transfer(
         if request.mode == "append" and not request.again:
             ledger.check_new(dest, plan.dest.table, plan.slice)
     if holder is not None:
-        check_held(plan.dest.table, dest, holder)
+        check_held(dest, holder)
     strategy = plan.strategy
     strategy.lock(dest, plan.filling)
     filling = replace(plan.filling, table=plans.reread_dest(plan, dest))
@@ -227,17 +227,17 @@ def transfer(
         _record(plan, dest, filled.table or plan.dest.table, done, seen, position, moment, holder)
     if holder is not None:
         # As late as can be: whoever has the key now may be clearing the table.
-        check_held(plan.dest.table, dest, holder)
+        check_held(dest, holder)
     return done
 
 
-def check_held(table: Table, dest: Session, holder: Holder) -> None:
-    """Raise HolderLost where a session does not hold a table's key any more."""
+def check_held(dest: Session, holder: Holder) -> None:
+    """Raise HolderLost where a session does not hold the keys of its tables any more."""
     (is_free,) = dest.fetch_one(lock_statements.is_free(holder.lock.key(0)))
     if not is_free:
         return
     raise HolderLost(
-        f"the run does not hold {table.full_name} at the dest any more",
+        "the run does not hold its tables at the dest any more",
         detail="Its session that kept others out is gone. What is not committed is rolled back.",
         hint="Go on with --resume.",
         side="dest",

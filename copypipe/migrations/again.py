@@ -7,9 +7,10 @@ from dataclasses import replace
 
 from copypipe import inventory, journals, ledger, plans
 from copypipe.catalog import Position
-from copypipe.errors import PlanRefused, UsageError
-from copypipe.events import Listener, Told
+from copypipe.errors import PlanRefused, UsageError, listed
+from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
+from copypipe.inventory import Asked
 from copypipe.journals import Entry
 from copypipe.migrations import moves
 from copypipe.migrations.moves import Move
@@ -30,7 +31,6 @@ from copypipe.migrations.sides import (
     truncate,
 )
 from copypipe.migrations.work import Table
-from copypipe.servers import Session
 from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
 
@@ -97,6 +97,7 @@ class Again:
                         )
                     )
         refusals.check()
+        self._check_new(refusals)
         sides.items = inventory.trees(sides.items, [entry.source_oid for entry in self._entries])
         sides.measure(self.options)
         at_source = {item.oid: item for item in sides.items}
@@ -104,7 +105,7 @@ class Again:
             moves.move(at_source[entry.source_oid], at_dest[entry.dest_oid], sides.items)
             for entry in self._entries
         ]
-        gather_unreadable(refusals, sides.items)
+        gather_unreadable(refusals, sides, self.moves)
         refusals.check()
         copied = sum(entry.copied_at is not None for entry in self._entries)
         self._listen(
@@ -115,6 +116,41 @@ class Again:
                 "before"
             )
         )
+
+    def _check_new(self, refusals: Refusals) -> None:
+        """Refuse partitions that came since the migration began; tell of tables that did."""
+        items = self.sides.items
+        asked = self._found.asked
+        names = Asked(
+            tuple(asked["tables"]),
+            tuple(asked["schemas"]),
+            asked["everything"],
+            tuple(asked["exclude"]),
+        )
+        try:
+            chosen = inventory.pick(items, names)
+        except PlanRefused:
+            return
+        known = {entry.source_oid for entry in self._entries}
+        routed = [each.oid for each in items if each.oid in known and each.kind == "p"]
+        known |= {each.oid for each in inventory.trees(items, routed)} if routed else set()
+        roots = inventory.roots(items)
+        of = {roots[oid].oid for oid in known}
+        came = [each for each in chosen if each.kind == "r" and each.oid not in known]
+        came = [each for each in came if each.has_columns]
+        if parts := [each.full_name for each in came if roots[each.oid].oid in of]:
+            refusals.add(
+                PlanRefused(
+                    f"source: the partition {listed(parts)} came since the migration began",
+                    detail="Its rows would be missing.",
+                    hint="Begin anew: the same command as at first, with --replace.",
+                    side="source",
+                )
+            )
+        if tables := [each.full_name for each in came if roots[each.oid].oid not in of]:
+            self._listen(
+                Warned(f"came since the migration began, and do not come: {listed(tables)}")
+            )
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables, with a name for each."""
@@ -144,8 +180,8 @@ class Again:
         refusals = Refusals()
         for move in sorted(self.moves, key=lambda each: -(each.size_bytes + each.index_bytes)):
             entry = by_oid[move.item.oid]
-            if entry.copied_at is not None and self._still_there(move, entry):
-                tables.append(self._kept(move, entry, dest))
+            if entry.copied_at is not None and (table := self._kept(move, entry)) is not None:
+                tables.append(table)
                 continue
             dest.execute(statements.lock_for_filling([move.target]))
             parts = journals.parts(dest, self._found.id, entry.dest_oid)
@@ -178,19 +214,23 @@ class Again:
         )
         return Ready(self._found.id, tables, self._noted)
 
-    def _still_there(self, move: Move, entry: Entry) -> bool:
-        """Return whether a table that was copied still has rows, if it had any."""
-        if not entry.rows:
-            return True
-        found = self.sides.dest.fetch(statements.holding_rows([move.target]))
-        if not found:
+    def _kept(self, move: Move, entry: Entry) -> Table | None:
+        """Return a table whose rows are there; None for one that has none any more."""
+        dest = self.sides.dest
+        (rows,) = dest.fetch_one(statements.count(move.target))
+        if entry.rows and not rows:
             self._listen(Told(f"{move.full_name} begins anew: its rows are gone"))
-        return bool(found)
-
-    def _kept(self, move: Move, entry: Entry, dest: Session) -> Table:
-        """Return a table whose rows are there."""
+            return None
         table = table_of(move, (), entry.run)
         table.add(entry.rows or 0, entry.bytes or 0, entry.digest, entry.seconds or 0.0)
+        if rows != table.rows:
+            self._listen(
+                Warned(
+                    f"{move.full_name} was whole with {table.rows} rows, and holds {rows}: "
+                    "somebody has written into it since, and it stays as it is"
+                )
+            )
+            table.rows, table.digest = rows, None
         table.is_copied = table.was_copied = True
         table.of = max(1, len(entry.parts))
         # Where the run died between the copy and this.

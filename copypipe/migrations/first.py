@@ -10,12 +10,13 @@ import tempfile
 import uuid
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 from copypipe import attempts, inventory, journals, ledger, plans
 from copypipe.attempts import Pair
 from copypipe.catalog import Position
-from copypipe.errors import PlanRefused, listed
+from copypipe.errors import PlanRefused, SliceBusy, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
 from copypipe.inventory import Item, chunks
@@ -44,7 +45,7 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
 from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
-from copypipe.steps import Step
+from copypipe.steps import Kind, Step
 
 
 class First:
@@ -77,10 +78,12 @@ class First:
     def gather(self) -> Refusals:
         """Look at what can be known before anything is made; changes nothing."""
         options, sides = self.options, self.sides
-        gather_unreadable(self._refusals, sides.items)
+        gather_unreadable(self._refusals, sides, self.moves)
         self._check_sequences()
         with self._refusals.gathering():
             self._check_columns()
+        with self._refusals.gathering():
+            self._check_foreign()
         with self._refusals.gathering():
             self._check_names()
         with self._refusals.gathering():
@@ -178,6 +181,18 @@ class First:
                     side="source",
                 )
 
+    def _check_foreign(self) -> None:
+        """Refuse to make a tree of which some partitions would be missing."""
+        found = [m.item.full_name for m in self.moves if m.item.has_foreign and m.into is None]
+        if found:
+            raise PlanRefused(
+                f"source: {listed(found)} has foreign tables among its partitions",
+                detail="They are not made at the dest, and their rows would have no partition.",
+                hint="Make a table at the dest that takes all rows, and give --no-schema; or name "
+                "the partitions that are to be moved.",
+                side="source",
+            )
+
     def _check_names(self) -> None:
         """Refuse names that are not of tables; and missing tables where none are made."""
         names = [(move.schema, move.name) for move in self.moves if move.into is None]
@@ -273,8 +288,14 @@ class First:
                 dest.end()
                 raise
         commit(dest)
-        # Nobody else knows these yet.
-        keeper.take(keys_of(self.moves, sides.there))
+        # Hardly anybody knows these yet.
+        if busy := keeper.take(keys_of(self.moves, sides.there)):
+            raise SliceBusy(
+                f"another run is at work on {listed(busy)}",
+                detail="The tables are made, and no row is there.",
+                hint="--resume goes on.",
+                side="dest",
+            )
         return ready
 
     def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:
@@ -292,7 +313,7 @@ class First:
         sides.look_again()
         self.moves = moves.moves(sides.items, sides.there, self._names, creates=False)
         moves.check_there(self.moves)
-        todo = archive.steps(sides) if archive is not None else []
+        todo = self._owned(archive.steps(sides)) if archive is not None else []
         sources = {move.there.oid: move.item.oid for move in self.moves}
         todo += journals.take_over(dest, [other.id for other in self._others], sources)
         todo += self._deferred()
@@ -328,6 +349,23 @@ class First:
             if does(options, step)
         ]
         return Ready(identifier, tables, noted)
+
+    def _owned(self, todo: Sequence[Step]) -> list[Step]:
+        """Return steps with the tables that they follow.
+
+        Those of partitions whose rows go through the root follow that; what is of a table without
+        rows follows all.
+        """
+        moved = {move.item.oid for move in self.moves}
+        roots = inventory.roots(self.sides.items)
+        found = []
+        for step in todo:
+            if step.kind in ("index", "constraint") and step.table not in moved:
+                top = roots[step.table].oid if step.table in roots else 0
+                kind: Kind = step.kind if top in moved else "other"
+                step = replace(step, kind=kind, table=top if top in moved else 0)
+            found.append(step)
+        return found
 
     def _check_existing(self) -> None:
         """Raise PlanRefused where tables came or went since they were looked at."""

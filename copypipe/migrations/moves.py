@@ -123,7 +123,7 @@ def moves(
             schema, name = into(root)
             size = sum(each.size_bytes for each in leaves)
             indexes = sum(each.index_bytes for each in leaves)
-            into_root = at_dest[schema, name]
+            into_root = at_dest.get((schema, name))
             found.append(Move(root, schema, name, into_root, size, indexes, tuple(leaves)))
             continue
         for each in leaves:
@@ -155,8 +155,12 @@ def _alike(
 ) -> bool:
     """Return whether a partition tree is the same at the dest, or will be made there.
 
-    `sizes` tells how many tables the tree of each root of the dest has.
+    `sizes` tells how many tables the tree of each root of the dest has. A tree is not alike either
+    whose rows cannot be had, or told apart, by its partitions: those of foreign tables are seen
+    through the root alone, and what hashes to one partition here may hash to another one there.
     """
+    if root.has_foreign or any(each.hashes_apart for each in tree):
+        return False
     top = at_dest.get(into(root))
     if top is None:
         return True  # made, or told to be missing
@@ -192,7 +196,9 @@ def cut(move: Move, part_bytes: int, run: str, limit: int | None) -> tuple[Slice
         return (Pages(of=run, limit=limit),)
     if move.item.has_children:
         return (Pages(of=run),)
-    if move.size_bytes < 2 * part_bytes or move.item.has_foreign:
+    # Through the root, row security of partitions hides nothing.
+    filtered = any(each.is_filtered for each in move.partitions)
+    if move.size_bytes < 2 * part_bytes or move.item.has_foreign or filtered:
         return (Whole(),)
     if move.is_routed:
         leaves = (

@@ -13,8 +13,8 @@ from pathlib import Path
 from copypipe import attempts, catalog, inventory, journals, ledger, plans, snapshots, transfers
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
-from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError, listed
-from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
+from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError, listed
+from copypipe.events import Connected, LedgerMade, Listener, Told, Waiting, ignore
 from copypipe.horizons import horizon
 from copypipe.inventory import Item, chunks
 from copypipe.migrations import moves, sequences
@@ -41,6 +41,9 @@ from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
 from copypipe.steps import Step
 from copypipe.transfers import Holder
+
+# How soon a start looks again whether it can have the keys of its tables.
+_LOOK_AGAIN = 0.5
 
 
 class Migration:
@@ -118,16 +121,9 @@ class Migration:
             connected("dest", self._options.dest, self._run, self._reached) as gate,
         ):
             _make_ledger(dest, self._listen)
-            # Two that are set up at a time would both find the same tables missing, or empty.
-            Keeper(gate, self._options).take_setting_up()
-            sides = look(source, dest)
-            kind = Again if self._options.resume else First
-            start = kind(self._options, self._listen, self._run, sides)
-            start.check()
-            snapshot, position = self._hold(stack, leader, sides)
             keeping = Keeper(keeper, self._options)
-            keeping.take_ledger()
-            keeping.take(start.keys())
+            start = self._begun(source, dest, Keeper(gate, self._options), keeping)
+            snapshot, position = self._hold(stack, leader, start.sides)
             source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
             ready = start.set_up(snapshot, position, keeping)
             source.rollback()
@@ -146,6 +142,46 @@ class Migration:
             listen=self._listen,
         )
         return start
+
+    def _begun(
+        self, source: Session, dest: Session, gate: Keeper, keeping: Keeper
+    ) -> First | Again:
+        """Return the start, all of which was read while the keeper has the keys of its tables.
+
+        Who has some of them is waited for; meanwhile others may be set up, and then all is looked
+        at again. Raises SliceBusy.
+        """
+        kind = Again if self._options.resume else First
+        deadline = time.monotonic() + self._options.wait_lock
+        waited = False
+        while True:
+            # Two that are set up at a time would both find the same tables missing, or empty.
+            gate.begin()
+            gate.take_setting_up()
+            start = kind(self._options, self._listen, self._run, look(source, dest))
+            if not waited:
+                start.check()
+            keeping.begin()
+            keeping.take_ledger()
+            busy = keeping.take(start.keys())
+            if not busy:
+                if waited:
+                    start.check()
+                return start
+            keeping.end()
+            gate.end()
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise SliceBusy(
+                    f"another run is at work on {listed(busy)}",
+                    detail="Nothing was changed.",
+                    hint="Run it again later, or wait longer with --wait-lock.",
+                    side="dest",
+                )
+            if not waited:
+                self._listen(Waiting((), self._options.wait_lock))
+            waited = True
+            time.sleep(min(_LOOK_AGAIN, left))
 
     def _endpoints(self) -> tuple[tuple[Side, Endpoint], tuple[Side, Endpoint]]:
         return ("source", self._options.source), ("dest", self._options.dest)
@@ -284,11 +320,13 @@ def _finish(work: Work, start: First | Again, *, ends: bool) -> None:
             with pair.sessions() as (source, dest):
                 wanted = _sequences(source, dest, work, start)
                 begin(dest, start.options)
+                transfers.check_held(dest, work.holder)
                 for some in chunks(list(wanted.items())):
                     told = [(name, *state) for name, state in some]
                     dest.fetch(step_statements.set_sequences(told))
                 if ends:
                     journals.end(dest, work.migration)
+                transfers.check_held(dest, work.holder)
                 dest.commit_note()
 
         attempts.persist(work.request, work.listen, finish)

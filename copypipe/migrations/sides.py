@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from copypipe.migrations.work import Table
 from copypipe.servers import Session
 from copypipe.slices import TABLE, Lock, Pages
 from copypipe.snapshots import Snapshot
+from copypipe.statements import locks
 from copypipe.statements import migrations as statements
 from copypipe.steps import Step
 
@@ -62,36 +63,46 @@ class Keeper:
     """A session that keeps others away from the dest's tables, in a transaction of its own."""
 
     def __init__(self, session: Session, options: Options) -> None:
-        """Begin the transaction."""
         self._session = session
-        patience = {"lock_timeout": plans.milliseconds(options.wait_lock)}
-        session.begin("READ COMMITTED", read_only=False, local=patience)
+        self._patience = {"lock_timeout": plans.milliseconds(options.wait_lock)}
+
+    def begin(self) -> None:
+        """Begin the transaction."""
+        self._session.begin("READ COMMITTED", read_only=False, local=self._patience)
+
+    def end(self) -> None:
+        """Let go of all of it."""
+        self._session.rollback()
 
     def take_ledger(self) -> None:
         """Keep the ledger from being removed."""
-        self._take(ledger.IN_USE, 0, "the ledger")
+        self._take(ledger.IN_USE, "the ledger")
 
     def take_run(self, lock: Lock) -> None:
         """Take what shows to others of this run that the session is there."""
-        self._take(lock, 0, "this run")
+        self._take(lock, "this run")
 
     def take_setting_up(self) -> None:
         """Keep other migrations from being set up."""
-        self._take(_SETTING_UP, 0, "the set-up of a migration")
+        self._take(_SETTING_UP, "the set-up of a migration")
 
-    def take(self, keys: Mapping[int, str]) -> None:
-        """Take the keys of tables, by the OIDs of their roots; always in the same order."""
-        for root, name in sorted(keys.items()):
-            self._take(TABLE, root, name)
+    def take(self, keys: Mapping[int, str]) -> list[str]:
+        """Take the keys of tables, by the OIDs of their roots; returns the names of those in use.
 
-    def _take(self, lock: Lock, root: int, name: str) -> None:
+        Nobody is waited for.
+        """
+        names = list(keys.values())
+        asked = locks.busy([TABLE.key(root) for root in keys])
+        return [names[place - 1] for (place,) in self._session.fetch(asked)]
+
+    def _take(self, lock: Lock, name: str) -> None:
         busy = SliceBusy(
             f"another run is at work on {name}",
             detail="Nothing was changed.",
             hint="Run it again later, or wait longer with --wait-lock.",
             side="dest",
         )
-        ledger.lock_or(self._session, [lock], root, busy)
+        ledger.lock_or(self._session, [lock], 0, busy)
 
 
 def look(source: Session, dest: Session) -> Sides:
@@ -113,15 +124,34 @@ def does(options: Options, step: Step) -> bool:
     return options.limit is None or step.kind not in ("reference", "validation", "last")
 
 
-def gather_unreadable(refusals: Refusals, items: Sequence[Item]) -> None:
-    lacking = [item.full_name for item in items if not item.may_read]
-    if lacking:
-        refusals.add(
-            PlanRefused(
-                f"source: the role may not read {listed(lacking)}",
-                hint="GRANT SELECT ON the tables TO the role; a right on columns does not do.",
-                side="source",
-            )
+def gather_unreadable(refusals: Refusals, sides: Sides, of: Sequence[Move]) -> None:
+    """Gather tables of the source of which the role would not see all rows."""
+
+    def add(found: Iterable[Item], what: str, hint: str) -> None:
+        if names := [item.full_name for item in found]:
+            refusals.add(PlanRefused(f"source: {what} {listed(names)}", hint=hint, side="source"))
+
+    read = [move.item for move in of]
+    add(
+        (item for item in sides.items if not item.may_read),
+        "the role may not read",
+        "GRANT SELECT ON the tables TO the role; a right on columns does not do.",
+    )
+    add(
+        (item for item in read if item.is_filtered),
+        "row security hides rows from the role of",
+        "Connect as the owner of the tables, or as a role with BYPASSRLS.",
+    )
+    add(
+        (item for item in sides.items if item.is_detaching),
+        "this partition is being detached, and its parent does not show its rows:",
+        "ALTER TABLE .. DETACH PARTITION .. FINALIZE ends that; or --exclude it.",
+    )
+    if sides.source_is.in_recovery:
+        add(
+            (item for item in sides.items if item.is_unlogged),
+            "a standby has no rows of unlogged tables such as",
+            "--exclude them, or read from the primary.",
         )
 
 

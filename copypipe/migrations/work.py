@@ -481,7 +481,7 @@ class _Worker:
             self._compare(table, plan)
         with self._pair.sessions() as (_, dest):
             _begin(work, dest)
-            transfers.check_held(plan.dest.table, dest, work.holder)
+            transfers.check_held(dest, work.holder)
             if isinstance(plan.slice, Pages):
                 _check_count(table, dest)
             is_new = journals.copied(
@@ -573,7 +573,7 @@ class _Worker:
             try:
                 self._make_at_once(some)
             except CopypipeError as error:
-                if len(some) == 1 or isinstance(error, TransientError):
+                if len(some) == 1 or isinstance(error, TransientError | HolderLost):
                     raise
             else:
                 continue
@@ -599,6 +599,7 @@ class _Worker:
         made: list[tuple[Noted, float]] = []
         with self._pair.sessions() as (_, dest):
             _begin(work, dest)
+            transfers.check_held(dest, work.holder)
             if "maintenance_work_mem" not in dest.settings:
                 dest.fetch(statements.at_least_memory(INDEX_MEMORY_KB))
             left = journals.undone(dest, work.migration, [noted.number for noted in some])
@@ -611,6 +612,7 @@ class _Worker:
             if made:
                 told = [(noted.number, seconds) for noted, seconds in made]
                 journals.done(dest, work.migration, told)
+                transfers.check_held(dest, work.holder)
             dest.commit_note()
         return made
 

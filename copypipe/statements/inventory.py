@@ -46,6 +46,16 @@ def tables() -> Composed:
                    SELECT 1 FROM pg_catalog.pg_partition_tree(c.oid) t
                      JOIN pg_catalog.pg_class f ON f.oid = t.relid
                     WHERE f.relkind = 'f') AS has_foreign,
+               EXISTS (SELECT 1 FROM pg_catalog.pg_inherits i
+                        WHERE i.inhrelid = c.oid AND i.inhdetachpending) AS is_detaching,
+               -- hashenum() hashes OIDs; what holds others' values may hold an enum's.
+               EXISTS (SELECT 1 FROM pg_catalog.pg_partitioned_table p
+                         JOIN pg_catalog.pg_opclass o ON o.oid = ANY (p.partclass)
+                        WHERE p.partrelid = c.oid AND p.partstrat = 'h'
+                          AND o.opcname IN ('enum_ops', 'array_ops', 'record_ops', 'range_ops',
+                                            'multirange_ops')) AS hashes_apart,
+               c.relpersistence = 'u' AS is_unlogged,
+               pg_catalog.row_security_active(c.oid) AS is_filtered,
                EXISTS (SELECT 1 FROM pg_catalog.pg_attribute a
                         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
                           AND a.attgenerated = '') AS has_columns

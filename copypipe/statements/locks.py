@@ -51,6 +51,16 @@ def holders(locks: Sequence[Lock], table_oid: int) -> Composed:
     ).format(keys=Literal(keys), exclusive=Literal(exclusive))
 
 
+def busy(keys: Sequence[int]) -> Composed:
+    """Take these keys alone, as far as nobody has them; places of the others, counted from 1."""
+    return SQL(
+        """
+        SELECT l.place FROM unnest({}::int8[]) WITH ORDINALITY AS l (key, place)
+         WHERE NOT pg_catalog.pg_try_advisory_xact_lock(l.key) ORDER BY l.place
+        """
+    ).format(Literal(list(keys)))
+
+
 def is_free(key: int) -> Composed:
     """Ask whether no other session has that key alone; where none has, this one shares it then."""
     return SQL("SELECT pg_catalog.pg_try_advisory_xact_lock_shared({})").format(Literal(key))

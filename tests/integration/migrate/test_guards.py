@@ -151,6 +151,58 @@ def test_no_table_is_told_to_be_whole_without_a_keeper(
     assert contents(dest) == contents(filled)
 
 
+def test_no_step_is_done_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, journals, "undone", before=keeperless),
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    done = "SELECT count(*) FROM copypipe.migration_step WHERE done_at IS NOT NULL"
+    assert dest.scalar(done) == 0
+    assert ended(move(filled, dest, resume=True))
+    assert contents(dest) == contents(filled)
+
+
+def test_no_step_is_committed_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, journals, "done", behind=keeperless),
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    done = "SELECT count(*) FROM copypipe.migration_step WHERE done_at IS NOT NULL"
+    assert dest.scalar(done) == 0
+    assert ended(move(filled, dest, resume=True))
+
+
+def test_nothing_is_told_to_have_ended_without_a_keeper(
+    filled: Database,
+    dest: Database,
+    keeperless: Callable[[], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with (
+        around(monkeypatch, journals, "end", behind=keeperless),
+        pytest.raises(HolderLost, match="does not hold"),
+    ):
+        move(filled, dest, jobs=1)
+
+    ended_at = "SELECT count(*) FROM copypipe.migration WHERE ended_at IS NOT NULL"
+    assert dest.scalar(ended_at) == 0
+    assert ended(move(filled, dest, resume=True))
+
+
 def test_the_ledger_is_kept_from_removal(
     filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

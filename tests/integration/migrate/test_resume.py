@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 
 import psycopg
@@ -13,6 +14,7 @@ from copypipe import crashpoints, keepers
 from copypipe.errors import CopypipeError, PlanRefused
 from copypipe.migrations import Migration
 from copypipe.requests import Endpoint
+from plugins.command import eventually
 from plugins.databases import Database
 from plugins.moving import MB, Heard, ended, move, options
 from plugins.schemas import contents, definitions
@@ -282,6 +284,71 @@ def test_another_start_cannot_take_what_is_under_way(filled: Database, dest: Dat
     assert definitions(dest) == definitions(filled), "what was left to do is taken over"
     with pytest.raises(PlanRefused, match="no migration from this source waits"):
         move(filled, dest, resume=True)
+
+
+def test_rows_that_others_took_from_a_finished_table_are_told(
+    filled: Database, dest: Database
+) -> None:
+    cut_short(filled, dest, 2, asked=None)
+    dest.execute("DELETE FROM pointing WHERE id > 10")
+    heard = Heard()
+
+    found = move(filled, dest, resume=True, listen=heard)
+
+    assert ended(found)
+    if {each.into: each.state for each in found.tables}["public.pointing"] == "kept":
+        assert {each.into: each.rows for each in found.tables}["public.pointing"] == 10
+        assert any("public.pointing was whole with 100 rows, and holds 10" in t for t in heard)
+
+
+def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest: Database) -> None:
+    stop_behind_set_up(filled, dest)
+    filled.execute(
+        "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM ('2018-03-01') TO ('2018-04-01');"
+        "INSERT INTO parted VALUES (1, '2018-03-07'); CREATE TABLE late (id int)"
+    )
+    heard = Heard()
+
+    with pytest.raises(PlanRefused, match=r"partition public\.parted_3 came since") as caught:
+        move(filled, dest, resume=True, listen=heard)
+
+    assert "--replace" in (caught.value.hint or "")
+    assert any("do not come: public.late" in text for text in heard)
+    assert ended(move(filled, dest, replace=True))
+    assert contents(dest) == contents(filled)
+
+
+def test_who_goes_on_waits_for_who_is_at_work_and_looks_again(
+    filled: Database, dest: Database
+) -> None:
+    """The second one finds that the first one has ended it."""
+    cut_short(filled, dest, 2)
+    second: list[BaseException] = []
+
+    def go_on() -> None:
+        try:
+            move(filled, dest, resume=True, part_bytes=MB)
+        except BaseException as error:
+            second.append(error)
+
+    thread = threading.Thread(target=go_on)
+
+    slices = "SELECT count(*) FROM copypipe.slice"
+    there = dest.scalar(slices)
+
+    def listen(event: object) -> None:
+        if thread.ident is None and dest.scalar(slices) > there:
+            thread.start()
+            waits = "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ 'copypipe'"
+            before = dest.scalar(waits)
+            eventually(lambda: dest.scalar(waits) > before, what="the second one is there")
+
+    assert ended(move(filled, dest, resume=True, part_bytes=MB, listen=listen))
+
+    thread.join()
+    (error,) = second
+    assert "no migration from this source waits" in str(error)
+    assert contents(dest) == contents(filled)
 
 
 def test_nothing_to_go_on_with(filled: Database, dest: Database) -> None:

@@ -3,6 +3,7 @@
 import re
 import threading
 
+import psycopg
 import pytest
 
 from copypipe import plans, schemas
@@ -437,6 +438,74 @@ def test_partitions_that_are_routed_are_read_side_by_side(
     assert any("event_2_a" in text and "event_rest" in text for text in read)
     every = "SELECT count(*), md5(string_agg(e::text, ',' ORDER BY id, at)) FROM event AS e"
     assert dest.fetch(every) == source.fetch(every)
+
+
+FOREIGN = """
+CREATE FOREIGN DATA WRAPPER nowhere; CREATE SERVER away FOREIGN DATA WRAPPER nowhere;
+CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);
+CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');
+INSERT INTO event SELECT i, '2018-01-01'::date + i % 30 FROM generate_series(1, 300) AS i;
+CREATE FOREIGN TABLE event_2 PARTITION OF event FOR VALUES FROM ('2018-02-01') TO ('2018-03-01')
+    SERVER away
+"""
+
+
+def test_foreign_tables_among_partitions(source: Database, dest: Database) -> None:
+    """Their rows are seen through the root alone: they are never left behind without a word."""
+    source.execute(FOREIGN)
+
+    with pytest.raises(PlanRefused, match=r"public\.event has foreign tables among its partitions"):
+        move(source, dest)
+
+    # The root is read, whatever the dest has; this wrapper can read nothing, and says so.
+    dest.execute(FOREIGN.partition("INSERT")[0].partition(";\n")[2])
+    with pytest.raises(CopyFailed, match="no handler"):
+        move(source, dest, schema=False)
+    dest.execute("DROP TABLE event")
+    assert ended(move(source, dest, "event_1"))
+    assert rows(dest, "event_1") == 300
+
+
+def test_hashes_of_enums_are_not_the_same_everywhere(source: Database, dest: Database) -> None:
+    """hashenum() hashes OIDs: a row's partition is found by the dest itself."""
+    tree = (
+        "CREATE TYPE mood AS ENUM ('a', 'b', 'c', 'd', 'e', 'f', 'g', 'h');"
+        "CREATE TABLE t (id int, m mood) PARTITION BY HASH (m);"
+        "CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0);"
+        "CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1);"
+        "ALTER TABLE t0 ADD CHECK (id > 0); CREATE INDEX of_t0 ON t0 (id);"
+        "CREATE INDEX of_t ON t (id, m)"
+    )
+    source.execute(
+        f"{tree}; INSERT INTO t SELECT i, (enum_range(NULL::mood))[1 + i % 8]"
+        " FROM generate_series(1, 40000) AS i"
+    )
+    dest.execute("CREATE TYPE other AS ENUM ('x'); CREATE TYPE third AS ENUM ('x', 'y')")
+
+    found = move(source, dest, part_bytes=MB)
+
+    assert ended(found)
+    assert [each.into for each in found.tables] == ["public.t"]
+    every = "SELECT count(*), md5(string_agg(t::text, ',' ORDER BY id)) FROM t"
+    assert dest.fetch(every) == source.fetch(every)
+    indexes = "SELECT indexdef FROM pg_indexes WHERE schemaname = 'public' ORDER BY 1"
+    assert dest.fetch(indexes) == source.fetch(indexes)
+
+
+def test_a_partition_that_is_being_detached_is_refused(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    with source.connect() as other, source.connect() as detaching:
+        other.execute("BEGIN; SELECT count(*) FROM event")
+        detaching.execute("SET statement_timeout = '300ms'")
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            detaching.execute("ALTER TABLE event DETACH PARTITION event_2 CONCURRENTLY")
+        other.execute("COMMIT")
+
+    with pytest.raises(PlanRefused, match=r"being detached.*public\.event_2"):
+        move(source, dest)
+
+    assert ended(move(source, dest, asked=Asked(("event",), exclude=("event_2",))))
+    assert rows(dest, "event") == rows(source, "event")
 
 
 def test_partitions_that_are_alike_go_one_by_one(source: Database, dest: Database) -> None:
