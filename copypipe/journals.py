@@ -166,7 +166,8 @@ def take_over(
 ) -> list[Step]:
     """Return what migrations have left to do, and remove what is told of them.
 
-    `sources` are the OIDs at the source by those at the dest. Not ANALYZE, which each does itself.
+    `sources` are the OIDs at the source by those at the dest. Not ANALYZE, which each does itself,
+    nor what is of tables that are gone.
     """
     if not migrations:
         return []
@@ -175,7 +176,7 @@ def take_over(
     return [
         Step(kind, sources.get(oid, 0), name, statement)
         for kind, oid, name, statement in found
-        if kind != "analyze"
+        if kind != "analyze" and (oid == 0 or oid in sources)
     ]
 
 

@@ -8,7 +8,7 @@ at the rows, which are checked while others work.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -56,6 +56,9 @@ class _Index(NamedTuple):
     bytes: int
     inherits: bool
     """Its table is an inheritance child."""
+    parent_schema: str | None
+    parent_name: str | None
+    """Of the index that it is a partition of."""
 
     @property
     def made_first(self) -> bool:
@@ -82,16 +85,25 @@ def of_archive(
     wanted: Sequence[Entry],
     tables: Mapping[int, Item],
     dest_major: int,
+    attached: Collection[tuple[str, str, str, str]] = (),
 ) -> list[Step]:
     """Return the steps that make the rest of some entries of an archive, the largest index first.
 
     Else the last of several that are made side by side would be waited for alone.
 
-    `tables` are those that are moved, by their OIDs; the source's session is in a transaction.
+    `tables` are those that are moved, by their OIDs; the source's session is in a transaction. A
+    partition that came to a table of the dest has got that one's indexes with it: `attached` are
+    such partitions with the indexes whose partitions they have, each by schema and name.
     """
     texts = contents.behind(wanted)
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
+    there = {
+        each
+        for each in indexes
+        if (each.schema, each.table_name, each.parent_schema, each.parent_name) in attached
+    }
+    named_there = {f"{each.schema} {each.name}" for each in there}
     sizes: dict[Step, int] = {}
     by_index = {each.oid: each for each in indexes}
     by_constraint = {each.constraint: each for each in indexes if each.constraint}
@@ -112,6 +124,8 @@ def of_archive(
         index = by_index.get(entry.oid) if entry.kind == "INDEX" else None
         if entry.kind == "CONSTRAINT":
             index = by_constraint.get(entry.oid)
+        if index in there or (entry.kind == "INDEX ATTACH" and name in named_there):
+            continue
         if index is not None and index.made_first:
             made, *behind = _of_index(index, text)
             sizes[made] = index.bytes
@@ -135,7 +149,7 @@ def _of_index(index: _Index, text: str) -> list[Step]:
     if index.of_kind is None:
         rest = text.removeprefix(index.definition).lstrip(";").strip()
         if text.startswith(index.definition):
-            behind = [Step("constraint", index.table, index.name, rest)] if rest else []
+            behind = [Step("constraint", index.table, _of(index.name, table), rest)] if rest else []
             return [made, *behind]
         return [Step("index", index.table, made.name, text)]
     constraint = statements.use_index(
@@ -146,7 +160,7 @@ def _of_index(index: _Index, text: str) -> list[Step]:
         deferred=index.deferred,
     )
     told = ";\n".join([constraint, *index.behind])
-    return [made, Step("constraint", index.table, index.name, told)]
+    return [made, Step("constraint", index.table, _of(index.name, table), told)]
 
 
 def _of_key(table: Item, name: str, definition: str, is_valid: bool, dest_major: int) -> list[Step]:
@@ -156,7 +170,12 @@ def _of_key(table: Item, name: str, definition: str, is_valid: bool, dest_major:
     later = is_valid and (only or dest_major >= _NOT_VALID_ON_PARTITIONED)
     told = f"{definition} NOT VALID" if later else definition
     added = statements.add_foreign_key(of, name, told, only=only)
-    found = [Step("reference", table.oid, name, added)]
+    found = [Step("reference", table.oid, _of(name, of), added)]
     if later:
-        found.append(Step("validation", table.oid, name, statements.validate(of, name)))
+        found.append(Step("validation", table.oid, _of(name, of), statements.validate(of, name)))
     return found
+
+
+def _of(name: str, table: tuple[str, str]) -> str:
+    """Return the name of what is told apart within its table only."""
+    return f"{name} of {'.'.join(table)}"

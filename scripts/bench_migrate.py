@@ -9,8 +9,8 @@ Each data set is a database of its own. In a round each way moves it once into a
 made for that, in an order that changes from round to round; before, both servers have a checkpoint.
 A ratio is taken of two runs of one round: copypipe's to the best of the others. CPU is that of the
 clients, with all their children. Every way ends with all indexes, keys and statistics: behind those
-that leave statistics to somebody else, psql runs ANALYZE, which counts; pgcopydb leaves out those
-of a partitioned table alone.
+that leave statistics to somebody else, vacuumdb gathers them, as many tables at a time (psql those of a
+partitioned table, which vacuumdb and pgcopydb leave out), which counts.
 """
 
 from __future__ import annotations
@@ -195,15 +195,18 @@ def _ways(folder: Path, pgcopydb: str | None, package: Path) -> dict[str, str]:
     """
     archive = shlex.quote(str(folder / "archive"))
     state = shlex.quote(str(folder / "pgcopydb"))
-    analyze = 'psql -X -q -d "$DEST" -c ANALYZE'
+    analyze = (
+        'if [ "$ROOT" ]; then psql -X -q -d "$DEST" -c "ANALYZE $ROOT"; '
+        f'else vacuumdb --quiet --analyze-only --jobs {JOBS} -d "$DEST"; fi'
+    )
     copypipe = f"PYTHONPATH={shlex.quote(str(package))} {shlex.quote(sys.executable)} -m copypipe"
     copypipe += f" migrate --all-tables --jobs {JOBS} --quiet"
     copypipe += ' --source "$SOURCE" --dest "$DEST"'
     ways = {
         "pg_dump -Fd -j2, pg_restore -j2": f'pg_dump -Fd -j{JOBS} -Z0 -f {archive} -d "$SOURCE" && '
-        f'pg_restore -j{JOBS} --no-owner -d "$DEST" {archive} && {analyze}',
+        f'pg_restore -j{JOBS} --no-owner -d "$DEST" {archive} && {{ {analyze}; }}',
         "pg_dump | psql": 'pg_dump --no-owner -d "$SOURCE" | '
-        f'psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d "$DEST" && {analyze}',
+        f'psql -X -q -v ON_ERROR_STOP=1 -o /dev/null -d "$DEST" && {{ {analyze}; }}',
     }
     if pgcopydb is not None:
         ways["pgcopydb"] = (
@@ -369,17 +372,20 @@ def table(told: Mapping[str, Any]) -> str:
             ratios = ["", ""]
             if f"{way} wall" in each:
                 ratios = [_spread(each[f"{way} {what}"]) for what in ("wall", "cpu")]
+            told_way = way.replace("|", "\\|")
             lines.append(
-                f"| {titles[name]} | `{way}` | {wall:.1f} | {cpu:.2f} | {' | '.join(ratios)} |"
+                f"| {titles[name]} | `{told_way}` | {wall:.1f} | {cpu:.2f} | {' | '.join(ratios)} |"
             )
     versions = {**told["programs"]}
     scan = versions.pop("scan")
+    settings = [f"{name} = {value}" for name, value in SETTINGS.items() if name[:4] != "log_"]
     programs = ", ".join(f"{name} {version}" for name, version in versions.items())
     lines += [
         "",
         f"Medians of {told['rounds']} interleaved rounds on {told['machine']}, {told['when']}, "
         f"with {programs}, {scan} scan; ratios round by round, with their range. Targets: wall at "
-        f"most {TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])}",
+        f"most {TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])} Settings of both "
+        f"servers: {', '.join(settings)}; fsync and full_page_writes are off.",
     ]
     return "\n".join(lines)
 

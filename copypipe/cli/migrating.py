@@ -30,7 +30,7 @@ from copypipe.cli.options import (
     WaitLock,
 )
 from copypipe.cli.output import error_text, log, outcome, say
-from copypipe.errors import PARTLY_DONE, CopypipeError, Interrupted, one_line
+from copypipe.errors import PARTLY_DONE, CopypipeError, Differs, Interrupted, one_line
 
 if TYPE_CHECKING:
     from copypipe.migrations import Migrated
@@ -254,9 +254,13 @@ _KNOWN = (
     "resume",
     "migration",
 )
+# What failed by that is done without it.
+_NOT_AGAIN = (*_KNOWN, "not_consistent")
 
 
 def _goes_on(context: typer.Context, found: Migrated) -> str:
     """Return the command that goes on; connection strings are left out, as in `again`."""
     words = ["copypipe", "migrate", "--resume", "--id", found.id]
-    return f"to go on: {shlex.join([*words, *given(context, leave_out=_KNOWN)])}"
+    differs = any(isinstance(error, Differs) for _, error in found.failed)
+    left_out = _NOT_AGAIN if differs else _KNOWN
+    return f"to go on: {shlex.join([*words, *given(context, leave_out=left_out)])}"

@@ -62,6 +62,12 @@ class Archive:
         """Return what the dest lacks and no table needs, where all tables are moved."""
         return [_called(entry) for entry in self._not_tables]
 
+    @property
+    def makes(self) -> list[str]:
+        """Return what is made before the rows, and behind them."""
+        acl = self._options.acl
+        return [_called(entry) for entry in self.wanted if acl or entry.kind != "ACL"]
+
     def tell(self, listen: Listener) -> None:
         """Tell what comes besides, and what does not."""
         others = [e.name.rsplit(" ", 1)[0].replace(" ", ".", 1) for e in self.selection.others]
@@ -100,13 +106,16 @@ class Archive:
             raise
 
     def steps(self, sides: Sides) -> list[Step]:
-        """Return what follows the rows."""
+        """Return what follows the rows; the dest's session is in a transaction."""
+        parts = [(each.schema, each.name) for each in sides.items if each.parent is not None]
+        attached = sides.dest.fetch(step_statements.attached(parts))
         return steps.of_archive(
             sides.source,
             self._contents,
             self.wanted,
             {item.oid: item for item in sides.items},
             sides.dest_is.major,
+            {(schema, name, *index) for schema, name, *index in attached},
         )
 
 

@@ -313,9 +313,10 @@ class First:
         sides.look_again()
         self.moves = moves.moves(sides.items, sides.there, self._names, creates=False)
         moves.check_there(self.moves)
-        todo = self._owned(archive.steps(sides)) if archive is not None else []
         sources = {move.there.oid: move.item.oid for move in self.moves}
-        todo += journals.take_over(dest, [other.id for other in self._others], sources)
+        # First, for an index of a new partition may become a part of one of theirs.
+        todo = journals.take_over(dest, [other.id for other in self._others], sources)
+        todo += self._owned(archive.steps(sides)) if archive is not None else []
         todo += self._deferred()
         todo += self.analyses()
         tables = [

@@ -31,8 +31,8 @@ from copypipe.migrations.options import (
     State,
     request_of_any,
 )
-from copypipe.migrations.sides import Keeper, Sides, begin, does, look
-from copypipe.migrations.work import Outcome, Part, Sealing, Table, Work
+from copypipe.migrations.sides import Keeper, Sides, begin, does, explained, look
+from copypipe.migrations.work import Table, Work
 from copypipe.requests import Endpoint
 from copypipe.servers import Session
 from copypipe.snapshots import Snapshot
@@ -103,8 +103,7 @@ class Migration:
             stack.enter_context(snapshots.kept(keeper, self._end))
             with closing(working.work(work)) as outcomes:
                 for outcome in outcomes:
-                    if outcome.error is not None:
-                        self._failed.append((_what(outcome), outcome.error))
+                    self._failed += outcome.failed
             if work.is_copied:
                 ends = not self._failed and work.is_finished
                 _finish(work, start, ends=ends)
@@ -122,10 +121,11 @@ class Migration:
         ):
             _make_ledger(dest, self._listen)
             keeping = Keeper(keeper, self._options)
-            start = self._begun(source, dest, Keeper(gate, self._options), keeping)
-            snapshot, position = self._hold(stack, leader, start.sides)
-            source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
-            ready = start.set_up(snapshot, position, keeping)
+            with explained():
+                start = self._begun(source, dest, Keeper(gate, self._options), keeping)
+                snapshot, position = self._hold(stack, leader, start.sides)
+                source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
+                ready = start.set_up(snapshot, position, keeping)
             source.rollback()
             holder = Holder(ready.migration, self._run)
             keeping.take_run(holder.lock)
@@ -244,9 +244,10 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         with tempfile.TemporaryDirectory(prefix="copypipe-") as folder:
             archive = Archive.of(options, sides, None, Path(folder))
             if archive is not None:
-                makes = tuple(f"{e.kind} {e.name.rsplit(' ', 1)[0]}" for e in archive.wanted)
+                makes = tuple(archive.makes)
                 source.begin("READ COMMITTED", read_only=True)
-                todo = [each for each in archive.steps(sides) if does(options, each)]
+                with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+                    todo = [each for each in archive.steps(sides) if does(options, each)]
                 source.rollback()
                 left_out, not_tables = archive.left_out, archive.not_tables
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):
@@ -312,29 +313,32 @@ def _make_ledger(dest: Session, listen: Listener) -> None:
 def _finish(work: Work, start: First | Again, *, ends: bool) -> None:
     """Set the sequences to where they are at the source, and tell that all is done, if it is.
 
+    Raises CopyFailed where some could not be set; the others are.
+
     Over new connections: those of the beginning have been silent for as long as all of it took.
     """
     with closing(Pair(work.request, work.listen)) as pair:
 
-        def finish() -> None:
+        def finish() -> sequences.Wanted:
             with pair.sessions() as (source, dest):
                 wanted = _sequences(source, dest, work, start)
                 begin(dest, start.options)
                 transfers.check_held(dest, work.holder)
-                for some in chunks(list(wanted.items())):
+                for some in chunks(list(wanted.states.items())):
                     told = [(name, *state) for name, state in some]
                     dest.fetch(step_statements.set_sequences(told))
-                if ends:
+                if ends and not wanted.narrow:
                     journals.end(dest, work.migration)
                 transfers.check_held(dest, work.holder)
                 dest.commit_note()
+                return wanted
 
-        attempts.persist(work.request, work.listen, finish)
+        attempts.persist(work.request, work.listen, finish).check()
 
 
 def _sequences(
     source: Session, dest: Session, work: Work, start: First | Again
-) -> dict[tuple[str, str], sequences.State]:
+) -> sequences.Wanted:
     """Return where sequences of the dest go on."""
     with (
         dest.reading(lock_timeout=plans.OTHER_LOCKS),
@@ -350,10 +354,10 @@ def _moved(table: Table) -> Moved:
     state: State
     if table.error is not None:
         state = "failed"
-    elif table.is_copied:
+    elif table.is_copied and table.is_done:
         state = "kept" if table.was_copied else "copied"
     else:
-        state = "begun" if table.rows else "not begun"
+        state = "begun" if table.rows or table.is_copied else "not begun"
     return Moved(
         table=table.move.item.full_name,
         into=table.move.full_name,
@@ -367,13 +371,3 @@ def _moved(table: Table) -> Moved:
         digest=str(table.digest) if table.digest is not None else None,
         error=table.error,
     )
-
-
-def _what(outcome: Outcome) -> str:
-    task = outcome.task
-    if isinstance(task, Part):
-        return f"{task.table.move.full_name} {task.slice}"
-    if isinstance(task, Sealing):
-        return task.table.move.full_name
-    names = listed([noted.step.name for noted in task.steps])
-    return f"{task.kind} {names}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from copypipe.errors import PlanRefused, listed
+from copypipe.errors import CopyFailed, PlanRefused, listed
 from copypipe.inventory import Item, chunks
 from copypipe.migrations.moves import Names
 from copypipe.servers import Session
@@ -24,6 +24,8 @@ class Numbering(NamedTuple):
     schema: str
     name: str
     ascends: bool
+    lowest: int
+    highest: int
     may_read: bool
     may_set: bool
 
@@ -71,23 +73,51 @@ def problems(
                 side="dest",
             )
         )
+    if not found and (narrow := wanted(source, dest, into).narrow):
+        found.append(PlanRefused(_too_narrow(narrow), hint=_WIDEN, side="dest"))
     return found
 
 
-def wanted(source: Session, dest: Session, into: Mapping[int, int]) -> dict[tuple[str, str], State]:
+class Wanted(NamedTuple):
+    """Where sequences of the dest, by schema and name, are to go on."""
+
+    states: dict[tuple[str, str], State]
+    narrow: dict[tuple[str, str], int]
+    """Those whose bounds do not let them, with what they would have to hold."""
+
+    def check(self) -> None:
+        """Raise CopyFailed for those that could not be set."""
+        if self.narrow:
+            raise CopyFailed(_too_narrow(self.narrow), hint=_WIDEN, side="dest")
+
+
+_WIDEN = "ALTER SEQUENCE .. AS bigint, or MAXVALUE or MINVALUE; then go on with --resume."
+
+
+def _too_narrow(narrow: Mapping[tuple[str, str], int]) -> str:
+    told = [f"{schema}.{name} ({value})" for (schema, name), value in narrow.items()]
+    return f"dest: sequences do not take the values of the source: {listed(told)}"
+
+
+def wanted(source: Session, dest: Session, into: Mapping[int, int]) -> Wanted:
     """Return where sequences of the dest go on; both sessions are in a transaction."""
     pairs = _paired(_of(source, list(into)), _of(dest, list(into.values())), into)
     now = _states(dest, [own.full_name for own, _ in pairs])
     theirs = _states(source, [of.full_name for _, of in pairs])
     found: dict[tuple[str, str], State] = {}
+    narrow: dict[tuple[str, str], int] = {}
     for own, of in pairs:
         states = [theirs[of.full_name]]
         if own.full_name in found:
             states.append(found[own.full_name])
         if now[own.full_name][1]:  # else nothing was ever drawn from it
             states.append(now[own.full_name])
-        found[own.full_name] = (max if own.ascends else _least)(states)
-    return found
+        state = (max if own.ascends else _least)(states)
+        if own.lowest <= state[0] <= own.highest:
+            found[own.full_name] = state
+        else:
+            narrow[own.full_name] = state[0]
+    return Wanted(found, narrow)
 
 
 def _of(session: Session, tables: Sequence[int]) -> list[Numbering]:

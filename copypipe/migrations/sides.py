@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from copypipe import catalog, inventory, ledger, plans, slices
 from copypipe.catalog import Position, Server
-from copypipe.errors import CommitUnknown, CopyFailed, PlanRefused, SliceBusy, listed
+from copypipe.errors import (
+    CommitUnknown,
+    CopyFailed,
+    CopypipeError,
+    PlanRefused,
+    SliceBusy,
+    listed,
+)
 from copypipe.hazards import Refusals
 from copypipe.inventory import Item
 from copypipe.journals import Noted
@@ -159,6 +167,26 @@ def begin(dest: Session, options: Options) -> None:
     """Begin a transaction of the dest in which a migration is set up, or ended."""
     local = {"lock_timeout": plans.milliseconds(max(options.wait_lock, 1.0))}
     dest.begin("READ COMMITTED", read_only=False, local=local)
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Tell with an error of a lock what is to be done about it."""
+    try:
+        yield
+    except CopypipeError as error:
+        if error.sqlstate == "53200":  # out_of_memory, of the table of locks
+            error.hint = (
+                "Each table takes a lock, each partition and index that is made too: raise "
+                "max_locks_per_transaction of that server, or move fewer tables at a time."
+            )
+        elif error.sqlstate == "55P03":  # lock_not_available
+            error.detail = "Somebody else has locked one of the tables. Nothing was changed."
+            error.hint = (
+                "pg_locks tells who, or pg_prepared_xacts where that has no pid; run it again "
+                "later, or wait longer with --wait-lock."
+            )
+        raise
 
 
 def commit(dest: Session) -> None:

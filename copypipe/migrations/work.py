@@ -23,7 +23,7 @@ from copypipe.attempts import Ending, Pair
 from copypipe.catalog import Position
 from copypipe.crossings import Sides
 from copypipe.digests import Digest
-from copypipe.errors import CopyFailed, CopypipeError, Differs, TransientError
+from copypipe.errors import CopyFailed, CopypipeError, Differs, TransientError, listed
 from copypipe.events import Advanced, Event, Listener, Progress, Retried, Silent, Waiting
 from copypipe.journals import Noted
 from copypipe.ledger import Attempt
@@ -131,7 +131,8 @@ class Outcome:
     """What became of a task."""
 
     task: Task
-    error: CopypipeError | None = None
+    failed: tuple[tuple[str, CopypipeError], ...] = ()
+    """What of it failed, and why."""
 
 
 # A table is small where it is such a share of a part, with its indexes: 8 MB of 512. All its steps
@@ -216,13 +217,13 @@ class Work:
     def follow(self, task: Task, outcome: Outcome) -> list[Task]:
         """Return what is ready once a task is done."""
         with self.lock:
-            if isinstance(task, Making) and outcome.error is None:
+            if isinstance(task, Making) and not outcome.failed:
                 self.steps_done += len(task.steps)
             if isinstance(task, Making) and task.table is None:
                 # What fails of what ties tables together need not hinder the rest of it.
                 self._open -= 1
                 return [] if self._open else self._next_phase()
-            if outcome.error is not None:
+            if outcome.failed:
                 return []
             if isinstance(task, Part | Sealing):
                 if not task.table.is_copied:
@@ -421,23 +422,23 @@ class _Worker:
     def do(self, task: Task) -> Outcome:
         """Do a task."""
         self._ending = Ending(self._work.stop)
-        outcome = Outcome(task)
+        failed: list[tuple[str, CopypipeError]] = []
         try:
             if isinstance(task, Part):
                 self._copy(task)
             elif isinstance(task, Sealing):
                 self._finish(task.table)
             else:
-                self._make(task)
+                failed = self._make(task)
         except (SnapshotLost, HolderLost) as error:
             self._work.stop(error)
             raise Stopped from None
         except CopypipeError as error:
-            outcome = Outcome(task, error)
-            if task.table is not None:
-                self._work.fail(task.table, error)
+            failed = [(_named(task), error)]
+        if failed and task.table is not None:
+            self._work.fail(task.table, failed[0][1])
         self._work.advance.end(self)
-        return outcome
+        return Outcome(task, tuple(failed))
 
     # ----------------------------------------------------------------------------------- the rows
 
@@ -565,26 +566,29 @@ class _Worker:
 
     # ---------------------------------------------------------------------------------- the steps
 
-    def _make(self, task: Making) -> None:
-        """Do steps, as many as can be: one that fails is tried by itself, behind it the others."""
-        failed: list[CopypipeError] = []
+    def _make(self, task: Making) -> list[tuple[str, CopypipeError]]:
+        """Do steps, as many as can be; returns what failed.
+
+        Where some fail, each is tried by itself.
+        """
+        failed: list[tuple[str, CopypipeError]] = []
         for start in range(0, len(task.steps), _STEPS_AT_ONCE):
             some = task.steps[start : start + _STEPS_AT_ONCE]
             try:
                 self._make_at_once(some)
             except CopypipeError as error:
-                if len(some) == 1 or isinstance(error, TransientError | HolderLost):
+                if isinstance(error, TransientError | HolderLost):
                     raise
             else:
                 continue
             for noted in some:
                 try:
                     self._make_at_once([noted])
+                except HolderLost:
+                    raise
                 except CopypipeError as error:
-                    error.detail = f"It came from {noted.step.name}. {error.detail or ''}".strip()
-                    failed.append(error)
-        if failed:
-            raise failed[0]
+                    failed.append((f"{noted.step.kind} {noted.step.name}", error))
+        return failed
 
     def _make_at_once(self, some: Sequence[Noted]) -> None:
         for noted, seconds in self._persist(lambda: self._made(some)):
@@ -626,6 +630,19 @@ class _Worker:
             self._work.advance.move(self, event)
         elif isinstance(event, Retried | Silent | Waiting):
             self._work.advance.hear(event)
+
+
+def _named(task: Task) -> str:
+    """Return what a task does, for people."""
+    if isinstance(task, Making):
+        return f"{task.kind} {listed([noted.step.name for noted in task.steps])}"
+    name = task.table.move.full_name
+    if isinstance(task, Sealing):
+        return name
+    part = task.slice
+    if isinstance(part, Pages) and len(part.partitions) > 1:
+        return f"{name}, {len(part.partitions)} partitions"
+    return f"{name} {part}"
 
 
 def _check_count(table: Table, dest: Session) -> None:

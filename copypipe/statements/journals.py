@@ -130,14 +130,16 @@ def others(tables: Sequence[int]) -> Composed:
     """Find migrations with one of these tables that have something left to do.
 
     Rows: id, whether it has ended (a rehearsal makes no foreign keys), OIDs and names of its tables
-    at the dest.
+    at the dest that are still there.
     """
     return SQL(
         """
         SELECT m.id::text, m.ended_at IS NOT NULL,
                ARRAY(SELECT t.dest_oid::int8 FROM copypipe.migration_table t
+                       JOIN pg_catalog.pg_class c ON c.oid = t.dest_oid
                       WHERE t.migration = m.id ORDER BY t.source_oid),
                ARRAY(SELECT t.dest_table FROM copypipe.migration_table t
+                       JOIN pg_catalog.pg_class c ON c.oid = t.dest_oid
                       WHERE t.migration = m.id ORDER BY t.source_oid)
           FROM copypipe.migration m
          WHERE (m.ended_at IS NULL

@@ -31,7 +31,8 @@ def there(named: Sequence[tuple[str, str]]) -> Composed:
     """Ask which of these objects there are: each is its kind, and its name as in SQL.
 
     Rows: the place among `named`, counted from 1. What has no reg* type is compared by its name, of
-    all that there are; those are named only where one of them is looked for.
+    all that there are; those are named only where one of them is looked for. Functions too: before
+    16 to_regprocedure() raises where the type of an argument is missing.
     """
     return SQL(
         """
@@ -43,6 +44,8 @@ def there(named: Sequence[tuple[str, str]]) -> Composed:
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_data_wrapper
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_foreign_server
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_language
+                      UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_proc
+                                 WHERE pronamespace <> 'pg_catalog'::regnamespace
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_opclass
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_operator
                       UNION ALL SELECT tableoid, oid FROM pg_catalog.pg_opfamily
@@ -61,9 +64,6 @@ def there(named: Sequence[tuple[str, str]]) -> Composed:
                  WHEN 'materialized view' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
                  WHEN 'sequence' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
                  WHEN 'type' THEN pg_catalog.to_regtype(w.name) IS NOT NULL
-                 WHEN 'function' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
-                 WHEN 'procedure' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
-                 WHEN 'aggregate' THEN pg_catalog.to_regprocedure(w.name) IS NOT NULL
                  WHEN 'collation' THEN pg_catalog.to_regcollation(w.name) IS NOT NULL
                  WHEN 'schema' THEN pg_catalog.to_regnamespace(w.name) IS NOT NULL
                  WHEN 'extension' THEN EXISTS (

@@ -45,5 +45,6 @@ class Heard(list[str]):
 
 def ended(found: Migrated) -> bool:
     """Return whether all is done, and say what failed."""
-    assert [(what, str(error)) for what, error in found.failed] == []
+    failed = [(what, str(error)) for what, error in found.failed]
+    assert not failed, failed
     return found.is_ended

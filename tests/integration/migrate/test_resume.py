@@ -304,7 +304,8 @@ def test_rows_that_others_took_from_a_finished_table_are_told(
 def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest: Database) -> None:
     stop_behind_set_up(filled, dest)
     filled.execute(
-        "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM ('2018-03-01') TO ('2018-04-01');"
+        "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM ('2018-03-01')"
+        " TO ('2018-04-01');"
         "INSERT INTO parted VALUES (1, '2018-03-07'); CREATE TABLE late (id int)"
     )
     heard = Heard()
@@ -318,17 +319,32 @@ def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest:
     assert contents(dest) == contents(filled)
 
 
+def test_a_table_that_is_gone_does_not_stand_in_the_way_for_ever(
+    filled: Database, dest: Database
+) -> None:
+    stop_behind_set_up(filled, dest, asked=None)
+    filled.execute("DROP TABLE pointing")
+    with pytest.raises(PlanRefused, match=r"source: public\.pointing is not there any more"):
+        move(filled, dest, resume=True)
+
+    dest.execute("DROP TABLE pointing")
+
+    assert ended(move(filled, dest, replace=True))
+    assert contents(dest) == contents(filled)
+    assert definitions(dest) == definitions(filled)
+
+
 def test_who_goes_on_waits_for_who_is_at_work_and_looks_again(
     filled: Database, dest: Database
 ) -> None:
     """The second one finds that the first one has ended it."""
     cut_short(filled, dest, 2)
-    second: list[BaseException] = []
+    second: list[CopypipeError] = []
 
     def go_on() -> None:
         try:
             move(filled, dest, resume=True, part_bytes=MB)
-        except BaseException as error:
+        except CopypipeError as error:
             second.append(error)
 
     thread = threading.Thread(target=go_on)

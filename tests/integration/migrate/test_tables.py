@@ -2,14 +2,16 @@
 
 import re
 import threading
+from dataclasses import replace
 
 import psycopg
 import pytest
 
-from copypipe import plans, schemas
-from copypipe.errors import CopyFailed, PlanRefused, SliceBusy, UsageError
+from copypipe import launcher, plans, schemas
+from copypipe.errors import CopyFailed, CopypipeError, PlanRefused, SliceBusy, UsageError
 from copypipe.inventory import Asked
-from copypipe.migrations import propose, work
+from copypipe.migrations import Migration, propose, work
+from copypipe.requests import Endpoint
 from plugins.command import eventually
 from plugins.databases import Database, encoded
 from plugins.moving import MB, Heard, ended, move, options
@@ -576,6 +578,22 @@ def test_a_plain_table_goes_into_partitions(source: Database, dest: Database) ->
     assert rows(dest, "event_1") == 1
 
 
+def test_a_new_partition_of_a_table_that_is_there(source: Database, dest: Database) -> None:
+    """It gets the indexes of that one when it is attached, and they are not made twice."""
+    source.execute(PARTED)
+    source.execute("ALTER TABLE event ADD PRIMARY KEY (id, at); CREATE INDEX by_day ON event (at)")
+    assert ended(move(source, dest))
+    source.execute(
+        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2018-03-01') TO ('2018-04-01');"
+        "CREATE INDEX alone ON event_3 (id); INSERT INTO event VALUES (1, '2018-03-07')"
+    )
+
+    assert ended(move(source, dest, replace=True))
+
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
+
+
 def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
     source.execute(PARTED)
     dest.execute(PARTED)
@@ -650,9 +668,9 @@ def test_the_dry_run_tells_all_and_changes_nothing(source: Database, dest: Datab
     assert told == {
         ("index", "CREATE", "public.invoice_pkey"),
         ("index", "CREATE", "public.invoice_at"),
-        ("constraint", "ALTER", "invoice_pkey"),
-        ("reference", "ALTER", "invoice_customer_fkey"),
-        ("validation", "ALTER", "invoice_customer_fkey"),
+        ("constraint", "ALTER", "invoice_pkey of public.invoice"),
+        ("reference", "ALTER", "invoice_customer_fkey of public.invoice"),
+        ("validation", "ALTER", "invoice_customer_fkey of public.invoice"),
         ("analyze", "ANALYZE", "public.customer"),
         ("analyze", "ANALYZE", "public.invoice"),
     }
@@ -907,6 +925,87 @@ def test_a_parent_is_emptied_with_a_child_that_is_empty(source: Database, dest: 
     assert ended(move(source, dest, replace=True, schema=False))
 
     assert contents(dest) == contents(source)
+
+
+def test_a_sequence_that_is_too_narrow_is_named(source: Database, dest: Database) -> None:
+    """At once where it is there; else in the end, and the others are set."""
+    source.execute("CREATE TABLE wide (id bigserial, other serial)")
+    source.execute("INSERT INTO wide DEFAULT VALUES; SELECT setval('wide_id_seq', 3000000000)")
+    dest.execute(
+        "CREATE TABLE wide (id bigint, other serial); CREATE SEQUENCE wide_id_seq AS int;"
+        "ALTER TABLE wide ALTER id SET DEFAULT nextval('wide_id_seq')"
+    )
+
+    with pytest.raises(PlanRefused, match=r"public\.wide_id_seq \(3000000000\)") as caught:
+        move(source, dest, schema=False)
+
+    assert "AS bigint" in (caught.value.hint or "")
+    source.execute("SELECT setval('wide_id_seq', 7)")
+
+    def grow(event: object) -> None:
+        if dest.scalar("SELECT to_regclass('copypipe.migration')") is not None:
+            source.execute("SELECT setval('wide_id_seq', 3000000000), setval('wide_other_seq', 9)")
+
+    with pytest.raises(CopyFailed, match=r"public\.wide_id_seq \(3000000000\)"):
+        move(source, dest, schema=False, listen=grow)
+    assert dest.scalar("SELECT last_value FROM wide_other_seq") == 9
+    dest.execute("ALTER SEQUENCE wide_id_seq AS bigint")
+    assert ended(move(source, dest, resume=True))
+    assert contents(dest) == contents(source)
+
+
+def test_each_step_that_fails_is_told(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    source.execute("CREATE ROLE copypipe_test_a; CREATE ROLE copypipe_test_b")
+    source.roles += ["copypipe_test_a", "copypipe_test_b"]
+    source.execute(
+        "CREATE POLICY one ON customer TO copypipe_test_a;"
+        "CREATE POLICY two ON customer TO copypipe_test_b;"
+        "CREATE POLICY three ON customer TO public"
+    )
+
+    found = move(source, dest)
+
+    told = {what: str(error) for what, error in found.failed}
+    assert [what.rsplit(" ", 1)[1] for what in told] == ["one", "two"]
+    assert all(
+        name in told[f"other POLICY public customer {what}"]
+        for what, name in (("one", "copypipe_test_a"), ("two", "copypipe_test_b"))
+    )
+    assert dest.fetch("SELECT polname FROM pg_policy") == [("three",)]
+
+
+def test_a_lock_of_somebody_else_is_explained(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE TABLE customer (id int, name text)")
+    with dest.connect() as other:
+        other.execute("BEGIN; LOCK TABLE customer IN SHARE MODE")
+
+        with pytest.raises(CopypipeError) as caught:
+            move(source, dest, wait_lock=1.0)
+
+    assert "pg_locks tells who" in (caught.value.hint or "")
+
+
+def test_an_older_dest_need_not_know_the_types_of_functions(source: Database) -> None:
+    """to_regprocedure() raises there where a type of an argument is missing."""
+    found = [each for each in launcher.find_all() if each.major < 16]
+    if not found:
+        pytest.skip("no server before 16 is installed")
+    source.execute(
+        "CREATE SCHEMA own; CREATE TYPE own.mood AS ENUM ('good');"
+        "CREATE FUNCTION own.felt(own.mood) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT 1';"
+        "CREATE TABLE own.t (id int DEFAULT own.felt('good'), m own.mood);"
+        "INSERT INTO own.t (m) VALUES ('good')"
+    )
+    with launcher.launch(found[0]) as server:
+        dest = Endpoint(server.dsn(socket=True), "test")
+        asked = replace(options(source, source), dest=dest)
+
+        assert ended(Migration(asked)())
+
+        with psycopg.connect(server.dsn(socket=True)) as there:
+            assert there.execute("SELECT * FROM own.t").fetchall() == [(1, "good")]
 
 
 def test_a_sequence_is_never_set_back(source: Database, dest: Database) -> None:
