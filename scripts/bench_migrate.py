@@ -9,8 +9,8 @@ Each data set is a database of its own. In a round each way moves it once into a
 made for that, in an order that changes from round to round; before, both servers have a checkpoint.
 A ratio is taken of two runs of one round: copypipe's to the best of the others. CPU is that of the
 clients, with all their children. Every way ends with all indexes, keys and statistics: behind those
-that leave statistics to somebody else, vacuumdb gathers them, as many tables at a time (psql those of a
-partitioned table, which vacuumdb and pgcopydb leave out), which counts.
+that leave statistics to somebody else, vacuumdb gathers them, as many tables at a time (psql those
+of a partitioned table, which vacuumdb and pgcopydb leave out), which counts.
 """
 
 from __future__ import annotations
@@ -384,8 +384,8 @@ def table(told: Mapping[str, Any]) -> str:
         "",
         f"Medians of {told['rounds']} interleaved rounds on {told['machine']}, {told['when']}, "
         f"with {programs}, {scan} scan; ratios round by round, with their range. Targets: wall at "
-        f"most {TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])} Settings of both "
-        f"servers: {', '.join(settings)}; fsync and full_page_writes are off.",
+        f"most {TARGETS['wall']:g}, CPU at most {TARGETS['cpu']:g}. {_verdict(told['met'])} "
+        f"Settings of both servers: {', '.join(settings)}; fsync and full_page_writes are off.",
     ]
     return "\n".join(lines)
 

@@ -613,6 +613,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+@pytest.mark.one_of(2)
 def test_refused(
     words: Words,
     kept_source: Database,

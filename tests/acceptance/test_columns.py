@@ -150,6 +150,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize(("columns", "computed", "sent"), COMPUTED.values(), ids=COMPUTED.keys())
+@pytest.mark.one_of(2)
 def test_computed_columns(
     words: Words,
     source: Database,
@@ -418,6 +419,7 @@ EXCLUDED = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "names", "expected"), EXCLUDED.values(), ids=EXCLUDED.keys()
 )
+@pytest.mark.one_of(2)
 def test_excluded_columns(
     words: Words,
     source: Database,

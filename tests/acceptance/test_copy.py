@@ -769,6 +769,7 @@ def test_the_zone_of_the_source_is_warned_about(
         "{} <&- >&- 2>&-",
     ],
 )
+@pytest.mark.one_of(2)
 def test_output_that_nobody_takes_changes_nothing(
     run: Command, source: Database, dest: Database, script: str
 ) -> None:

@@ -164,6 +164,7 @@ def sides(words: Words, kept_source: Database, kept_dest: Database) -> Sides:
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.one_of(2)
 def test_refused(sides: Sides, case: Refused) -> None:
     sides.change(case.source, case.dest, owned=case.owned)
     before = contents(sides.dest)
@@ -337,6 +338,7 @@ WARNED = {
 
 
 @pytest.mark.parametrize("case", WARNED.values(), ids=WARNED.keys())
+@pytest.mark.one_of(2)
 def test_warned_of(sides: Sides, case: Warned) -> None:
     """The plan says it, the run says it, and goes on."""
     sides.change(case.source, case.dest)

@@ -129,7 +129,9 @@ def test_a_signal_tells_what_is_there_and_how_to_go_on(
         "INSERT INTO slow SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) AS i"
     )
     process = run.start("migrate", "--all-tables", "--rate-limit", "1MB", "--jobs", "2")
-    copied = "SELECT count(*) FROM copypipe.migration_table WHERE copied_at IS NOT NULL"
+    # Statistics are the last thing that is done of a table by itself.
+    done_with = "SELECT count(*) FROM copypipe.migration_step WHERE kind = 'analyze'"
+    copied = f"{done_with} AND done_at IS NOT NULL"
     eventually(
         lambda: (
             dest.scalar("SELECT to_regclass('copypipe.migration_table')") is not None

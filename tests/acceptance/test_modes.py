@@ -301,6 +301,7 @@ def prepare(source: Database, dest: Database) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
+@pytest.mark.one_of(2)
 def test_refused(words: Words, kept_source: Database, kept_dest: Database, bad: Bad) -> None:
     prepare(kept_source, kept_dest)
     for database, sql in ((kept_source, bad.source), (kept_dest, bad.dest)):

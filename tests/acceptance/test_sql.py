@@ -107,6 +107,7 @@ WHERE = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "options", "expected", "counts"), WHERE.values(), ids=WHERE.keys()
 )
+@pytest.mark.one_of(2)
 def test_where(
     words: Words,
     source: Database,

@@ -532,6 +532,7 @@ RAISES = {
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("body", RAISES.values(), ids=RAISES.keys())
+@pytest.mark.one_of(2)
 def test_error_of_the_dest_stops_the_source(
     sides: Sides, proxy: Callable[..., Proxy], body: str, transport: Any
 ) -> None:

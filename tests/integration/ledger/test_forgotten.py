@@ -203,6 +203,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("options", "code", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.one_of(2)
 def test_what_is_refused(sides: Sides, words: Words, options: str, code: int, message: str) -> None:
     sides.copy(day=DAY)
 

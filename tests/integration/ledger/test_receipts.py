@@ -227,6 +227,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("command", "code", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.one_of(2)
 def test_what_is_refused(sides: Sides, words: Words, command: str, code: int, message: str) -> None:
     sides.copy(day=DAY)
 

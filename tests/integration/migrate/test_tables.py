@@ -722,6 +722,7 @@ def test_what_is_no_table_is_told_when_all_tables_move(source: Database, dest: D
         ("type", "CREATE TYPE customer AS (id int)"),
     ],
 )
+@pytest.mark.one_of(2)
 def test_a_name_that_is_not_of_a_table_is_refused(
     source: Database, dest: Database, kind: str, statement: str, schema: bool
 ) -> None:

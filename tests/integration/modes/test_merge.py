@@ -409,6 +409,7 @@ REFUSED_KEYS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 @pytest.mark.parametrize(
     ("sql", "options", "message", "detail"), REFUSED_KEYS.values(), ids=REFUSED_KEYS.keys()
 )
+@pytest.mark.one_of(2)
 def test_what_is_no_key_is_refused(
     pair: Pair, sql: str, options: dict[str, Any], message: str, detail: str
 ) -> None:

@@ -49,6 +49,7 @@ DRIFTS = {
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
+@pytest.mark.one_of(2)
 def test_drift(pair: Pair, drift: str) -> None:
     two_days(pair)
     pair.copy(day=DAY, verify="checksum")
@@ -82,6 +83,7 @@ def test_drift_without_a_key(pair: Pair) -> None:
     ],
     ids=str,
 )
+@pytest.mark.one_of(2)
 def test_what_tells_nothing_of_drift(
     pair: Pair, last: dict[str, Any], asked: dict[str, Any]
 ) -> None:
