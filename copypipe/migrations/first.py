@@ -175,8 +175,8 @@ class First:
             if rest := [each.full_name for each in tree if each.oid not in chosen]:
                 raise PlanRefused(
                     f"source: {listed(rest)} would come with {move.item.full_name}",
-                    detail=f"The partitions of {move.full_name} differ, so rows are read from the "
-                    "root.",
+                    detail="Its rows are read from the root: its partitions at the dest differ, or "
+                    "cannot be filled one by one.",
                     hint="Do not exclude it, or make the same partitions at the dest.",
                     side="source",
                 )

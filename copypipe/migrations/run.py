@@ -14,7 +14,7 @@ from copypipe import attempts, catalog, inventory, journals, ledger, plans, snap
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
 from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError, listed
-from copypipe.events import Connected, LedgerMade, Listener, Told, Waiting, ignore
+from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
 from copypipe.horizons import horizon
 from copypipe.inventory import Item, chunks
 from copypipe.migrations import moves, sequences
@@ -179,7 +179,8 @@ class Migration:
                     side="dest",
                 )
             if not waited:
-                self._listen(Waiting((), self._options.wait_lock))
+                patience = self._options.wait_lock
+                self._listen(Told(f"waiting up to {patience:g} s for another run on {listed(busy)}"))
             waited = True
             time.sleep(min(_LOOK_AGAIN, left))
 

@@ -91,7 +91,7 @@ class Wanted(NamedTuple):
             raise CopyFailed(_too_narrow(self.narrow), hint=_WIDEN, side="dest")
 
 
-_WIDEN = "ALTER SEQUENCE .. AS bigint, or MAXVALUE or MINVALUE; then go on with --resume."
+_WIDEN = "ALTER SEQUENCE .. AS bigint, or MAXVALUE or MINVALUE, of the dest's."
 
 
 def _too_narrow(narrow: Mapping[tuple[str, str], int]) -> str:
