@@ -179,8 +179,8 @@ class Migration:
                     side="dest",
                 )
             if not waited:
-                patience = self._options.wait_lock
-                self._listen(Told(f"waiting up to {patience:g} s for another run on {listed(busy)}"))
+                told = f"waiting up to {left:.0f} s for another run on {listed(busy)}"
+                self._listen(Told(told))
             waited = True
             time.sleep(min(_LOOK_AGAIN, left))
 
