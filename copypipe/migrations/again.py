@@ -23,7 +23,6 @@ from copypipe.migrations.sides import (
     commit,
     does,
     gather_unreadable,
-    keys_of,
     order,
     pages_of,
     start_of,
@@ -153,8 +152,10 @@ class Again:
             )
 
     def keys(self) -> dict[int, str]:
-        """Return the roots of the tables, with a name for each."""
-        return keys_of(self.moves, self.sides.there)
+        """Return the roots of the tables that are there, with a name for each; also unchecked."""
+        roots = inventory.roots(self.sides.there)
+        known = [entry for entry in self._entries if entry.dest_oid in roots]
+        return {roots[entry.dest_oid].oid: entry.dest_table for entry in known}
 
     def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
         """Remove what is there of tables that begin anew, in one transaction of the dest.
