@@ -56,9 +56,8 @@ class _Index(NamedTuple):
     bytes: int
     inherits: bool
     """Its table is an inheritance child."""
-    parent_schema: str | None
-    parent_name: str | None
-    """Of the index that it is a partition of."""
+    is_part: bool
+    """Of the index of a partitioned table."""
 
     @property
     def made_first(self) -> bool:
@@ -85,25 +84,22 @@ def of_archive(
     wanted: Sequence[Entry],
     tables: Mapping[int, Item],
     dest_major: int,
-    attached: Collection[tuple[str, str, str, str]] = (),
+    grown: Collection[int] = (),
 ) -> list[Step]:
     """Return the steps that make the rest of some entries of an archive, the largest index first.
 
     Else the last of several that are made side by side would be waited for alone.
 
     `tables` are those that are moved, by their OIDs; the source's session is in a transaction. A
-    partition that came to a table of the dest has got that one's indexes with it: `attached` are
-    such partitions with the indexes whose partitions they have, each by schema and name.
+    partition that came to a table of the dest, as those of `grown` did, has got that one's indexes
+    with it: its own ones that are parts of others are not made, nor what is said of them.
     """
     texts = contents.behind(wanted)
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
-    there = {
-        each
-        for each in indexes
-        if (each.schema, each.table_name, each.parent_schema, each.parent_name) in attached
-    }
+    there = {each for each in indexes if each.table in grown and each.is_part}
     named_there = {f"{each.schema} {each.name}" for each in there}
+    skipped: set[int] = set()
     sizes: dict[Step, int] = {}
     by_index = {each.oid: each for each in indexes}
     by_constraint = {each.constraint: each for each in indexes if each.constraint}
@@ -124,7 +120,9 @@ def of_archive(
         index = by_index.get(entry.oid) if entry.kind == "INDEX" else None
         if entry.kind == "CONSTRAINT":
             index = by_constraint.get(entry.oid)
-        if index in there or (entry.kind == "INDEX ATTACH" and name in named_there):
+        is_part = index in there or (entry.kind == "INDEX ATTACH" and name in named_there)
+        if is_part or (entry.kind == "COMMENT" and entry.needs & skipped):
+            skipped.add(entry.number)
             continue
         if index is not None and index.made_first:
             made, *behind = _of_index(index, text)

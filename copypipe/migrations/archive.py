@@ -25,6 +25,7 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
+        self._grown = _grown(sides)
         self._contents = schemas.read(path, tools, owner=options.owner)
         oids = {item.oid for item in sides.items}
         self.selection = schemas.select(self._contents.entries, oids)
@@ -79,6 +80,13 @@ class Archive:
                     f"left out, since they need tables that do not come: {listed(self.left_out)}"
                 )
             )
+        if self._grown:
+            listen(
+                Told(
+                    f"{len(self._grown)} partitions come to tables that are there, and get the "
+                    "indexes of these"
+                )
+            )
         if self.not_tables:
             listen(Warned(f"not tables, so they do not come: {listed(self.not_tables)}"))
 
@@ -106,17 +114,29 @@ class Archive:
             raise
 
     def steps(self, sides: Sides) -> list[Step]:
-        """Return what follows the rows; the dest's session is in a transaction."""
-        parts = [(each.schema, each.name) for each in sides.items if each.parent is not None]
-        attached = sides.dest.fetch(step_statements.attached(parts))
+        """Return what follows the rows."""
         return steps.of_archive(
             sides.source,
             self._contents,
             self.wanted,
             {item.oid: item for item in sides.items},
             sides.dest_is.major,
-            {(schema, name, *index) for schema, name, *index in attached},
+            self._grown,
         )
+
+
+def _grown(sides: Sides) -> frozenset[int]:
+    """Return the partitions that the dest lacks of tables that it has."""
+    by_oid = {each.oid: each for each in sides.items}
+    there = {(each.schema, each.name) for each in sides.there}
+    found = set()
+    for each in sides.items:
+        above = by_oid.get(each.parent or 0)
+        while above is not None and (each.schema, each.name) not in there:
+            if (above.schema, above.name) in there:
+                found.add(each.oid)
+            above = by_oid.get(above.parent or 0)
+    return frozenset(found)
 
 
 def _called(entry: schemas.Entry) -> str:

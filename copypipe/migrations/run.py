@@ -247,8 +247,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             if archive is not None:
                 makes = tuple(archive.makes)
                 source.begin("READ COMMITTED", read_only=True)
-                with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-                    todo = [each for each in archive.steps(sides) if does(options, each)]
+                todo = [each for each in archive.steps(sides) if does(options, each)]
                 source.rollback()
                 left_out, not_tables = archive.left_out, archive.not_tables
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):

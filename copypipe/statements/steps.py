@@ -13,7 +13,7 @@ def indexes(tables: Sequence[int]) -> Composed:
     Rows: OIDs of index, table and constraint, kinds of index and constraint, access method,
     definition, names of schema, table and index, whether the constraint may be deferred and is,
     whether the table is clustered by it, whether it is its replica identity, its
-    bytes, whether the table inherits, schema and name of the index that it is a partition of.
+    bytes, whether the table inherits, whether the index is a part of that of a partitioned table.
     """
     return SQL(
         """
@@ -26,7 +26,7 @@ def indexes(tables: Sequence[int]) -> Composed:
                     THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END,
                NOT t.relispartition AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h
                                                  WHERE h.inhrelid = t.oid),
-               pn.nspname, p.relname
+               EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am a ON a.oid = c.relam
@@ -35,34 +35,9 @@ def indexes(tables: Sequence[int]) -> Composed:
           LEFT JOIN pg_catalog.pg_constraint con
             ON con.conindid = i.indexrelid AND con.conrelid = i.indrelid
            AND con.contype IN ('p', 'u', 'x')
-          LEFT JOIN pg_catalog.pg_inherits ph ON ph.inhrelid = i.indexrelid
-          LEFT JOIN pg_catalog.pg_class p ON p.oid = ph.inhparent
-          LEFT JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
          WHERE i.indrelid = ANY ({}::oid[])
         """
     ).format(Literal(list(tables)))
-
-
-def attached(tables: Sequence[tuple[str, str]]) -> Composed:
-    """Read which indexes of tables (schema, name) are partitions of which others.
-
-    Rows: schema and name of the table, of the other index.
-    """
-    return SQL(
-        """
-        SELECT w.schema, w.name, pn.nspname, p.relname
-          FROM unnest({schemas}::text[], {names}::text[]) AS w (schema, name)
-          JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
-          JOIN pg_catalog.pg_class t ON t.relnamespace = n.oid AND t.relname = w.name
-          JOIN pg_catalog.pg_index i ON i.indrelid = t.oid
-          JOIN pg_catalog.pg_inherits h ON h.inhrelid = i.indexrelid
-          JOIN pg_catalog.pg_class p ON p.oid = h.inhparent
-          JOIN pg_catalog.pg_namespace pn ON pn.oid = p.relnamespace
-        """
-    ).format(
-        schemas=Literal([schema for schema, _ in tables]),
-        names=Literal([name for _, name in tables]),
-    )
 
 
 def foreign_keys(tables: Sequence[int]) -> Composed:

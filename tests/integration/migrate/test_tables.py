@@ -594,6 +594,29 @@ def test_a_new_partition_of_a_table_that_is_there(source: Database, dest: Databa
     assert definitions(dest) == definitions(source)
 
 
+def test_new_partitions_get_the_indexes_that_the_table_has(
+    source: Database, dest: Database
+) -> None:
+    """Whatever these are called at the source, and whether it has more of them by now."""
+    source.execute(PARTED)
+    source.execute("CREATE INDEX by_day ON event (at)")
+    assert ended(move(source, dest))
+    source.execute(
+        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2018-03-01') TO ('2018-04-01')"
+        " PARTITION BY LIST (id); DROP INDEX by_day;"
+        "CREATE TABLE event_3_a PARTITION OF event_3 DEFAULT;"
+        "CREATE INDEX of_event_3 ON event_3 (at); COMMENT ON INDEX of_event_3 IS 'x';"
+        "CREATE INDEX of_event_3_a ON event_3_a (id); CREATE INDEX by_day ON event (at);"
+        "CREATE INDEX by_id ON event (id); INSERT INTO event VALUES (1, '2018-03-07')"
+    )
+
+    assert ended(move(source, dest, replace=True))
+
+    assert contents(dest) == contents(source)
+    indexed = "SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'event_3_a%' ORDER BY 1"
+    assert [text.rpartition(" ")[2] for (text,) in dest.fetch(indexed)] == ["(at)"]
+
+
 def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
     source.execute(PARTED)
     dest.execute(PARTED)
