@@ -84,6 +84,11 @@ class Entry:
     needs: frozenset[int]
     """The numbers of the entries that must be there before."""
 
+    @property
+    def called(self) -> str:
+        """Return schema and name, without the owner."""
+        return self.name.rsplit(" ", 1)[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:

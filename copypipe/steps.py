@@ -115,7 +115,7 @@ def of_archive(
     about = {entry.number for entry in wanted if entry.kind == "FK CONSTRAINT"}
     found: list[Step] = []
     for entry in wanted:
-        text, name = texts[entry.number], entry.name.rsplit(" ", 1)[0]
+        text, name = texts[entry.number], entry.called
         of, of_kind = owners.get(entry.number, (0, ""))
         index = by_index.get(entry.oid) if entry.kind == "INDEX" else None
         if entry.kind == "CONSTRAINT":

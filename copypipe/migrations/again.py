@@ -23,6 +23,7 @@ from copypipe.migrations.sides import (
     commit,
     does,
     gather_unreadable,
+    keys_of,
     order,
     pages_of,
     start_of,
@@ -153,9 +154,7 @@ class Again:
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables that are there, with a name for each; also unchecked."""
-        roots = inventory.roots(self.sides.there)
-        known = [entry for entry in self._entries if entry.dest_oid in roots]
-        return {roots[entry.dest_oid].oid: entry.dest_table for entry in known}
+        return keys_of({e.dest_oid: e.dest_table for e in self._entries}, self.sides.there)
 
     def set_up(self, snapshot: Snapshot, position: Position, keeper: Keeper) -> Ready:
         """Remove what is there of tables that begin anew, in one transaction of the dest.
@@ -179,7 +178,7 @@ class Again:
         anew: list[Entry] = []
         emptied: list[Move] = []
         refusals = Refusals()
-        for move in sorted(self.moves, key=lambda each: -(each.size_bytes + each.index_bytes)):
+        for move in sorted(self.moves, key=lambda each: -each.total_bytes):
             entry = by_oid[move.item.oid]
             if entry.copied_at is not None and (table := self._kept(move, entry)) is not None:
                 tables.append(table)

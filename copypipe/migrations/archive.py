@@ -29,7 +29,6 @@ class Archive:
         self._contents = schemas.read(path, tools, owner=options.owner)
         oids = {item.oid for item in sides.items}
         self.selection = schemas.select(self._contents.entries, oids)
-        rest = schemas.rest(self._contents.entries, self.selection)
         begun = snapshot is not None
         if not begun:
             sides.source.begin("READ COMMITTED", read_only=True)
@@ -37,6 +36,7 @@ class Archive:
             self.wanted = schemas.missing(sides.source, sides.dest, self.selection)
             self._not_tables: Sequence[schemas.Entry] = ()
             if options.asked.everything:
+                rest = schemas.rest(self._contents.entries, self.selection)
                 self._not_tables = schemas.missing(sides.source, sides.dest, rest)
         if not begun:
             sides.source.rollback()
@@ -56,22 +56,22 @@ class Archive:
     @property
     def left_out(self) -> list[str]:
         """Return what belongs to the tables and needs others."""
-        return [_called(entry) for entry in self.selection.left_out]
+        return _told(self.selection.left_out)
 
     @property
     def not_tables(self) -> list[str]:
         """Return what the dest lacks and no table needs, where all tables are moved."""
-        return [_called(entry) for entry in self._not_tables]
+        return _told(self._not_tables)
 
     @property
     def makes(self) -> list[str]:
         """Return what is made before the rows, and behind them."""
         acl = self._options.acl
-        return [_called(entry) for entry in self.wanted if acl or entry.kind != "ACL"]
+        return _told([entry for entry in self.wanted if acl or entry.kind != "ACL"])
 
     def tell(self, listen: Listener) -> None:
         """Tell what comes besides, and what does not."""
-        others = [e.name.rsplit(" ", 1)[0].replace(" ", ".", 1) for e in self.selection.others]
+        others = [entry.called.replace(" ", ".", 1) for entry in self.selection.others]
         if others:
             listen(Told(f"made without rows, since others need them: {listed(others)}"))
         if self.left_out:
@@ -139,6 +139,6 @@ def _grown(sides: Sides) -> frozenset[int]:
     return frozenset(found)
 
 
-def _called(entry: schemas.Entry) -> str:
-    """Return the kind, schema and name of an entry, without its owner."""
-    return f"{entry.kind} {entry.name.rsplit(' ', 1)[0]}"
+def _told(entries: Sequence[schemas.Entry]) -> list[str]:
+    """Return kinds, schemas and names."""
+    return [f"{entry.kind} {entry.called}" for entry in entries]

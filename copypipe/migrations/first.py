@@ -45,7 +45,7 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
 from copypipe.statements import steps as step_statements
 from copypipe.statements.migrations import Target
-from copypipe.steps import Kind, Step
+from copypipe.steps import Step
 
 
 class First:
@@ -73,7 +73,8 @@ class First:
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables that are there, with a name for each."""
-        return keys_of(self.existing, self.sides.there)
+        names = {move.there.oid: move.full_name for move in self.existing}
+        return keys_of(names, self.sides.there)
 
     def gather(self) -> Refusals:
         """Look at what can be known before anything is made; changes nothing."""
@@ -289,7 +290,7 @@ class First:
                 raise
         commit(dest)
         # Hardly anybody knows these yet.
-        if busy := keeper.take(keys_of(self.moves, sides.there)):
+        if busy := keeper.take(self.keys()):
             raise SliceBusy(
                 f"another run is at work on {listed(busy)}",
                 detail="The tables are made, and no row is there.",
@@ -362,9 +363,11 @@ class First:
         found = []
         for step in todo:
             if step.kind in ("index", "constraint") and step.table not in moved:
-                top = roots[step.table].oid if step.table in roots else 0
-                kind: Kind = step.kind if top in moved else "other"
-                step = replace(step, kind=kind, table=top if top in moved else 0)
+                top = roots.get(step.table)
+                if top is not None and top.oid in moved:
+                    step = replace(step, table=top.oid)
+                else:
+                    step = replace(step, kind="other", table=0)
             found.append(step)
         return found
 
@@ -440,16 +443,14 @@ class First:
         known = [oids[step.name] for step in steps if step.name in oids]
         asked = step_statements.not_analyzable(known, maintain=sides.dest_is.major >= _MAINTAIN)
         lacking = {oid for (oid,) in sides.dest.fetch(asked)}
-        skipped = [step for step in steps if oids.get(step.name) in lacking]
-        if skipped:
+        if skipped := [step.name for step in steps if oids.get(step.name) in lacking]:
             self._listen(
                 Warned(
-                    "no statistics are gathered of "
-                    f"{listed([step.name for step in skipped])}: for these the role would have to "
-                    "own the tables, or have MAINTAIN on them (17)"
+                    f"no statistics are gathered of {listed(skipped)}: for these the role would "
+                    "have to own the tables, or have MAINTAIN on them (17)"
                 )
             )
-        return [step for step in steps if step not in skipped]
+        return [step for step in steps if oids.get(step.name) not in lacking]
 
 
 def _analysis(item: Item, name: tuple[str, str], statement: str) -> Step:

@@ -79,6 +79,11 @@ class Move:
     """Of a partitioned table: those that have its rows."""
 
     @property
+    def total_bytes(self) -> int:
+        """Return how large it is with its indexes."""
+        return self.size_bytes + self.index_bytes
+
+    @property
     def full_name(self) -> str:
         """Return schema.name at the dest, for messages."""
         return f"{self.schema}.{self.name}"
@@ -130,7 +135,7 @@ def moves(
             schema, name = into(each)
             item = at_dest.get((schema, name))
             found.append(Move(each, schema, name, item, each.size_bytes, each.index_bytes))
-    return sorted(found, key=lambda each: -(each.size_bytes + each.index_bytes))
+    return sorted(found, key=lambda each: -each.total_bytes)
 
 
 def move(item: Item, into: Item, items: Iterable[Item]) -> Move:

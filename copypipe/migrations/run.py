@@ -13,7 +13,7 @@ from pathlib import Path
 from copypipe import attempts, catalog, inventory, journals, ledger, plans, snapshots, transfers
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
-from copypipe.errors import CopypipeError, PlanRefused, Side, SliceBusy, UsageError, listed
+from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError, listed
 from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
 from copypipe.horizons import horizon
 from copypipe.inventory import Item, chunks
@@ -31,7 +31,7 @@ from copypipe.migrations.options import (
     State,
     request_of_any,
 )
-from copypipe.migrations.sides import Keeper, Sides, begin, does, explained, look
+from copypipe.migrations.sides import Keeper, Sides, begin, does, explained, in_use, look
 from copypipe.migrations.work import Table, Work
 from copypipe.requests import Endpoint
 from copypipe.servers import Session
@@ -172,12 +172,7 @@ class Migration:
             gate.end()
             left = deadline - time.monotonic()
             if left <= 0:
-                raise SliceBusy(
-                    f"another run is at work on {listed(busy)}",
-                    detail="Nothing was changed.",
-                    hint="Run it again later, or wait longer with --wait-lock.",
-                    side="dest",
-                )
+                raise in_use(listed(busy))
             if not waited:
                 told = f"waiting up to {left:.0f} s for another run on {listed(busy)}"
                 self._listen(Told(told))

@@ -104,13 +104,17 @@ class Keeper:
         return [names[place - 1] for (place,) in self._session.fetch(asked)]
 
     def _take(self, lock: Lock, name: str) -> None:
-        busy = SliceBusy(
-            f"another run is at work on {name}",
-            detail="Nothing was changed.",
-            hint="Run it again later, or wait longer with --wait-lock.",
-            side="dest",
-        )
-        ledger.lock_or(self._session, [lock], 0, busy)
+        ledger.lock_or(self._session, [lock], 0, in_use(name))
+
+
+def in_use(name: str) -> SliceBusy:
+    """Return the error of what another run has, before anything was changed."""
+    return SliceBusy(
+        f"another run is at work on {name}",
+        detail="Nothing was changed.",
+        hint="Run it again later, or wait longer with --wait-lock.",
+        side="dest",
+    )
 
 
 def look(source: Session, dest: Session) -> Sides:
@@ -268,7 +272,10 @@ def start_of(run: str, snapshot: Snapshot, position: Position) -> dict[str, Any]
     }
 
 
-def keys_of(of: Sequence[Move], there: Sequence[Item]) -> dict[int, str]:
-    """Return the roots of the tables of the dest that moves go into, with a name for each."""
+def keys_of(names: Mapping[int, str], there: Sequence[Item]) -> dict[int, str]:
+    """Return the roots of tables of the dest that are there, with a name for each.
+
+    `names` are the tables' own, by their OIDs.
+    """
     roots = inventory.roots(there)
-    return {roots[move.into.oid].oid: move.full_name for move in of if move.into is not None}
+    return {roots[oid].oid: name for oid, name in names.items() if oid in roots}

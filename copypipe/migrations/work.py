@@ -208,8 +208,7 @@ class Work:
     def rank(self, task: Task) -> float:
         """Return what comes first: the most work, of what else waits for it."""
         if isinstance(task, Part | Sealing):
-            move = task.table.move
-            return -float(move.size_bytes + move.index_bytes)
+            return -float(task.table.move.total_bytes)
         if task.table is None or task.kind == "analyze":
             return 0.0
         return -float(task.table.move.index_bytes)
@@ -259,7 +258,7 @@ class Work:
         return [] if self._undone_tables else self._next_phase()
 
     def _is_small(self, table: Table) -> bool:
-        return table.move.size_bytes + table.move.index_bytes <= self.part_bytes // _SMALL
+        return table.move.total_bytes <= self.part_bytes // _SMALL
 
     def _next_phase(self) -> list[Task]:
         """Return what ties tables together, one kind of steps after the other."""

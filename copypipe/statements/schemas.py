@@ -57,16 +57,13 @@ def there(named: Sequence[tuple[str, str]]) -> Composed:
                     LATERAL pg_catalog.pg_identify_object(o.tableoid, o.oid, 0) AS i)
         SELECT w.place
           FROM unnest({kinds}::text[], {names}::text[]) WITH ORDINALITY AS w (kind, name, place)
-         WHERE CASE w.kind
-                 WHEN 'table' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
-                 WHEN 'foreign table' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
-                 WHEN 'view' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
-                 WHEN 'materialized view' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
-                 WHEN 'sequence' THEN pg_catalog.to_regclass(w.name) IS NOT NULL
-                 WHEN 'type' THEN pg_catalog.to_regtype(w.name) IS NOT NULL
-                 WHEN 'collation' THEN pg_catalog.to_regcollation(w.name) IS NOT NULL
-                 WHEN 'schema' THEN pg_catalog.to_regnamespace(w.name) IS NOT NULL
-                 WHEN 'extension' THEN EXISTS (
+         WHERE CASE
+                 WHEN w.kind IN ('table', 'foreign table', 'view', 'materialized view', 'sequence')
+                      THEN pg_catalog.to_regclass(w.name) IS NOT NULL
+                 WHEN w.kind = 'type' THEN pg_catalog.to_regtype(w.name) IS NOT NULL
+                 WHEN w.kind = 'collation' THEN pg_catalog.to_regcollation(w.name) IS NOT NULL
+                 WHEN w.kind = 'schema' THEN pg_catalog.to_regnamespace(w.name) IS NOT NULL
+                 WHEN w.kind = 'extension' THEN EXISTS (
                       SELECT 1 FROM pg_catalog.pg_extension e
                        WHERE pg_catalog.quote_ident(e.extname) = w.name)
                  ELSE EXISTS (SELECT 1 FROM others o

@@ -151,56 +151,33 @@ def test_no_table_is_told_to_be_whole_without_a_keeper(
     assert contents(dest) == contents(filled)
 
 
-def test_no_step_is_done_without_a_keeper(
+STEPS = "SELECT count(*) FROM copypipe.migration_step WHERE done_at IS NOT NULL"
+ENDS = "SELECT count(*) FROM copypipe.migration WHERE ended_at IS NOT NULL"
+
+
+@pytest.mark.parametrize(
+    ("name", "when_called", "told"),
+    [("undone", "before", STEPS), ("done", "behind", STEPS), ("end", "behind", ENDS)],
+    ids=["no step is done", "no step is committed", "nothing is told to have ended"],
+)
+def test_nothing_more_is_told_without_a_keeper(
     filled: Database,
     dest: Database,
     keeperless: Callable[[], None],
     monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    when_called: str,
+    told: str,
 ) -> None:
     with (
-        around(monkeypatch, journals, "undone", before=keeperless),
+        around(monkeypatch, journals, name, **{when_called: keeperless}),
         pytest.raises(HolderLost, match="does not hold"),
     ):
         move(filled, dest, jobs=1)
 
-    done = "SELECT count(*) FROM copypipe.migration_step WHERE done_at IS NOT NULL"
-    assert dest.scalar(done) == 0
+    assert dest.scalar(told) == 0
     assert ended(move(filled, dest, resume=True))
     assert contents(dest) == contents(filled)
-
-
-def test_no_step_is_committed_without_a_keeper(
-    filled: Database,
-    dest: Database,
-    keeperless: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with (
-        around(monkeypatch, journals, "done", behind=keeperless),
-        pytest.raises(HolderLost, match="does not hold"),
-    ):
-        move(filled, dest, jobs=1)
-
-    done = "SELECT count(*) FROM copypipe.migration_step WHERE done_at IS NOT NULL"
-    assert dest.scalar(done) == 0
-    assert ended(move(filled, dest, resume=True))
-
-
-def test_nothing_is_told_to_have_ended_without_a_keeper(
-    filled: Database,
-    dest: Database,
-    keeperless: Callable[[], None],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with (
-        around(monkeypatch, journals, "end", behind=keeperless),
-        pytest.raises(HolderLost, match="does not hold"),
-    ):
-        move(filled, dest, jobs=1)
-
-    ended_at = "SELECT count(*) FROM copypipe.migration WHERE ended_at IS NOT NULL"
-    assert dest.scalar(ended_at) == 0
-    assert ended(move(filled, dest, resume=True))
 
 
 def test_the_ledger_is_kept_from_removal(
