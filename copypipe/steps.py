@@ -77,6 +77,22 @@ class _Index(NamedTuple):
         found = [statements.cluster_on(table, self.name)] if self.is_clustered else []
         return found + ([statements.identify_by(table, self.name)] if self.is_identity else [])
 
+    @property
+    def said_of_it(self) -> list[str]:
+        """Return what is said of the index and is lost without it, for people."""
+        name = f"{self.schema}.{self.name}"
+        found = [f"CLUSTER ON {name}"] if self.is_clustered else []
+        return found + ([f"REPLICA IDENTITY USING INDEX {name}"] if self.is_identity else [])
+
+
+class Rest(NamedTuple):
+    """What follows the rows."""
+
+    steps: list[Step]
+    """The largest index first: else the last of several made side by side is waited for alone."""
+    lost: list[str]
+    """What is said of indexes that are not made, for people."""
+
 
 def of_archive(
     source: Session,
@@ -85,10 +101,8 @@ def of_archive(
     tables: Mapping[int, Item],
     dest_major: int,
     grown: Collection[int] = (),
-) -> list[Step]:
-    """Return the steps that make the rest of some entries of an archive, the largest index first.
-
-    Else the last of several that are made side by side would be waited for alone.
+) -> Rest:
+    """Return the steps that make the rest of some entries of an archive.
 
     `tables` are those that are moved, by their OIDs; the source's session is in a transaction. A
     partition that came to a table of the dest, as those of `grown` did, has got that one's indexes
@@ -98,11 +112,16 @@ def of_archive(
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
     there = {each for each in indexes if each.table in grown and each.is_part}
-    named_there = {f"{each.schema} {each.name}" for each in there}
-    skipped: set[int] = set()
-    sizes: dict[Step, int] = {}
     by_index = {each.oid: each for each in indexes}
     by_constraint = {each.constraint: each for each in indexes if each.constraint}
+
+    def index_of(entry: Entry) -> _Index | None:
+        if entry.kind == "CONSTRAINT":
+            return by_constraint.get(entry.oid)
+        return by_index.get(entry.oid) if entry.kind == "INDEX" else None
+
+    made_there = {entry.number for entry in contents.entries if index_of(entry) in there}
+    sizes: dict[Step, int] = {}
     keys = {
         oid: (key, definition, is_valid)
         for oid, key, definition, is_valid in source.fetch(statements.foreign_keys(list(tables)))
@@ -117,12 +136,9 @@ def of_archive(
     for entry in wanted:
         text, name = texts[entry.number], entry.called
         of, of_kind = owners.get(entry.number, (0, ""))
-        index = by_index.get(entry.oid) if entry.kind == "INDEX" else None
-        if entry.kind == "CONSTRAINT":
-            index = by_constraint.get(entry.oid)
-        is_part = index in there or (entry.kind == "INDEX ATTACH" and name in named_there)
-        if is_part or (entry.kind == "COMMENT" and entry.needs & skipped):
-            skipped.add(entry.number)
+        index = index_of(entry)
+        is_about = entry.kind in ("COMMENT", "INDEX ATTACH")
+        if entry.number in made_there or (is_about and entry.needs & made_there):
             continue
         if index is not None and index.made_first:
             made, *behind = _of_index(index, text)
@@ -137,7 +153,8 @@ def of_archive(
         else:
             kind: Kind = "last" if entry.needs & about else "other"
             found.append(Step(kind, 0, f"{entry.kind} {name}", text))
-    return sorted(found, key=lambda step: -sizes.get(step, 0))
+    lost = [text for each in there for text in each.said_of_it]
+    return Rest(sorted(found, key=lambda step: -sizes.get(step, 0)), sorted(lost))
 
 
 def _of_index(index: _Index, text: str) -> list[Step]:

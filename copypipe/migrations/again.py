@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from copypipe import inventory, journals, ledger, plans
 from copypipe.catalog import Position
@@ -35,6 +36,14 @@ from copypipe.snapshots import Snapshot
 from copypipe.statements import migrations as statements
 
 
+class _Ledger(NamedTuple):
+    """What the ledger tells of a migration."""
+
+    found: journals.Unfinished
+    tables: list[Entry]
+    steps: list[journals.Noted]
+
+
 class Again:
     """What a migration does before the rows move, when it goes on."""
 
@@ -42,10 +51,9 @@ class Again:
         self._listen = listen
         self._run = run
         self.sides = sides
-        with sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
-            self._found = self._unfinished(options)
-            self._entries = journals.tables(sides.dest, self._found.id)
-            noted = journals.steps(sides.dest, self._found.id)
+        self._options = options
+        self._told = self._read()
+        self._found, self._entries, noted = self._told
         asked = self._found.asked
         self.options = replace(
             options,
@@ -55,9 +63,25 @@ class Again:
         )
         self._noted = [each for each in noted if does(self.options, each.step)]
         self.moves: list[Move] = []
+        self._came: list[str] = []
+        """Tables that came to the source since."""
 
-    def _unfinished(self, options: Options) -> journals.Unfinished:
-        sides = self.sides
+    def _read(self) -> _Ledger:
+        dest = self.sides.dest
+        with dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            found = self._unfinished()
+            return _Ledger(found, journals.tables(dest, found.id), journals.steps(dest, found.id))
+
+    @property
+    def is_old(self) -> bool:
+        """Return whether the ledger tells something else than what was read at first.
+
+        Raises PlanRefused where no migration is left.
+        """
+        return self._read() != self._told
+
+    def _unfinished(self) -> journals.Unfinished:
+        options, sides = self._options, self.sides
         of_source = ledger.of_server(sides.source_is, sides.source.address)
         found = journals.unfinished(sides.dest, of_source)
         if options.migration is not None:
@@ -78,7 +102,7 @@ class Again:
         return found[0]
 
     def check(self) -> None:
-        """Raise PlanRefused where a table is not what it was; tell which migration goes on."""
+        """Raise PlanRefused where a table is not what it was."""
         sides, refusals = self.sides, Refusals()
         at_source = {item.oid: item for item in sides.items}
         at_dest = {item.oid: item for item in sides.there}
@@ -107,6 +131,13 @@ class Again:
         ]
         gather_unreadable(refusals, sides, self.moves)
         refusals.check()
+
+    def tell(self) -> None:
+        """Tell which migration goes on."""
+        if self._came:
+            self._listen(
+                Warned(f"came since the migration began, and do not come: {listed(self._came)}")
+            )
         copied = sum(entry.copied_at is not None for entry in self._entries)
         self._listen(
             Told(
@@ -118,7 +149,7 @@ class Again:
         )
 
     def _check_new(self, refusals: Refusals) -> None:
-        """Refuse partitions that came since the migration began; tell of tables that did."""
+        """Refuse partitions that came since the migration began; note tables that did."""
         items = self.sides.items
         asked = self._found.asked
         names = Asked(
@@ -147,10 +178,7 @@ class Again:
                     side="source",
                 )
             )
-        if tables := [each.full_name for each in came if roots[each.oid].oid not in of]:
-            self._listen(
-                Warned(f"came since the migration began, and do not come: {listed(tables)}")
-            )
+        self._came = [each.full_name for each in came if roots[each.oid].oid not in of]
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables that are there, with a name for each; also unchecked."""
@@ -223,16 +251,6 @@ class Again:
             return None
         table = table_of(move, (), entry.run)
         table.add(entry.rows or 0, entry.bytes or 0, entry.digest, entry.seconds or 0.0)
-        if rows != table.rows:
-            self._listen(
-                Warned(
-                    f"{move.full_name} was whole with {table.rows} rows, and holds {rows}: "
-                    "somebody has written into it since, and it stays as it is"
-                )
-            )
-            table.rows, table.digest = rows, None
-        table.is_copied = table.was_copied = True
-        table.of = max(1, len(entry.parts))
         # Where the run died between the copy and this.
         journals.copied(
             dest,
@@ -243,6 +261,16 @@ class Again:
             digest=table.digest,
             seconds=table.copy_seconds,
         )
+        if rows != table.rows:
+            self._listen(
+                Warned(
+                    f"{move.full_name} was whole with {table.rows} rows, and holds {rows}: "
+                    "somebody has written into it since, and it stays as it is"
+                )
+            )
+            table.rows, table.digest = rows, None
+        table.is_copied = table.was_copied = True
+        table.of = max(1, len(entry.parts))
         return table
 
     def _continued(self, move: Move, entry: Entry, ours: Sequence[journals.Part]) -> Table:

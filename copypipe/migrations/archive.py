@@ -113,9 +113,9 @@ class Archive:
             ).strip()
             raise
 
-    def steps(self, sides: Sides) -> list[Step]:
-        """Return what follows the rows."""
-        return steps.of_archive(
+    def steps(self, sides: Sides, listen: Listener) -> list[Step]:
+        """Return what follows the rows; tell what of it does not come."""
+        found = steps.of_archive(
             sides.source,
             self._contents,
             self.wanted,
@@ -123,6 +123,14 @@ class Archive:
             sides.dest_is.major,
             self._grown,
         )
+        if found.lost:
+            listen(
+                Warned(
+                    "not told of new partitions, for their indexes are those of the tables that "
+                    f"they come to: {listed(found.lost)}"
+                )
+            )
+        return found.steps
 
 
 def _grown(sides: Sides) -> frozenset[int]:

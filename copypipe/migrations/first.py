@@ -60,6 +60,8 @@ class First:
         sides.items = inventory.pick(sides.items, options.asked)
         sides.measure(options)
         self._refusals = Refusals()
+        self.warnings: list[str] = []
+        """What is to be told, and does not hinder."""
         self._others: list[journals.Other] = []
         """Migrations with tables of this one that have something left to do."""
         self.filled: list[Move] = []
@@ -70,6 +72,11 @@ class First:
     def existing(self) -> list[Move]:
         """Return what goes into tables that are there."""
         return [move for move in self.moves if move.into is not None]
+
+    @property
+    def is_old(self) -> bool:
+        """Return False: what was read is looked at again in the transaction of the set-up."""
+        return False
 
     def keys(self) -> dict[int, str]:
         """Return the roots of the tables that are there, with a name for each."""
@@ -115,14 +122,18 @@ class First:
                 except PlanRefused as refused:
                     self._refusals.add(refused)
                     continue
-                for warning in plan.warnings:
-                    self._listen(Warned(f"{move.full_name}: {warning}"))
+                self.warnings += [f"{move.full_name}: {warning}" for warning in plan.warnings]
                 for refusal in plan.refusals:
                     self._refusals.add(refusal)
 
     def check(self) -> None:
-        """Raise PlanRefused with all that stands in the way; tell what will happen."""
+        """Raise PlanRefused with all that stands in the way."""
         self.gather().check()
+
+    def tell(self) -> None:
+        """Tell what will happen."""
+        for warning in self.warnings:
+            self._listen(Warned(warning))
         needed = sum(move.size_bytes for move in self.moves)
         indexes = sum(move.index_bytes for move in self.moves)
         self._listen(
@@ -317,7 +328,7 @@ class First:
         sources = {move.there.oid: move.item.oid for move in self.moves}
         # First, for an index of a new partition may become a part of one of theirs.
         todo = journals.take_over(dest, [other.id for other in self._others], sources)
-        todo += self._owned(archive.steps(sides)) if archive is not None else []
+        todo += self._owned(archive.steps(sides, self._listen)) if archive is not None else []
         todo += self._deferred()
         todo += self.analyses()
         tables = [

@@ -14,7 +14,7 @@ from copypipe import attempts, catalog, inventory, journals, ledger, plans, snap
 from copypipe.attempts import Pair, both, connected
 from copypipe.catalog import Position
 from copypipe.errors import CopypipeError, PlanRefused, Side, UsageError, listed
-from copypipe.events import Connected, LedgerMade, Listener, Told, ignore
+from copypipe.events import Connected, LedgerMade, Listener, Told, Warned, ignore
 from copypipe.horizons import horizon
 from copypipe.inventory import Item, chunks
 from copypipe.migrations import moves, sequences
@@ -149,7 +149,8 @@ class Migration:
         """Return the start, all of which was read while the keeper has the keys of its tables.
 
         Who has some of them is waited for; meanwhile others may be set up, and then all is looked
-        at again. Raises SliceBusy.
+        at again. So it is where whoever had the keys at first has gone on until the end.
+        Raises SliceBusy.
         """
         kind = Again if self._options.resume else First
         deadline = time.monotonic() + self._options.wait_lock
@@ -164,12 +165,15 @@ class Migration:
             keeping.begin()
             keeping.take_ledger()
             busy = keeping.take(start.keys())
-            if not busy:
+            if not busy and not start.is_old:
                 if waited:
                     start.check()
+                start.tell()
                 return start
             keeping.end()
             gate.end()
+            if not busy:
+                continue
             left = deadline - time.monotonic()
             if left <= 0:
                 raise in_use(listed(busy))
@@ -233,6 +237,8 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         sides = look(source, dest)
         first = First(options, listen, run, sides)
         refusals = first.gather()
+        for warning in first.warnings:
+            listen(Warned(warning))
         makes: tuple[str, ...] = ()
         todo: list[Step] = []
         left_out: list[str] = []
@@ -242,7 +248,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             if archive is not None:
                 makes = tuple(archive.makes)
                 source.begin("READ COMMITTED", read_only=True)
-                todo = [each for each in archive.steps(sides) if does(options, each)]
+                todo = [each for each in archive.steps(sides, listen) if does(options, each)]
                 source.rollback()
                 left_out, not_tables = archive.left_out, archive.not_tables
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):

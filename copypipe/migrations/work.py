@@ -568,16 +568,21 @@ class _Worker:
     def _make(self, task: Making) -> list[tuple[str, CopypipeError]]:
         """Do steps, as many as can be; returns what failed.
 
-        Where some fail, each is tried by itself.
+        Where some fail, each is tried by itself. Raises HolderLost.
         """
         failed: list[tuple[str, CopypipeError]] = []
         for start in range(0, len(task.steps), _STEPS_AT_ONCE):
             some = task.steps[start : start + _STEPS_AT_ONCE]
             try:
                 self._make_at_once(some)
-            except CopypipeError as error:
-                if isinstance(error, TransientError | HolderLost):
-                    raise
+            except HolderLost:
+                raise
+            except TransientError as error:
+                # It was tried again for as long as is wanted: the others would fare no better.
+                rest = replace(task, steps=task.steps[start:])
+                return [*failed, (_named(rest), error)]
+            except CopypipeError:
+                pass
             else:
                 continue
             for noted in some:

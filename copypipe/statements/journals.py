@@ -203,6 +203,7 @@ def tables(migration: str) -> Composed:
                   AND s.manifest->>'run' = t.run AND s.condition IS NULL
                 ORDER BY s.id DESC LIMIT 1) AS s ON true
          WHERE t.migration = {migration}::uuid
+         ORDER BY t.source_oid
         """
     ).format(migration=Literal(migration))
 

@@ -3,16 +3,18 @@
 The heart of the keeper is stopped where a guard behind it is looked at.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import psycopg
 import pytest
 
 from copypipe import attempts, journals, ledger, snapshots, transfers
-from copypipe.errors import CopypipeError, PlanRefused, UsageError
+from copypipe.errors import ConnectionLost, CopyFailed, CopypipeError, PlanRefused, UsageError
 from copypipe.events import Event, Told
 from copypipe.migrations import Migration, work
+from copypipe.slices import TABLE
 from copypipe.transfers import HolderLost
 from plugins.databases import Database
 from plugins.moving import ended, move, options
@@ -245,6 +247,24 @@ def test_who_is_writing_is_waited_for(filled: Database, made: Database) -> None:
     assert made.scalar("SELECT to_regclass('copypipe.migration')") is None
 
 
+def test_who_waits_for_another_run_is_told_all_once(filled: Database, made: Database) -> None:
+    heard: list[str] = []
+    with made.connect() as other:
+        key = TABLE.key(made.scalar("SELECT 'one'::regclass::oid"))
+        other.execute("SELECT pg_advisory_lock(%s)", [key])
+
+        def listen(event: Event, /) -> None:
+            if isinstance(event, Told):
+                heard.append(event.text)
+                if "waiting up to" in event.text:
+                    other.execute("SELECT pg_advisory_unlock_all()")
+
+        assert ended(move(filled, made, schema=False, wait_lock=10.0, listen=listen))
+
+    about = [text for text in heard if "waiting up to" in text or "2 tables of" in text]
+    assert [text[:7] for text in about] == ["waiting", "2 table"]
+
+
 def test_rows_that_came_before_the_set_up_are_seen(filled: Database, made: Database) -> None:
     def write() -> None:
         made.execute("INSERT INTO one VALUES (9, 'of somebody else')")
@@ -292,6 +312,35 @@ def test_a_step_that_is_done_meanwhile_is_not_done_again(
     key = "SELECT conname FROM pg_constraint WHERE conrelid = 'one'::regclass AND contype = 'p'"
     assert dest.scalar(key) == "one_pkey"
     assert contents(dest)["public.one"] == contents(filled)["public.one"]
+
+
+def test_what_failed_is_told_also_where_the_rest_cannot_be_tried(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled.execute("CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    for name in "abc":
+        filled.execute(f"CREATE TRIGGER {name} BEFORE UPDATE ON one EXECUTE FUNCTION f()")
+    monkeypatch.setattr(work, "_STEPS_AT_ONCE", 1)
+    made = work._Worker._made
+
+    def fail(worker: work._Worker, some: Sequence[journals.Noted]) -> list[Any]:
+        if "one a" in some[0].step.name:
+            raise CopyFailed("refused by somebody")
+        if "one b" in some[0].step.name:
+            raise ConnectionLost("dest: the connection was lost", side="dest")
+        return made(worker, some)
+
+    monkeypatch.setattr(work._Worker, "_made", fail)
+
+    found = move(filled, dest)
+
+    assert [(what, error.exit_code) for what, error in found.failed] == [
+        ("other TRIGGER public one a", CopyFailed.exit_code),
+        ("other TRIGGER public one b, TRIGGER public one c", ConnectionLost.exit_code),
+    ]
+    monkeypatch.undo()
+    assert ended(move(filled, dest, resume=True))
+    assert dest.scalar("SELECT count(*) FROM pg_trigger WHERE tgname IN ('a', 'b', 'c')") == 3
 
 
 def test_several_that_have_not_ended_are_told_apart(filled: Database, dest: Database) -> None:

@@ -2,18 +2,20 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import psycopg
 import pytest
 
 from copypipe import crashpoints, keepers
-from copypipe.errors import CopypipeError, PlanRefused
+from copypipe.errors import CopypipeError, PlanRefused, SliceBusy
 from copypipe.migrations import Migration
+from copypipe.migrations.sides import Keeper
 from copypipe.requests import Endpoint
 from plugins.command import eventually
 from plugins.databases import Database
@@ -161,18 +163,22 @@ class Dies(Exception):
     """What ends a run in the middle."""
 
 
-def cut_short(source: Database, dest: Database, parts: int, **more: object) -> None:
-    """End a run once so many parts of the largest table are there."""
+PARTS = "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%'"
+WHOLE = "SELECT count(*) FROM copypipe.migration_table WHERE copied_at IS NOT NULL"
+
+
+def cut_short(
+    source: Database, dest: Database, enough: int, *, of: str = PARTS, **more: object
+) -> None:
+    """End a run once so many parts of the largest table are there, or other things are."""
     run = Migration(options(source, dest, jobs=1, part_bytes=MB, **more))
     with psycopg.connect(dest.dsn, autocommit=True) as watching:
 
         def listen(event: object) -> None:
             if dest.scalar("SELECT to_regclass('copypipe.migration')") is None:
                 return
-            there = watching.execute(
-                "SELECT count(*) FROM copypipe.slice WHERE condition LIKE 'pages [%%'"
-            ).fetchone()
-            if there and there[0] >= parts:
+            there = watching.execute(of).fetchone()
+            if there and there[0] >= enough:
                 raise Dies
 
         run._listen = listen
@@ -290,16 +296,38 @@ def test_another_start_cannot_take_what_is_under_way(filled: Database, dest: Dat
 def test_rows_that_others_took_from_a_finished_table_are_told(
     filled: Database, dest: Database
 ) -> None:
-    cut_short(filled, dest, 2, asked=None)
-    dest.execute("DELETE FROM pointing WHERE id > 10")
+    cut_short(filled, dest, 1, of=WHOLE)
+    dest.execute("DELETE FROM big WHERE id > 39990")
     heard = Heard()
 
     found = move(filled, dest, resume=True, listen=heard)
 
     assert ended(found)
-    if {each.into: each.state for each in found.tables}["public.pointing"] == "kept":
-        assert {each.into: each.rows for each in found.tables}["public.pointing"] == 10
-        assert any("public.pointing was whole with 100 rows, and holds 10" in t for t in heard)
+    (big,) = (each for each in found.tables if each.into == "public.big")
+    assert (big.state, big.rows) == ("kept", 39990)
+    assert any("public.big was whole with 40000 rows, and holds 39990" in text for text in heard)
+
+
+def test_what_was_copied_is_what_is_told_of_it(filled: Database, dest: Database) -> None:
+    """The run died between the copy and what tells of it, and others wrote into the table."""
+    assert ended(move(filled, dest, "child", "parent"))
+    dest.execute(
+        "UPDATE copypipe.migration SET ended_at = NULL;"
+        "UPDATE copypipe.migration_table SET copied_at = NULL, rows = NULL;"
+        "DELETE FROM child WHERE id > 5"
+    )
+    heard = Heard()
+
+    found = move(filled, dest, resume=True, listen=heard)
+
+    assert ended(found)
+    assert {each.into: each.rows for each in found.tables} == {
+        "public.parent": 10,
+        "public.child": 5,
+    }
+    assert any("public.child was whole with 20 rows, and holds 5" in text for text in heard)
+    told = "SELECT rows FROM copypipe.migration_table WHERE dest_table = 'public.child'"
+    assert dest.scalar(told) == 20
 
 
 def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest: Database) -> None:
@@ -307,17 +335,27 @@ def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest:
     filled.execute(
         "CREATE TABLE parted_3 PARTITION OF parted FOR VALUES FROM ('2018-03-01')"
         " TO ('2018-04-01');"
-        "INSERT INTO parted VALUES (1, '2018-03-07'); CREATE TABLE late (id int)"
+        "INSERT INTO parted VALUES (1, '2018-03-07')"
     )
-    heard = Heard()
 
     with pytest.raises(PlanRefused, match=r"partition public\.parted_3 came since") as caught:
-        move(filled, dest, resume=True, listen=heard)
+        move(filled, dest, resume=True)
 
     assert "--replace" in (caught.value.hint or "")
-    assert any("do not come: public.late" in text for text in heard)
     assert ended(move(filled, dest, replace=True))
     assert contents(dest) == contents(filled)
+
+
+def test_tables_that_came_meanwhile_are_told(filled: Database, dest: Database) -> None:
+    stop_behind_set_up(filled, dest)
+    moved = contents(filled)
+    filled.execute("CREATE TABLE late (id int)")
+    heard = Heard()
+
+    assert ended(move(filled, dest, resume=True, listen=heard))
+
+    assert any("do not come: public.late" in text for text in heard)
+    assert contents(dest) == moved
 
 
 def test_a_table_that_is_gone_does_not_stand_in_the_way_for_ever(
@@ -367,6 +405,72 @@ def test_who_goes_on_waits_for_who_is_at_work_and_looks_again(
     assert "no migration from this source waits" in str(error)
     assert not any("what is written at the source" in text for text in heard)
     assert contents(dest) == contents(filled)
+
+
+def test_what_ends_while_it_is_looked_at_is_not_begun_again(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one had the keys when the ledger was read, and has ended when they are taken."""
+    assert ended(move(filled, dest, part_bytes=MB))
+    dest.execute(
+        "UPDATE copypipe.migration SET ended_at = NULL;"
+        "UPDATE copypipe.migration_table SET copied_at = NULL, rows = NULL;"
+        "DELETE FROM copypipe.slice WHERE condition IS NULL"
+    )
+    take = Keeper.take
+
+    def take_later(keeper: Keeper, keys: Mapping[int, str]) -> list[str]:
+        dest.execute("UPDATE copypipe.migration SET ended_at = now()")
+        return take(keeper, keys)
+
+    monkeypatch.setattr(Keeper, "take", take_later)
+    heard = Heard()
+
+    with pytest.raises(PlanRefused, match="no migration from this source waits"):
+        move(filled, dest, resume=True, listen=heard)
+
+    assert not heard
+    assert contents(dest) == contents(filled)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 3.0])
+def test_who_goes_on_beside_one_that_is_stopped(
+    filled: Database, dest: Database, seconds: float
+) -> None:
+    """The first one has the keys as long as it is there, and goes on where it was."""
+    slices = "SELECT count(*) FROM copypipe.slice"
+    first = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "copypipe", "migrate", "--all-tables", "--part-size", "1MB"),
+            *("--jobs", "1", "--source", filled.dsn, "--dest", dest.dsn),
+        ],
+        env={**os.environ, "COPYPIPE_CRASHPOINT": ""},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        eventually(
+            lambda: (
+                dest.scalar("SELECT to_regclass('copypipe.migration')") is not None
+                and dest.scalar(slices) >= 1
+            ),
+            what="a part is there",
+        )
+        first.send_signal(signal.SIGSTOP)
+        time.sleep(0.2)  # what the server was about to do is done
+        there = dest.scalar(slices)
+
+        with pytest.raises(SliceBusy, match="another run is at work on public"):
+            move(filled, dest, resume=True, part_bytes=MB, wait_lock=seconds)
+
+        assert dest.scalar(slices) == there
+        first.send_signal(signal.SIGCONT)
+        _, told = first.communicate(timeout=60)
+    finally:
+        first.kill()
+    assert first.returncode == 0, told.decode()
+    assert contents(dest) == contents(filled)
+    assert definitions(dest) == definitions(filled)
 
 
 def test_nothing_to_go_on_with(filled: Database, dest: Database) -> None:

@@ -607,10 +607,16 @@ def test_new_partitions_get_the_indexes_that_the_table_has(
         "CREATE TABLE event_3_a PARTITION OF event_3 DEFAULT;"
         "CREATE INDEX of_event_3 ON event_3 (at); COMMENT ON INDEX of_event_3 IS 'x';"
         "CREATE INDEX of_event_3_a ON event_3_a (id); CREATE INDEX by_day ON event (at);"
-        "CREATE INDEX by_id ON event (id); INSERT INTO event VALUES (1, '2018-03-07')"
+        "CREATE INDEX by_id ON event (id); INSERT INTO event VALUES (1, '2018-03-07');"
+        "CREATE TABLE event_4 PARTITION OF event FOR VALUES FROM ('2018-04-01') TO ('2018-05-01');"
+        "CREATE INDEX alone ON event_4 (id); ALTER TABLE event_4 CLUSTER ON event_4_at_idx"
     )
+    heard = Heard()
 
-    assert ended(move(source, dest, replace=True))
+    assert ended(move(source, dest, replace=True, listen=heard))
+
+    (told,) = (text for text in heard if text.startswith("not told of new partitions"))
+    assert told.endswith(": CLUSTER ON public.event_4_at_idx")
 
     assert contents(dest) == contents(source)
     indexed = "SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'event_3_a%' ORDER BY 1"
