@@ -56,8 +56,8 @@ class _Index(NamedTuple):
     bytes: int
     inherits: bool
     """Its table is an inheritance child."""
-    is_part: bool
-    """Of the index of a partitioned table."""
+    part_of: int | None
+    """The OID of the index of a partitioned table."""
 
     @property
     def made_first(self) -> bool:
@@ -106,13 +106,13 @@ def of_archive(
 
     `tables` are those that are moved, by their OIDs; the source's session is in a transaction. A
     partition that came to a table of the dest, as those of `grown` did, has got that one's indexes
-    with it: its own ones that are parts of others are not made, nor what is said of them.
+    with it: its own ones that are parts of those are not made, nor what is said of them.
     """
     texts = contents.behind(wanted)
     wanted = [entry for entry in wanted if texts.get(entry.number)]
     indexes = [_Index(*row) for row in source.fetch(statements.indexes(list(tables)))]
-    there = {each for each in indexes if each.table in grown and each.is_part}
     by_index = {each.oid: each for each in indexes}
+    there = {each for each in indexes if each.table in grown and _comes(each, by_index, grown)}
     by_constraint = {each.constraint: each for each in indexes if each.constraint}
 
     def index_of(entry: Entry) -> _Index | None:
@@ -133,12 +133,17 @@ def of_archive(
     }
     about = {entry.number for entry in wanted if entry.kind == "FK CONSTRAINT"}
     found: list[Step] = []
+    lost = [text for each in there for text in each.said_of_it]
     for entry in wanted:
         text, name = texts[entry.number], entry.called
         of, of_kind = owners.get(entry.number, (0, ""))
         index = index_of(entry)
         is_about = entry.kind in ("COMMENT", "INDEX ATTACH")
-        if entry.number in made_there or (is_about and entry.needs & made_there):
+        if entry.number in made_there:
+            continue
+        if is_about and entry.needs & made_there:
+            if entry.kind == "COMMENT":
+                lost.append(f"{entry.kind} {name}")
             continue
         if index is not None and index.made_first:
             made, *behind = _of_index(index, text)
@@ -153,8 +158,18 @@ def of_archive(
         else:
             kind: Kind = "last" if entry.needs & about else "other"
             found.append(Step(kind, 0, f"{entry.kind} {name}", text))
-    lost = [text for each in there for text in each.said_of_it]
     return Rest(sorted(found, key=lambda step: -sizes.get(step, 0)), sorted(lost))
+
+
+def _comes(index: _Index, by_index: Mapping[int, _Index], grown: Collection[int]) -> bool:
+    """Return whether the index of a partition is a part of one of a table that the dest has."""
+    top = index
+    while top.part_of is not None:
+        above = by_index.get(top.part_of)
+        if above is None:
+            return True
+        top = above
+    return top.table not in grown
 
 
 def _of_index(index: _Index, text: str) -> list[Step]:

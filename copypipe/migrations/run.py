@@ -324,6 +324,7 @@ def _finish(work: Work, start: First | Again, *, ends: bool) -> None:
             with pair.sessions() as (source, dest):
                 wanted = _sequences(source, dest, work, start)
                 begin(dest, start.options)
+                # What is set stays set, also where this ends behind it.
                 transfers.check_held(dest, work.holder)
                 for some in chunks(list(wanted.states.items())):
                     told = [(name, *state) for name, state in some]

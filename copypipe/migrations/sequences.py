@@ -5,7 +5,7 @@ Those that number the same column of the same table belong together, whatever th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from copypipe.errors import CopyFailed, PlanRefused, listed
@@ -16,7 +16,7 @@ from copypipe.statements import steps as statements
 
 
 class Numbering(NamedTuple):
-    """A sequence, and the column that it numbers."""
+    """A sequence, and the column that it numbers; '' for none, where the table needs it."""
 
     table: int
     """The table's OID."""
@@ -127,10 +127,39 @@ def _of(session: Session, tables: Sequence[int]) -> list[Numbering]:
 def _paired(
     theirs: Sequence[Numbering], own: Sequence[Numbering], into: Mapping[int, int]
 ) -> list[tuple[Numbering, Numbering]]:
-    """Return each sequence of the dest that one of the source belongs to, with that."""
-    there = {(each.table, each.column): each for each in own}
-    found = [(there.get((into.get(of.table, 0), of.column)), of) for of in theirs]
-    return [(each, of) for each, of in found if each is not None]
+    """Return each sequence of the dest that one of the source belongs to, with that.
+
+    Of several of one column those of the same name belong together. Where a column draws from
+    one of another name, it goes on behind all that are left: too far is better than drawn twice.
+    """
+    there = _by_column(own)
+    found: list[tuple[Numbering, Numbering]] = []
+    for (table, column), several in _by_column(theirs).items():
+        others = there.get((into.get(table, 0), column), [])
+        alone, lonely = list(several), list(others)
+        for alike in (_same_full_name, _same_name):
+            pairs = [(one, of) for of in alone for one in lonely if alike(one, of)]
+            found += pairs
+            alone = [of for of in alone if all(of is not other for _, other in pairs)]
+            lonely = [one for one in lonely if all(one is not other for other, _ in pairs)]
+        if column and (alone or lonely):
+            found += [(one, of) for of in alone or several for one in lonely or others]
+    return found
+
+
+def _same_full_name(one: Numbering, other: Numbering) -> bool:
+    return one.full_name == other.full_name
+
+
+def _same_name(one: Numbering, other: Numbering) -> bool:
+    return one.name == other.name
+
+
+def _by_column(found: Iterable[Numbering]) -> dict[tuple[int, str], list[Numbering]]:
+    by_column: dict[tuple[int, str], list[Numbering]] = {}
+    for each in found:
+        by_column.setdefault((each.table, each.column), []).append(each)
+    return by_column
 
 
 def _least(states: Sequence[State]) -> State:

@@ -13,7 +13,8 @@ def indexes(tables: Sequence[int]) -> Composed:
     Rows: OIDs of index, table and constraint, kinds of index and constraint, access method,
     definition, names of schema, table and index, whether the constraint may be deferred and is,
     whether the table is clustered by it, whether it is its replica identity, its
-    bytes, whether the table inherits, whether the index is a part of that of a partitioned table.
+    bytes, whether the table inherits, the OID of the index of a partitioned table that it is a
+    part of.
     """
     return SQL(
         """
@@ -26,7 +27,8 @@ def indexes(tables: Sequence[int]) -> Composed:
                     THEN coalesce(pg_catalog.pg_relation_size(c.oid), 0) ELSE 0 END,
                NOT t.relispartition AND EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h
                                                  WHERE h.inhrelid = t.oid),
-               EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = i.indexrelid)
+               (SELECT h.inhparent::int8 FROM pg_catalog.pg_inherits h
+                 WHERE h.inhrelid = i.indexrelid)
           FROM pg_catalog.pg_index i
           JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
           JOIN pg_catalog.pg_am a ON a.oid = c.relam
@@ -209,15 +211,46 @@ def drop_index(schema: str, name: str) -> Composed:
 
 
 def sequences(tables: Sequence[int]) -> Composed:
-    """Read which sequences number columns of tables: of an identity, owned by it, or its default.
+    """Read which sequences number columns of tables: of an identity, owned by it, or drawn from.
 
+    A column draws from what its default names, or its domain's, or a function that they call whose
+    body the server knows (BEGIN ATOMIC). What rules, triggers and checks of the table draw from is
+    of the column ''.
     Rows: the table's OID, the column, names of schema and sequence, whether it ascends, its lowest
     and highest value, whether the role may read it, and set it.
     """
     return SQL(
         """
-        SELECT DISTINCT found.relid::int8, a.attname, n.nspname, c.relname, q.seqincrement > 0,
-               q.seqmin, q.seqmax,
+        WITH RECURSIVE needs (relid, number, class, object) AS (
+               (SELECT v.adrelid, v.adnum::int4, 'pg_catalog.pg_attrdef'::regclass::oid, v.oid
+                  FROM pg_catalog.pg_attrdef v WHERE v.adrelid = ANY ({tables}::oid[])
+                 UNION
+                SELECT d.objid, d.objsubid, d.refclassid, d.refobjid
+                  FROM pg_catalog.pg_depend d
+                 WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                   AND d.objid = ANY ({tables}::oid[])
+                   AND d.objsubid > 0 AND d.refclassid = 'pg_catalog.pg_type'::regclass
+                 UNION
+                SELECT r.ev_class, 0, 'pg_catalog.pg_rewrite'::regclass::oid, r.oid
+                  FROM pg_catalog.pg_rewrite r WHERE r.ev_class = ANY ({tables}::oid[])
+                 UNION
+                SELECT g.tgrelid, 0, 'pg_catalog.pg_trigger'::regclass::oid, g.oid
+                  FROM pg_catalog.pg_trigger g
+                 WHERE g.tgrelid = ANY ({tables}::oid[]) AND NOT g.tgisinternal
+                 UNION
+                SELECT k.conrelid, 0, 'pg_catalog.pg_constraint'::regclass::oid, k.oid
+                  FROM pg_catalog.pg_constraint k
+                 WHERE k.conrelid = ANY ({tables}::oid[]) AND k.contype = 'c')
+                UNION
+               SELECT needs.relid, needs.number, d.refclassid, d.refobjid
+                 FROM needs
+                 JOIN pg_catalog.pg_depend d ON d.classid = needs.class AND d.objid = needs.object
+                WHERE needs.class <> 'pg_catalog.pg_class'::regclass
+                  AND d.refclassid IN ('pg_catalog.pg_class'::regclass,
+                                       'pg_catalog.pg_type'::regclass,
+                                       'pg_catalog.pg_proc'::regclass))
+        SELECT DISTINCT found.relid::int8, coalesce(a.attname, ''), n.nspname, c.relname,
+               q.seqincrement > 0, q.seqmin, q.seqmax,
                pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'),
                pg_catalog.has_schema_privilege(n.oid, 'USAGE')
@@ -229,19 +262,17 @@ def sequences(tables: Sequence[int]) -> Composed:
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass
                    AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
                 UNION
-                SELECT v.adrelid, v.adnum, d.refobjid
-                  FROM pg_catalog.pg_attrdef v
-                  JOIN pg_catalog.pg_depend d
-                    ON d.classid = 'pg_catalog.pg_attrdef'::regclass AND d.objid = v.oid
-                   AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.deptype = 'n') AS found
+                SELECT needs.relid, needs.number, needs.object FROM needs
+                 WHERE needs.class = 'pg_catalog.pg_class'::regclass) AS found
           JOIN pg_catalog.pg_class c ON c.oid = found.sequence AND c.relkind = 'S'
           JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
           JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-          JOIN pg_catalog.pg_attribute a ON a.attrelid = found.relid AND a.attnum = found.number
-         WHERE found.relid = ANY ({}::oid[])
-         ORDER BY 1, 2
+          LEFT JOIN pg_catalog.pg_attribute a
+            ON a.attrelid = found.relid AND a.attnum = found.number AND found.number > 0
+         WHERE found.relid = ANY ({tables}::oid[])
+         ORDER BY 1, 2, 3, 4
         """
-    ).format(Literal(list(tables)))
+    ).format(tables=Literal(list(tables)))
 
 
 def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:
@@ -255,15 +286,25 @@ def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:
 
 
 def set_sequences(wanted: Sequence[tuple[tuple[str, str], int, bool]]) -> Composed:
-    """Set sequences to a last_value and is_called each."""
-    return SQL(
-        """
-        SELECT count(pg_catalog.setval(w.name::pg_catalog.regclass, w.value, w.is_called))
-          FROM unnest({names}::text[], {values}::int8[], {called}::bool[])
-               AS w (name, value, is_called)
-        """
-    ).format(
-        names=Literal([_spelled(SQL("{}").format(Identifier(*name))) for name, _, _ in wanted]),
-        values=Literal([value for _, value, _ in wanted]),
-        called=Literal([is_called for _, _, is_called in wanted]),
+    """Set sequences to a last_value and is_called each, but those that have gone further.
+
+    Whoever draws from them meanwhile is asked here: setval is not rolled back.
+    """
+    return SQL(" UNION ALL ").join(
+        SQL(
+            """
+            SELECT pg_catalog.setval(q.seqrelid, {value}, {called})
+              FROM {name} AS s, pg_catalog.pg_sequence q
+             WHERE q.seqrelid = {text}::pg_catalog.regclass
+               AND (NOT s.is_called
+                    OR CASE WHEN q.seqincrement > 0 THEN s.last_value < {value}
+                            ELSE s.last_value > {value} END)
+            """
+        ).format(
+            name=Identifier(*name),
+            text=Literal(_spelled(SQL("{}").format(Identifier(*name)))),
+            value=Literal(value),
+            called=Literal(is_called),
+        )
+        for name, value, is_called in wanted
     )

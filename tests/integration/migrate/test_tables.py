@@ -3,6 +3,7 @@
 import re
 import threading
 from dataclasses import replace
+from typing import Any
 
 import psycopg
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from copypipe import launcher, plans, schemas
 from copypipe.errors import CopyFailed, CopypipeError, PlanRefused, SliceBusy, UsageError
 from copypipe.inventory import Asked
-from copypipe.migrations import Migration, propose, work
+from copypipe.migrations import Migration, propose, sequences, work
 from copypipe.requests import Endpoint
 from plugins.command import eventually
 from plugins.databases import Database, encoded
@@ -269,6 +270,56 @@ def test_sequences_are_where_they_are_at_the_source(source: Database, dest: Data
     assert contents(dest) == contents(source)
     dest.execute("INSERT INTO t DEFAULT VALUES")
     assert dest.fetch("SELECT * FROM t ORDER BY a DESC LIMIT 1") == [(3, 3, -11, 4)]
+
+
+def test_sequences_that_columns_draw_from_by_other_ways(source: Database, dest: Database) -> None:
+    """Several of one column; that of a domain, of a function, of a rule."""
+    source.execute(
+        "CREATE TABLE two (id serial); CREATE SEQUENCE other;"
+        "ALTER TABLE two ALTER id SET DEFAULT nextval('other');"
+        "SELECT setval('two_id_seq', 1000), setval('other', 40);"
+        "CREATE SEQUENCE high; CREATE SEQUENCE low;"
+        "CREATE TABLE both_of (id int8 DEFAULT nextval('high') * 1000 + nextval('low'));"
+        "SELECT setval('high', 5), setval('low', 77);"
+        "CREATE SEQUENCE of_domain; CREATE DOMAIN numbered AS int DEFAULT nextval('of_domain');"
+        "CREATE TABLE by_domain (id numbered); SELECT setval('of_domain', 12);"
+        "CREATE SEQUENCE of_function; CREATE FUNCTION next() RETURNS int8 BEGIN ATOMIC"
+        " SELECT nextval('of_function'); END;"
+        "CREATE TABLE by_function (id int8 DEFAULT next()); SELECT setval('of_function', 13);"
+        "CREATE SEQUENCE of_rule; CREATE TABLE log (id int8); CREATE TABLE logged (id int);"
+        "CREATE RULE told AS ON INSERT TO logged DO ALSO INSERT INTO log"
+        " VALUES (nextval('of_rule')); SELECT setval('of_rule', 14)"
+    )
+
+    assert ended(move(source, dest))
+
+    states = "SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'public'"
+    assert dict(dest.fetch(states)) == dict(source.fetch(states))
+    assert None not in dict(dest.fetch(states)).values()
+
+
+@pytest.mark.parametrize(
+    ("there", "state"),
+    [
+        ("CREATE TABLE t (id int DEFAULT nextval('mine'))", 40),
+        ("CREATE TABLE t (id int DEFAULT nextval('s')); ALTER SEQUENCE mine OWNED BY t.id", 40),
+        ("CREATE TABLE t (id int DEFAULT nextval('mine') + nextval('more'))", 40),
+        ("CREATE TABLE t (id int DEFAULT nextval('mine')); SELECT setval('mine', 99)", 99),
+    ],
+)
+def test_sequences_that_are_called_otherwise(
+    source: Database, dest: Database, there: str, state: int
+) -> None:
+    """Those that the column draws from are as far as those of the source, or further."""
+    source.execute(
+        "CREATE SEQUENCE s; CREATE TABLE t (id int DEFAULT nextval('s')); SELECT setval('s', 40)"
+    )
+    dest.execute("CREATE SEQUENCE s; CREATE SEQUENCE mine; CREATE SEQUENCE more")
+    dest.execute(there)
+
+    assert ended(move(source, dest, schema=False))
+
+    assert dest.scalar("SELECT last_value FROM mine") == state
 
 
 def test_deferred_indexes_are_dropped_and_made_again(source: Database, dest: Database) -> None:
@@ -607,20 +658,49 @@ def test_new_partitions_get_the_indexes_that_the_table_has(
         "CREATE TABLE event_3_a PARTITION OF event_3 DEFAULT;"
         "CREATE INDEX of_event_3 ON event_3 (at); COMMENT ON INDEX of_event_3 IS 'x';"
         "CREATE INDEX of_event_3_a ON event_3_a (id); CREATE INDEX by_day ON event (at);"
-        "CREATE INDEX by_id ON event (id); INSERT INTO event VALUES (1, '2018-03-07');"
+        "CREATE INDEX by_id ON event (id); CREATE UNIQUE INDEX by_both ON event (id, at);"
+        "INSERT INTO event VALUES (1, '2018-03-07');"
         "CREATE TABLE event_4 PARTITION OF event FOR VALUES FROM ('2018-04-01') TO ('2018-05-01');"
-        "CREATE INDEX alone ON event_4 (id); ALTER TABLE event_4 CLUSTER ON event_4_at_idx"
+        "CREATE INDEX alone ON event_4 (id); ALTER TABLE event_4 CLUSTER ON event_4_at_idx;"
+        "ALTER TABLE event_4 REPLICA IDENTITY USING INDEX event_4_id_at_idx"
     )
     heard = Heard()
 
     assert ended(move(source, dest, replace=True, listen=heard))
 
     (told,) = (text for text in heard if text.startswith("not told of new partitions"))
-    assert told.endswith(": CLUSTER ON public.event_4_at_idx")
+    assert [text for text in told.rpartition(": ")[2].split(", ")] == [
+        "CLUSTER ON public.event_4_at_idx",
+        "COMMENT public INDEX of_event_3",
+        "REPLICA IDENTITY USING INDEX public.event_4_id_at_idx",
+    ]
 
     assert contents(dest) == contents(source)
     indexed = "SELECT indexdef FROM pg_indexes WHERE tablename LIKE 'event_3_a%' ORDER BY 1"
     assert [text.rpartition(" ")[2] for (text,) in dest.fetch(indexed)] == ["(at)"]
+
+
+def test_a_new_partition_with_partitions_and_indexes_of_its_own(
+    source: Database, dest: Database
+) -> None:
+    """These are no parts of indexes that the table at the dest has, so they are made."""
+    for database in (source, dest):
+        database.execute("CREATE TABLE m (id int NOT NULL, k int, t text) PARTITION BY RANGE (id)")
+        database.execute("CREATE INDEX by_text ON m (t)")
+    source.execute(
+        "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (100) PARTITION BY LIST (k);"
+        "CREATE TABLE m_1_a PARTITION OF m_1 FOR VALUES IN (1, 2);"
+        "CREATE TABLE m_1_b PARTITION OF m_1 DEFAULT; CREATE INDEX by_key ON m_1 (k, id);"
+        "ALTER TABLE m_1 ADD CONSTRAINT both_of PRIMARY KEY (id, k);"
+        "CREATE INDEX alone ON m_1_a (id); COMMENT ON INDEX by_key IS 'x';"
+        "INSERT INTO m SELECT i, i % 4, 'x' FROM generate_series(1, 99) AS i"
+    )
+
+    assert ended(move(source, dest))
+
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
+    assert dest.scalar("SELECT bool_and(indisvalid) FROM pg_index")
 
 
 def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
@@ -1046,6 +1126,32 @@ def test_a_sequence_is_never_set_back(source: Database, dest: Database) -> None:
     assert ended(move(source, dest, schema=False))
 
     assert dest.scalar("SELECT last_value FROM customer_id_seq") == 1000
+
+
+@pytest.mark.parametrize("step", [5, -5])
+def test_a_sequence_that_others_draw_from_is_not_set_back(
+    source: Database, dest: Database, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Between the look at it and the moment at which it is set."""
+    for database in (source, dest):
+        database.execute(
+            f"CREATE TABLE t (id int GENERATED BY DEFAULT AS IDENTITY (INCREMENT {step}))"
+        )
+    source.execute("SELECT nextval('t_id_seq') FROM generate_series(1, 2)")
+    wanted = sequences.wanted
+    drawn: list[int] = []
+
+    def drawn_from(*args: Any) -> sequences.Wanted:
+        found = wanted(*args)
+        numbers = dest.fetch("SELECT nextval('t_id_seq') FROM generate_series(1, 5)")
+        drawn.extend(number for (number,) in numbers)
+        return found
+
+    monkeypatch.setattr(sequences, "wanted", drawn_from)
+
+    assert ended(move(source, dest, schema=False))
+
+    assert dest.scalar("SELECT last_value FROM t_id_seq") == drawn[-1]
 
 
 def test_one_step_that_fails_does_not_hold_back_the_others(
