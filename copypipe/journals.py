@@ -27,6 +27,8 @@ class Unfinished(NamedTuple):
     asked: Mapping[str, Any]
     taken_at: datetime
     began_at: datetime
+    run: str
+    """Of its last start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,13 +234,19 @@ def steps(session: Session, migration: str) -> list[Noted]:
 
 
 def begin_again(
-    session: Session, migration: str, start: Mapping[str, Any], anew: Sequence[Entry], run: str
-) -> None:
-    """Tell of another start, and of the tables that begin anew with it."""
-    session.execute(statements.begin_again(migration, start))
-    session.execute(statements.read_again(migration, [each.source_oid for each in anew], run))
+    session: Session, found: Unfinished, start: Mapping[str, Any], anew: Sequence[Entry]
+) -> bool:
+    """Tell of another start, and of the tables that begin anew with it.
+
+    Returns False where there was another one since, or an end.
+    """
+    if not session.count(statements.begin_again(found.id, found.run, start)):
+        return False
+    oids = [each.source_oid for each in anew]
+    session.execute(statements.read_again(found.id, oids, start["run"]))
     for each in anew:
-        session.execute(statements.cut_again(migration, each.source_oid, _kept(each.parts)))
+        session.execute(statements.cut_again(found.id, each.source_oid, _kept(each.parts)))
+    return True
 
 
 def copied(

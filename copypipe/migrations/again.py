@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from copypipe import inventory, journals, ledger, plans
 from copypipe.catalog import Position
-from copypipe.errors import PlanRefused, UsageError, listed
+from copypipe.errors import PlanRefused, SliceBusy, UsageError, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
 from copypipe.inventory import Asked
@@ -237,9 +237,14 @@ class Again:
         refusals.check()
         truncate(dest, emptied, [table.move for table in tables if not table.is_copied])
         order(tables, dest)
-        journals.begin_again(
-            dest, self._found.id, start_of(self._run, snapshot, position), anew, self._run
-        )
+        start = start_of(self._run, snapshot, position)
+        if not journals.begin_again(dest, self._found, start, anew):
+            raise SliceBusy(
+                f"dest: another run has gone on with migration {self._found.id}",
+                detail="Nothing was changed.",
+                hint="Run it again: it goes on where that one ended.",
+                side="dest",
+            )
         return Ready(self._found.id, tables, self._noted)
 
     def _kept(self, move: Move, entry: Entry) -> Table | None:

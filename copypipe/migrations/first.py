@@ -16,7 +16,7 @@ from pathlib import Path
 from copypipe import attempts, inventory, journals, ledger, plans
 from copypipe.attempts import Pair
 from copypipe.catalog import Position
-from copypipe.errors import PlanRefused, SliceBusy, listed
+from copypipe.errors import PlanRefused, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
 from copypipe.inventory import Item, chunks
@@ -33,6 +33,7 @@ from copypipe.migrations.sides import (
     commit,
     does,
     gather_unreadable,
+    in_use,
     keys_of,
     order,
     pages_of,
@@ -296,18 +297,14 @@ class First:
             begin(dest, self.options)
             try:
                 ready = self._write_down(archive, snapshot, position)
+                # Also of the tables that nobody can see yet: a run that is held up behind the
+                # COMMIT would find these taken, or worse, done and free again.
+                if busy := keeper.take(self.keys()):
+                    raise in_use(listed(busy))
             except BaseException:
                 dest.end()
                 raise
         commit(dest)
-        # Hardly anybody knows these yet.
-        if busy := keeper.take(self.keys()):
-            raise SliceBusy(
-                f"another run is at work on {listed(busy)}",
-                detail="The tables are made, and no row is there.",
-                hint="--resume goes on.",
-                side="dest",
-            )
         return ready
 
     def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:

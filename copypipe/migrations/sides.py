@@ -30,7 +30,7 @@ from copypipe.statements import locks
 from copypipe.statements import migrations as statements
 from copypipe.steps import Step
 
-_SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
+SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
 
 
 @dataclass
@@ -92,7 +92,7 @@ class Keeper:
 
     def take_setting_up(self) -> None:
         """Keep other migrations from being set up."""
-        self._take(_SETTING_UP, "the set-up of a migration")
+        self._take(SETTING_UP, "the set-up of a migration")
 
     def take(self, keys: Mapping[int, str]) -> list[str]:
         """Take the keys of tables, by the OIDs of their roots; returns the names of those in use.

@@ -113,7 +113,7 @@ def unfinished(of_source: Mapping[str, Any]) -> Composed:
     """Read the migrations from a source that have not ended, the last first."""
     return SQL(
         """
-        SELECT m.id::text, m.asked, m.taken_at, m.began_at
+        SELECT m.id::text, m.asked, m.taken_at, m.began_at, m.run
           FROM copypipe.migration m
          WHERE m.ended_at IS NULL AND m.source_database_oid = {database}
            AND coalesce(m.source_system = {system}::int8, m.source_address = {address})
@@ -234,14 +234,17 @@ def steps(migration: str) -> Composed:
     ).format(Literal(migration))
 
 
-def begin_again(migration: str, values: Mapping[str, Any]) -> Composed:
-    """Tell of another start of a migration."""
-    return SQL("UPDATE copypipe.migration SET {} WHERE id = {}::uuid").format(
+def begin_again(migration: str, run: str, values: Mapping[str, Any]) -> Composed:
+    """Tell of another start of a migration behind that of a run, unless it has ended."""
+    return SQL(
+        "UPDATE copypipe.migration SET {} WHERE id = {}::uuid AND run = {} AND ended_at IS NULL"
+    ).format(
         SQL(", ").join(
             SQL("{} = {}").format(Identifier(name), Literal(value))
             for name, value in values.items()
         ),
         Literal(migration),
+        Literal(run),
     )
 
 

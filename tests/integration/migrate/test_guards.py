@@ -11,9 +11,16 @@ import psycopg
 import pytest
 
 from copypipe import attempts, journals, ledger, snapshots, transfers
-from copypipe.errors import ConnectionLost, CopyFailed, CopypipeError, PlanRefused, UsageError
+from copypipe.errors import (
+    ConnectionLost,
+    CopyFailed,
+    CopypipeError,
+    PlanRefused,
+    SliceBusy,
+    UsageError,
+)
 from copypipe.events import Event, Told
-from copypipe.migrations import Migration, work
+from copypipe.migrations import Migration, first, sides, work
 from copypipe.slices import TABLE
 from copypipe.transfers import HolderLost
 from plugins.databases import Database
@@ -180,6 +187,52 @@ def test_nothing_more_is_told_without_a_keeper(
     assert dest.scalar(told) == 0
     assert ended(move(filled, dest, resume=True))
     assert contents(dest) == contents(filled)
+
+
+def test_who_is_held_up_behind_the_set_up_has_its_tables(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where it has lost what keeps others from being set up."""
+    key = sides.SETTING_UP.key(0) % (1 << 64)
+
+    def go_on() -> None:
+        ended_gates = dest.fetch(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_locks WHERE locktype = 'advisory'"
+            " AND database = (SELECT oid FROM pg_database WHERE datname = current_database())"
+            " AND classid = %s AND objid = %s",
+            [key >> 32, key % (1 << 32)],
+        )
+        assert ended_gates == [(True,)]
+        with pytest.raises(SliceBusy, match=r"another run is at work on public\.o"):
+            move(filled, dest, resume=True, wait_lock=0)
+
+    with around(monkeypatch, first, "commit", behind=go_on) as calls:
+        assert ended(move(filled, dest))
+
+    assert calls == ["commit"]
+    assert contents(dest) == contents(filled)
+
+
+def test_what_another_start_goes_on_with_is_left_to_it(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This one was held up for so long that it has lost its keys."""
+    assert ended(move(filled, dest))
+    dest.execute(
+        "UPDATE copypipe.migration SET ended_at = NULL;"
+        "UPDATE copypipe.migration_table SET copied_at = NULL"
+    )
+
+    def go_on() -> None:
+        dest.execute("UPDATE copypipe.migration SET ended_at = now()")
+
+    with (
+        around(monkeypatch, journals, "begin_again", before=go_on),
+        pytest.raises(SliceBusy, match="another run has gone on with migration"),
+    ):
+        move(filled, dest, resume=True)
+
+    assert copied(dest)[1] == 0
 
 
 def test_the_ledger_is_kept_from_removal(
