@@ -20,8 +20,8 @@ from copypipe.migrations.sides import (
     Keeper,
     Ready,
     Sides,
+    Start,
     begin,
-    commit,
     does,
     gather_unreadable,
     keys_of,
@@ -44,7 +44,7 @@ class _Ledger(NamedTuple):
     steps: list[journals.Noted]
 
 
-class Again:
+class Again(Start):
     """What a migration does before the rows move, when it goes on."""
 
     def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
@@ -196,8 +196,7 @@ class Again:
         except BaseException:
             dest.end()
             raise
-        commit(dest)
-        return ready
+        return self.commit(dest, ready)
 
     def _taken_up(self, snapshot: Snapshot, position: Position) -> Ready:
         dest, options = self.sides.dest, self.options

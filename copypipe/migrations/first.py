@@ -29,8 +29,8 @@ from copypipe.migrations.sides import (
     Keeper,
     Ready,
     Sides,
+    Start,
     begin,
-    commit,
     does,
     gather_unreadable,
     in_use,
@@ -49,7 +49,7 @@ from copypipe.statements.migrations import Target
 from copypipe.steps import Step
 
 
-class First:
+class First(Start):
     """What a migration does before the rows move, when it first begins."""
 
     def __init__(self, options: Options, listen: Listener, run: str, sides: Sides) -> None:
@@ -304,8 +304,7 @@ class First:
             except BaseException:
                 dest.end()
                 raise
-        commit(dest)
-        return ready
+        return self.commit(dest, ready)
 
     def _write_down(self, archive: Archive | None, snapshot: Snapshot, position: Position) -> Ready:
         sides, options, dest = self.sides, self.options, self.sides.dest

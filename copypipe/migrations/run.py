@@ -58,7 +58,9 @@ class Migration:
         self._reached: set[Side] = set()
         self._began = time.monotonic()
         self._lost: list[CopypipeError] = []
+        self._start: First | Again | None = None
         self._work: Work | None = None
+        self._position: Position | None = None
         self._taken_at: datetime | None = None
         self._failed: list[tuple[str, CopypipeError]] = []
         self._is_ended = False
@@ -68,16 +70,17 @@ class Migration:
     @property
     def result(self) -> Migrated | None:
         """Return what is done by now, also behind an error; None where nothing was begun."""
-        work, taken_at = self._work, self._taken_at
-        if work is None or taken_at is None:
+        ready = self._start.ready if self._start is not None else None
+        position, taken_at = self._position, self._taken_at
+        if ready is None or position is None or taken_at is None:
             return None
         return Migrated(
-            id=work.migration,
-            tables=tuple(_moved(table) for table in work.tables),
+            id=ready.migration,
+            tables=tuple(_moved(table) for table in ready.tables),
             failed=tuple(self._failed),
             is_ended=self._is_ended,
             taken_at=taken_at,
-            lsn=work.position.lsn,
+            lsn=position.lsn,
             seconds=time.monotonic() - self._began,
         )
 
@@ -123,6 +126,7 @@ class Migration:
             keeping = Keeper(keeper, self._options)
             with explained():
                 start = self._begun(source, dest, Keeper(gate, self._options), keeping)
+                self._start = start
                 snapshot, position = self._hold(stack, leader, start.sides)
                 source.begin("REPEATABLE READ", read_only=True, snapshot=snapshot.identifier)
                 ready = start.set_up(snapshot, position, keeping)
@@ -204,7 +208,7 @@ class Migration:
         for some in chunks([Target(each.schema, each.name) for each in sides.items]):
             leader.execute(statements.lock_for_reading(some))
         _check_same(sides, inventory.tables(leader))
-        position = catalog.position(leader)
+        self._position = position = catalog.position(leader)
         seen = horizon(
             writers,
             timedelta(seconds=self._options.settle),

@@ -67,6 +67,27 @@ class Ready:
     steps: list[Noted]
 
 
+class Start:
+    """What a first start and a further one have in common."""
+
+    ready: Ready | None = None
+    """What there is to do, once it is committed or may be."""
+
+    def commit(self, dest: Session, ready: Ready) -> Ready:
+        """Commit what was set up; whoever is interrupted behind that still knows of it."""
+        self.ready = ready
+        try:
+            dest.commit()
+        except CommitUnknown as error:
+            error.detail = "Either the tables are there, without rows, or nothing was changed."
+            error.hint = "--resume goes on, or says that there is nothing to go on with."
+            raise
+        except CopypipeError:
+            self.ready = None
+            raise
+        return ready
+
+
 class Keeper:
     """A session that keeps others away from the dest's tables, in a transaction of its own."""
 
@@ -190,16 +211,6 @@ def explained() -> Iterator[None]:
                 "pg_locks tells who, or pg_prepared_xacts where that has no pid; run it again "
                 "later, or wait longer with --wait-lock."
             )
-        raise
-
-
-def commit(dest: Session) -> None:
-    """Commit what was set up."""
-    try:
-        dest.commit()
-    except CommitUnknown as error:
-        error.detail = "Either the tables are there, without rows, or nothing was changed."
-        error.hint = "--resume goes on, or says that there is nothing to go on with."
         raise
 
 

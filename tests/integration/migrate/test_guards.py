@@ -20,7 +20,7 @@ from copypipe.errors import (
     UsageError,
 )
 from copypipe.events import Event, Told
-from copypipe.migrations import Migration, first, sides, work
+from copypipe.migrations import Migration, sides, work
 from copypipe.slices import TABLE
 from copypipe.transfers import HolderLost
 from plugins.databases import Database
@@ -206,11 +206,29 @@ def test_who_is_held_up_behind_the_set_up_has_its_tables(
         with pytest.raises(SliceBusy, match=r"another run is at work on public\.o"):
             move(filled, dest, resume=True, wait_lock=0)
 
-    with around(monkeypatch, first, "commit", behind=go_on) as calls:
+    with around(monkeypatch, sides.Start, "commit", behind=go_on) as calls:
         assert ended(move(filled, dest))
 
     assert calls == ["commit"]
     assert contents(dest) == contents(filled)
+
+
+def test_who_is_interrupted_behind_the_set_up_knows_of_it(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    run = Migration(options(filled, dest))
+    with monkeypatch.context() as patched:
+        patched.setattr(sides.Keeper, "take_run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run()
+
+    assert run.result is not None
+    assert run.result.id == dest.scalar("SELECT id::text FROM copypipe.migration")
+    assert [each.state for each in run.result.tables] == ["not begun", "not begun"]
+    assert ended(move(filled, dest, resume=True))
 
 
 def test_what_another_start_goes_on_with_is_left_to_it(
