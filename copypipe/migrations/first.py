@@ -87,6 +87,8 @@ class First(Start):
     def gather(self) -> Refusals:
         """Look at what can be known before anything is made; changes nothing."""
         options, sides = self.options, self.sides
+        with self._refusals.gathering():
+            moves.check_names(self._names, sides.items)
         gather_unreadable(self._refusals, sides, self.moves)
         self._check_sequences()
         with self._refusals.gathering():
@@ -121,11 +123,11 @@ class First(Start):
                     with pair.sessions() as (source, dest):
                         plan = attempts.planned(request, source, dest, plans.draft)
                 except PlanRefused as refused:
-                    self._refusals.add(refused)
+                    self._refusals.add(work.hinted(refused))
                     continue
                 self.warnings += [f"{move.full_name}: {warning}" for warning in plan.warnings]
                 for refusal in plan.refusals:
-                    self._refusals.add(refusal)
+                    self._refusals.add(work.hinted(refusal))
 
     def check(self) -> None:
         """Raise PlanRefused with all that stands in the way."""

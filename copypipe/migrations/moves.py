@@ -34,6 +34,25 @@ class Names:
         return self.tables.get((item.schema, item.name), other)
 
 
+def check_names(into: Names, chosen: Iterable[Item]) -> None:
+    """Raise PlanRefused where something is said of a table or schema that is not moved."""
+    items = list(chosen)
+    schemas = {each.schema for each in items}
+    tables = {(each.schema, each.name) for each in items}
+    unknown = [*(into.schemas.keys() - schemas), *map(".".join, into.tables.keys() - tables)]
+    if not unknown:
+        return
+    hint = "SCHEMA=SCHEMA is for all tables of a schema, SCHEMA.TABLE=SCHEMA.TABLE for one."
+    meant = {each.name: each.full_name for each in items}
+    if found := [meant[name] for name in unknown if name in meant]:
+        hint += f" Was {listed(found)} meant?"
+    raise PlanRefused(
+        f"source: --into names what is not moved: {listed(sorted(unknown))}",
+        hint=hint,
+        side="source",
+    )
+
+
 def names(words: Iterable[str]) -> Names:
     """Return what --into says: SCHEMA for all, or SCHEMA=SCHEMA and TABLE=TABLE pairs.
 

@@ -7,6 +7,7 @@ is told in the ledger with it, so whatever ends the work, it goes on from there.
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -23,7 +24,14 @@ from copypipe.attempts import Ending, Pair
 from copypipe.catalog import Position
 from copypipe.crossings import Sides
 from copypipe.digests import Digest
-from copypipe.errors import CopyFailed, CopypipeError, Differs, TransientError, listed
+from copypipe.errors import (
+    CopyFailed,
+    CopypipeError,
+    Differs,
+    PlanRefused,
+    TransientError,
+    listed,
+)
 from copypipe.events import Advanced, Event, Listener, Progress, Retried, Silent, Waiting
 from copypipe.journals import Noted
 from copypipe.ledger import Attempt
@@ -391,6 +399,26 @@ def request_of(request: Request, move: Move, part: Slice) -> Request:
     return named
 
 
+# Options that a hint may name and a migration has; of its --exclude no hint of a plan speaks.
+_HAS = {
+    *("--source", "--dest", "--source-set", "--dest-set", "--into", "--no-schema", "--replace"),
+    *("--resume", "--jobs", "--rate-limit", "--transport", "--verify", "--wait-lock", "--retries"),
+}
+_BY_ITSELF = "copypipe copy moves a table by itself (--exclude leaves it out here), and there:"
+
+_Error = TypeVar("_Error", bound=CopypipeError)
+
+
+def hinted(error: _Error) -> _Error:
+    """Return an error of a table with a hint that is true of a migration."""
+    of_plan: tuple[CopypipeError, ...] = error.others if isinstance(error, PlanRefused) else ()
+    for each in (error, *of_plan):
+        hint = each.hint or ""
+        if set(re.findall(r"--[a-z-]+", hint)) - _HAS and not hint.startswith(_BY_ITSELF):
+            each.hint = f"{_BY_ITSELF} {hint}"
+    return error
+
+
 def work(todo: Work) -> Generator[Outcome]:
     """Do all of it; returns an iterator that yields what became of each task.
 
@@ -433,7 +461,10 @@ class _Worker:
             self._work.stop(error)
             raise Stopped from None
         except CopypipeError as error:
-            failed = [(_named(task), error)]
+            before = task.table.error if isinstance(task, Part) else None
+            # What is in the way of one part is in that of those beside it.
+            if str(before) != str(hinted(error)):
+                failed = [(_named(task), error)]
         if failed and task.table is not None:
             self._work.fail(task.table, failed[0][1])
         self._work.advance.end(self)

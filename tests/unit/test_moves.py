@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from copypipe.errors import UsageError
+from copypipe.errors import PlanRefused, UsageError
 from copypipe.inventory import Asked, Item, pick
 from copypipe.migrations import moves
 from copypipe.slices import Pages, Whole
@@ -136,6 +136,19 @@ def test_names(words: tuple[str, ...], expected: str) -> None:
 def test_names_that_cannot_be(words: tuple[str, ...]) -> None:
     with pytest.raises(UsageError):
         moves.names(words)
+
+
+@pytest.mark.parametrize("words", [("a=b",), ("s.a=s.b",), ("s=t", "u=v")])
+def test_names_of_what_is_not_moved(words: tuple[str, ...]) -> None:
+    with pytest.raises(PlanRefused, match="--into names what is not moved") as caught:
+        moves.check_names(moves.names(words), [item(1, "s.T")])
+    assert "meant" not in (caught.value.hint or "")
+
+
+def test_a_table_that_was_taken_for_a_schema() -> None:
+    with pytest.raises(PlanRefused, match="not moved: a") as caught:
+        moves.check_names(moves.names(("a=b",)), [item(1, "s.a")])
+    assert "Was s.a meant?" in (caught.value.hint or "")
 
 
 def test_a_quoted_star_is_a_star() -> None:

@@ -237,6 +237,27 @@ def test_a_table_that_points_at_itself_is_filled_as_one(source: Database, dest: 
     assert contents(dest) == contents(source)
 
 
+def test_a_pair_that_names_no_schema_is_refused(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    dest.execute(f"{PAIR}; TRUNCATE invoice, customer; CREATE TABLE other (LIKE customer)")
+
+    with pytest.raises(PlanRefused, match="--into names what is not moved: customer") as caught:
+        move(source, dest, "customer", schema=False, into=("customer=other",))
+
+    assert "Was public.customer meant?" in (caught.value.hint or "")
+    assert rows(dest, "customer") == 0
+
+
+def test_hints_name_options_that_there_are(source: Database, dest: Database) -> None:
+    source.execute("CREATE TABLE t (id int, more int)")
+    dest.execute("CREATE TABLE t (id int)")
+
+    with pytest.raises(PlanRefused, match=r"the columns of public\.t") as caught:
+        move(source, dest)
+
+    assert (caught.value.hint or "").startswith("copypipe copy moves a table by itself")
+
+
 def test_what_is_missing_is_refused_by_name(source: Database, dest: Database) -> None:
     source.execute(PAIR)
     with pytest.raises(PlanRefused, match=r"there is no table public\.invoice, public\.customer"):
