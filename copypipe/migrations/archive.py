@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from copypipe import plans, schemas, steps
+from copypipe import inventory, plans, schemas, steps
 from copypipe.errors import CopyFailed, PlanRefused, listed
 from copypipe.events import Listener, Told, Warned
+from copypipe.inventory import Item
 from copypipe.migrations.options import Options
 from copypipe.migrations.sides import Sides
 from copypipe.schemas import Tools
@@ -25,9 +26,10 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
-        self._grown = _grown(sides)
+        self._items = _made(sides)
+        self._grown = _grown(self._items, sides.there)
         self._contents = schemas.read(path, tools, owner=options.owner)
-        oids = {item.oid for item in sides.items}
+        oids = {item.oid for item in self._items}
         self.selection = schemas.select(self._contents.entries, oids)
         begun = snapshot is not None
         if not begun:
@@ -107,10 +109,13 @@ class Archive:
             dest.execute(step_statements.script(told))
         except (CopyFailed, PlanRefused) as error:
             error.detail = f"Nothing was made. {error.detail or ''}".strip()
-            error.hint = (
-                f"{error.hint or ''} What this role cannot make somebody else may make first; or "
-                "all of it, with --no-schema."
-            ).strip()
+            if error.sqlstate == "42501":  # insufficient_privilege
+                told = "What this role cannot make somebody else may make first"
+            else:
+                told = (
+                    "What the dest has there by itself stands in the way: make it as it should be"
+                )
+            error.hint = f"{error.hint or ''} {told}; or all of it, with --no-schema.".strip()
             raise
 
     def steps(self, sides: Sides, listen: Listener) -> list[Step]:
@@ -119,7 +124,7 @@ class Archive:
             sides.source,
             self._contents,
             self.wanted,
-            {item.oid: item for item in sides.items},
+            {item.oid: item for item in self._items},
             sides.dest_is.major,
             self._grown,
         )
@@ -133,12 +138,32 @@ class Archive:
         return found.steps
 
 
-def _grown(sides: Sides) -> frozenset[int]:
+def _made(sides: Sides) -> list[Item]:
+    """Return the tables that are made where they are missing.
+
+    Not the partitions of one that the dest does not partition, or by something else: these would
+    not fit there, and rows need not have them.
+    """
+    there = {(each.schema, each.name): each for each in sides.there}
+    roots = inventory.roots(sides.items)
+
+    def is_apart(root: Item) -> bool:
+        other = there.get((root.schema, root.name))
+        return other is not None and (other.kind, other.key) != (root.kind, root.key)
+
+    return [
+        each
+        for each in sides.items
+        if roots[each.oid].oid == each.oid or not is_apart(roots[each.oid])
+    ]
+
+
+def _grown(items: Sequence[Item], at_dest: Iterable[Item]) -> frozenset[int]:
     """Return the partitions that the dest lacks of tables that it has."""
-    by_oid = {each.oid: each for each in sides.items}
-    there = {(each.schema, each.name) for each in sides.there}
+    by_oid = {each.oid: each for each in items}
+    there = {(each.schema, each.name) for each in at_dest}
     found = set()
-    for each in sides.items:
+    for each in items:
         above = by_oid.get(each.parent or 0)
         while above is not None and (each.schema, each.name) not in there:
             if (above.schema, above.name) in there:

@@ -224,6 +224,21 @@ class First(Start):
             )
         if not self.options.schema:
             moves.check_there(self.moves)
+            return
+        by_oid = {each.oid: each for each in self.sides.items}
+        there = {(each.schema, each.name) for each in self.sides.there}
+        loose = [
+            f"{each.full_name} (of {by_oid[each.parent].full_name})"
+            for each in self.sides.items
+            if each.parent in by_oid and self._names(each) in there
+            if self._names(by_oid[each.parent]) not in there
+        ]
+        if loose:
+            raise PlanRefused(
+                f"dest: partitions are there without the tables that they are of: {listed(loose)}",
+                hint="Rename or drop them, or make those tables too, and give --no-schema.",
+                side="dest",
+            )
 
     def _check_twice(self) -> None:
         """Refuse two tables that go into one."""

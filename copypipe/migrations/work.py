@@ -411,8 +411,10 @@ _Error = TypeVar("_Error", bound=CopypipeError)
 
 def hinted(error: _Error) -> _Error:
     """Return an error of a table with a hint that is true of a migration."""
-    of_plan: tuple[CopypipeError, ...] = error.others if isinstance(error, PlanRefused) else ()
-    for each in (error, *of_plan):
+    errors: list[CopypipeError] = [error]
+    if isinstance(error, PlanRefused):
+        errors += error.others
+    for each in errors:
         hint = each.hint or ""
         if set(re.findall(r"--[a-z-]+", hint)) - _HAS and not hint.startswith(_BY_ITSELF):
             each.hint = f"{_BY_ITSELF} {hint}"

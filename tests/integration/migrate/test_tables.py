@@ -724,6 +724,40 @@ def test_a_new_partition_with_partitions_and_indexes_of_its_own(
     assert dest.scalar("SELECT bool_and(indisvalid) FROM pg_index")
 
 
+@pytest.mark.parametrize(
+    "there",
+    [
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL)",
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY LIST (at);"
+        "CREATE TABLE event_1 PARTITION OF event DEFAULT",
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY HASH (id);"
+        "CREATE TABLE event_0 PARTITION OF event FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
+    ],
+)
+def test_partitions_that_would_not_fit_are_not_made(
+    source: Database, dest: Database, there: str
+) -> None:
+    """The dest's table is not partitioned, or by something else: the rows go there all the same."""
+    source.execute(f"{PARTED}; CREATE INDEX by_day ON event (at)")
+    dest.execute(there)
+    before = definitions(dest)
+
+    assert ended(move(source, dest))
+
+    assert rows(dest, "event") == rows(source, "event")
+    assert definitions(dest) == before
+
+
+def test_partitions_without_their_table_are_refused(source: Database, dest: Database) -> None:
+    source.execute(PARTED)
+    dest.execute("CREATE TABLE event_2 (id int NOT NULL, at date NOT NULL)")
+
+    with pytest.raises(PlanRefused, match=r"without the tables .*event_2 \(of public\.event\)"):
+        move(source, dest)
+
+    assert tables(dest) == {"event_2"}
+
+
 def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
     source.execute(PARTED)
     dest.execute(PARTED)
