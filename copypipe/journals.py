@@ -39,6 +39,8 @@ class Entry:
     source_table: str
     dest_oid: int
     dest_table: str
+    dest_root: int
+    """The OID of the topmost table that it is a partition of, or its own."""
     made: bool
     """The migration has made it."""
     had_rows: bool
@@ -106,6 +108,7 @@ def begin(
                         "source_table": each.source_table,
                         "dest_oid": each.dest_oid,
                         "dest_table": each.dest_table,
+                        "dest_root": each.dest_root,
                         "made": each.made,
                         "had_rows": each.had_rows,
                         "run": each.run,
@@ -143,6 +146,14 @@ def unfinished(session: Session, of_source: Mapping[str, Any]) -> list[Unfinishe
     if not is_there(session):
         return []
     return [Unfinished(*row) for row in session.fetch(statements.unfinished(of_source))]
+
+
+def last_end(session: Session, of_source: Mapping[str, Any]) -> datetime | None:
+    """Return when a migration from a source last ended."""
+    if not is_there(session):
+        return None
+    ended_at: datetime | None = session.fetch_one(statements.last_end(of_source))[0]
+    return ended_at
 
 
 class Other(NamedTuple):
@@ -193,13 +204,14 @@ def tables(session: Session, migration: str) -> list[Entry]:
     for *told, cut, copied_at, rows, size, checksum, seconds in session.fetch(
         statements.tables(migration)
     ):
-        source_oid, source_table, dest_oid, dest_table, made, had_rows, run = told
+        source_oid, source_table, dest_oid, dest_table, dest_root, made, had_rows, run = told
         found.append(
             Entry(
                 source_oid=source_oid,
                 source_table=source_table,
                 dest_oid=dest_oid,
                 dest_table=dest_table,
+                dest_root=dest_root,
                 made=made,
                 had_rows=had_rows,
                 run=run,

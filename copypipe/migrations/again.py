@@ -87,9 +87,11 @@ class Again(Start):
         if options.migration is not None:
             found = [each for each in found if each.id == options.migration]
         if not found:
+            ended_at = journals.last_end(sides.dest, of_source)
+            last = f" The last one ended {ended_at:%Y-%m-%d %H:%M:%S}+00." if ended_at else ""
             raise PlanRefused(
                 "dest: no migration from this source waits to go on",
-                detail=f"Looked for in the ledger of {sides.dest.address}.",
+                detail=f"Looked for in the ledger of {sides.dest.address}.{last}",
                 side="dest",
             )
         if len(found) > 1:
@@ -121,6 +123,17 @@ class Again(Start):
                         )
                     )
         refusals.check()
+        roots = inventory.roots(sides.there)
+        moved = [e.dest_table for e in self._entries if roots[e.dest_oid].oid != e.dest_root]
+        if moved:
+            refusals.add(
+                PlanRefused(
+                    f"dest: {listed(moved)} is not a partition of what it was one of any more",
+                    hint="Attach it again; or begin anew: the same command as at first, with "
+                    "--replace.",
+                    side="dest",
+                )
+            )
         self._check_new(refusals)
         sides.items = inventory.trees(sides.items, [entry.source_oid for entry in self._entries])
         sides.measure(self.options)

@@ -211,12 +211,7 @@ class First(Start):
     def _check_names(self) -> None:
         """Refuse names that are not of tables; and missing tables where none are made."""
         names = [(move.schema, move.name) for move in self.moves if move.into is None]
-        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
-            found = self.sides.dest.fetch(statements.other_relations(names))
-        if found:
-            told = [
-                f"{names[place - 1][0]}.{names[place - 1][1]} ({what})" for place, what in found
-            ]
+        if told := self._taken(names):
             raise PlanRefused(
                 f"dest: no tables bear these names, but others: {listed(told)}",
                 hint="Rename or drop them, or give the tables other names (--no-schema, --into).",
@@ -239,6 +234,22 @@ class First(Start):
                 hint="Rename or drop them, or make those tables too, and give --no-schema.",
                 side="dest",
             )
+        roots = inventory.roots(self.sides.items)
+        made = [e.oid for e in self.sides.items if self._names(roots[e.oid]) not in there]
+        with self.sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
+            indexes = [tuple(row) for row in self.sides.source.fetch(statements.index_names(made))]
+        if told := self._taken(indexes):
+            raise PlanRefused(
+                f"dest: indexes could not be made, for their names are taken: {listed(told)}",
+                hint="Rename these, there or at the source.",
+                side="dest",
+            )
+
+    def _taken(self, names: Sequence[tuple[str, str]]) -> list[str]:
+        """Return which of these names are taken at the dest, and by what."""
+        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            found = self.sides.dest.fetch(statements.other_relations(names))
+        return [f"{names[place - 1][0]}.{names[place - 1][1]} ({what})" for place, what in found]
 
     def _check_twice(self) -> None:
         """Refuse two tables that go into one."""
@@ -351,12 +362,14 @@ class First(Start):
         order(tables, dest)
         identifier = str(uuid.uuid4())
         removed = {move.item.oid for move in filled}
+        roots = inventory.roots(sides.there)
         entries = [
             Entry(
                 source_oid=table.move.item.oid,
                 source_table=table.move.item.full_name,
                 dest_oid=table.move.there.oid,
                 dest_table=table.move.full_name,
+                dest_root=roots[table.move.there.oid].oid,
                 made=table.move.item.oid not in had,
                 had_rows=table.move.item.oid in removed,
                 run=self._run,

@@ -36,6 +36,7 @@ _TABLES = (
         source_table text NOT NULL,
         dest_oid oid NOT NULL,
         dest_table text NOT NULL,
+        dest_root oid NOT NULL,
         made bool NOT NULL,
         had_rows bool NOT NULL,
         run text NOT NULL,
@@ -61,6 +62,8 @@ _TABLES = (
     """,
     "COMMENT ON TABLE copypipe.migration IS"
     " 'What copypipe migrate set out to do; run, snapshot, lsn and taken_at are of its last start'",
+    "COMMENT ON COLUMN copypipe.migration_table.dest_root IS"
+    " 'The topmost table that it is a partition of, or itself'",
     "COMMENT ON COLUMN copypipe.migration_table.had_rows IS"
     " 'It held rows when the migration first began, which were removed (--replace)'",
     "COMMENT ON COLUMN copypipe.migration_table.run IS 'In whose snapshot its parts are read'",
@@ -115,10 +118,23 @@ def unfinished(of_source: Mapping[str, Any]) -> Composed:
         """
         SELECT m.id::text, m.asked, m.taken_at, m.began_at, m.run
           FROM copypipe.migration m
-         WHERE m.ended_at IS NULL AND m.source_database_oid = {database}
-           AND coalesce(m.source_system = {system}::int8, m.source_address = {address})
+         WHERE m.ended_at IS NULL AND {}
          ORDER BY m.began_at DESC
         """
+    ).format(_is_from(of_source))
+
+
+def last_end(of_source: Mapping[str, Any]) -> Composed:
+    """Read when a migration from a source last ended; NULL for never."""
+    return SQL("SELECT max(m.ended_at) FROM copypipe.migration m WHERE {}").format(
+        _is_from(of_source)
+    )
+
+
+def _is_from(of_source: Mapping[str, Any]) -> Composed:
+    return SQL(
+        "m.source_database_oid = {database}"
+        " AND coalesce(m.source_system = {system}::int8, m.source_address = {address})"
     ).format(
         database=Literal(of_source["source_database_oid"]),
         system=Literal(of_source["source_system"]),
@@ -191,8 +207,9 @@ def tables(migration: str) -> Composed:
     """Read the tables of a migration, and whether a copy of all their rows is recorded of it."""
     return SQL(
         """
-        SELECT t.source_oid::int8, t.source_table, t.dest_oid::int8, t.dest_table, t.made,
-               t.had_rows, t.run, t.parts, coalesce(t.copied_at, s.recorded_at),
+        SELECT t.source_oid::int8, t.source_table, t.dest_oid::int8, t.dest_table,
+               t.dest_root::int8, t.made, t.had_rows, t.run, t.parts,
+               coalesce(t.copied_at, s.recorded_at),
                coalesce(t.rows, s.rows_copied), coalesce(t.bytes, s.bytes),
                coalesce(t.checksum, s.checksum),
                coalesce(t.seconds, (s.manifest->>'seconds')::float8)

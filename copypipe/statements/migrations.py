@@ -72,7 +72,7 @@ def holding_rows(tables: Sequence[Target]) -> Composed:
 
 
 def other_relations(names: Sequence[tuple[str, str]]) -> Composed:
-    """Find which of these names (schema, name) are of relations that rows cannot be moved into.
+    """Find which of these names (schema, name) are taken by relations, and by what.
 
     Rows: the place among `names`, counted from 1, and what it is, for people.
     """
@@ -82,7 +82,10 @@ def other_relations(names: Sequence[tuple[str, str]]) -> Composed:
                CASE c.relkind WHEN 'v' THEN 'view' WHEN 'm' THEN 'materialized view'
                               WHEN 'f' THEN 'foreign table' WHEN 'S' THEN 'sequence'
                               WHEN 'c' THEN 'type' WHEN 'i' THEN 'index' WHEN 'I' THEN 'index'
-                              ELSE 'table of an extension' END
+                              ELSE CASE WHEN EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                                    WHERE d.classid = 'pg_catalog.pg_class'::regclass
+                                      AND d.objid = c.oid AND d.deptype = 'e')
+                                   THEN 'table of an extension' ELSE 'table' END END
           FROM unnest({schemas}::text[], {names}::text[]) WITH ORDINALITY AS w (schema, name, place)
           JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
           JOIN pg_catalog.pg_class c ON c.relnamespace = n.oid AND c.relname = w.name
@@ -91,6 +94,20 @@ def other_relations(names: Sequence[tuple[str, str]]) -> Composed:
     ).format(
         schemas=Literal([schema for schema, _ in names]), names=Literal([name for _, name in names])
     )
+
+
+def index_names(tables: Sequence[int]) -> Composed:
+    """Read what the indexes of tables are called: schema and name."""
+    return SQL(
+        """
+        SELECT n.nspname, c.relname
+          FROM pg_catalog.pg_index i
+          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         WHERE i.indrelid = ANY ({}::oid[])
+         ORDER BY n.nspname, c.relname
+        """
+    ).format(Literal(list(tables)))
 
 
 def pointing(tables: Sequence[int]) -> Composed:

@@ -175,8 +175,9 @@ def plain_indexes(tables: Sequence[int]) -> Composed:
     """Read which indexes of tables can be dropped and made again, and nothing is lost.
 
     Not unique ones, those of a constraint, a replica identity, a partitioned index or CLUSTER, nor
-    those with what their definition does not tell: a tablespace, a comment, statistics targets, an
-    extension that they belong to. Rows: OID of the table, names of schema and index, definition.
+    those with what their definition does not tell: a tablespace (also where another one is the
+    default of this session), a comment, statistics targets, an extension that they belong to.
+    Rows: OID of the table, names of schema and index, definition.
     """
     return SQL(
         """
@@ -187,7 +188,7 @@ def plain_indexes(tables: Sequence[int]) -> Composed:
          WHERE i.indrelid = ANY ({tables}::oid[]) AND c.relkind = 'i'
            AND i.indisvalid AND i.indisready
            AND NOT (i.indisunique OR i.indisreplident OR i.indisclustered OR i.indisexclusion)
-           AND c.reltablespace = 0
+           AND c.reltablespace = 0 AND pg_catalog.current_setting('default_tablespace') = ''
            AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_inherits h WHERE h.inhrelid = c.oid)
            AND NOT EXISTS (SELECT 1 FROM pg_catalog.pg_description d
                             WHERE d.classoid = 'pg_catalog.pg_class'::regclass

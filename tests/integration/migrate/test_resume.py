@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -346,6 +347,22 @@ def test_partitions_that_came_meanwhile_are_not_left_out(filled: Database, dest:
     assert contents(dest) == contents(filled)
 
 
+def test_partitions_that_left_meanwhile_are_told(filled: Database, dest: Database) -> None:
+    """Their rows would be there, and not be seen through the table that they were of."""
+    stop_behind_set_up(filled, dest)
+    dest.execute("ALTER TABLE parted DETACH PARTITION parted_2")
+
+    with pytest.raises(PlanRefused, match=r"public\.parted_2 is not a partition of what"):
+        move(filled, dest, resume=True)
+
+    dest.execute(
+        "ALTER TABLE parted ATTACH PARTITION parted_2"
+        " FOR VALUES FROM ('2018-02-01') TO ('2018-03-01')"
+    )
+    assert ended(move(filled, dest, resume=True))
+    assert contents(dest) == contents(filled)
+
+
 def test_tables_that_came_meanwhile_are_told(filled: Database, dest: Database) -> None:
     stop_behind_set_up(filled, dest)
     moved = contents(filled)
@@ -403,6 +420,7 @@ def test_who_goes_on_waits_for_who_is_at_work_and_looks_again(
     thread.join()
     (error,) = second
     assert "no migration from this source waits" in str(error)
+    assert re.search(r"The last one ended 20\d\d-", str(error))
     assert not any("what is written at the source" in text for text in heard)
     assert contents(dest) == contents(filled)
 

@@ -392,6 +392,19 @@ def test_what_a_definition_does_not_tell_is_not_dropped(source: Database, dest: 
     assert before.keys() == KEPT.keys()
 
 
+def test_indexes_that_would_be_made_elsewhere_are_not_dropped(
+    source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    dest.execute(f"{PAIR}; TRUNCATE invoice, customer")
+    dest.execute(f"ALTER DATABASE {dest.name} SET default_tablespace = pg_default")
+    heard = Heard()
+
+    assert ended(move(source, dest, schema=False, defer_indexes=True, listen=heard))
+
+    assert any(text.startswith("0 indexes are dropped") for text in heard)
+
+
 def test_an_index_of_a_partitioned_one_is_not_dropped(source: Database, dest: Database) -> None:
     source.execute(PARTED)
     dest.execute(f"{PARTED}; TRUNCATE event; CREATE INDEX kept ON event (at)")
@@ -746,6 +759,20 @@ def test_partitions_that_would_not_fit_are_not_made(
 
     assert rows(dest, "event") == rows(source, "event")
     assert definitions(dest) == before
+
+
+def test_names_of_indexes_that_are_taken_are_told_before_the_rows(
+    source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    dest.execute("CREATE TABLE invoice_at (id int); CREATE TABLE o (id int PRIMARY KEY)")
+    dest.execute("ALTER INDEX o_pkey RENAME TO customer_pkey")
+
+    with pytest.raises(PlanRefused, match="their names are taken") as caught:
+        move(source, dest)
+
+    assert "public.customer_pkey (index), public.invoice_at (table)" in str(caught.value)
+    assert tables(dest) == {"invoice_at", "o"}
 
 
 def test_partitions_without_their_table_are_refused(source: Database, dest: Database) -> None:
