@@ -1,7 +1,7 @@
 # `make` alone lists the targets. Everything runs in .venv (what needs Airflow in .venv-airflow), which
 # is made when first needed and again when pyproject.toml or its constraints change.
 .DEFAULT_GOAL := help
-.PHONY: help demo test unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install \
+.PHONY: help demo test test-all unit sweep matrix damage faults faults-planted bench walk wheel check fmt clean install \
 	test-airflow airflow-cluster airflow-bench airflow
 MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
@@ -15,9 +15,12 @@ demo: install ## a million rows on two throw-away servers, a day copied
 	@$(BIN)/copypipe demo
 
 # Three at a time, each with servers of its own: many tests wait for something. On two cores it takes
-# 5 to 5.5 minutes; of large families of cases a sample runs (`one_of`), all of them in `make sweep`.
-test: install ## the whole suite, on real servers of two majors
+# 5 minutes; of families of like cases a sample runs (`one_of`), all of them in `make test-all`.
+test: install ## the suite, on real servers of two majors
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
+
+test-all: install ## the suite with all variants of its cases
+	@$(BIN)/python -m pytest -n 3 --dist worksteal --variants
 
 unit: install ## the tests that need no server
 	@$(BIN)/python -m pytest tests/unit
@@ -32,7 +35,7 @@ airflow-bench: airflow ## measure the operator beside a cursor loop; ARGS=--roun
 	@$(AIRFLOW)/python scripts/bench_airflow.py $(ARGS)
 
 sweep: install ## the whole sweeps, of which the suite takes samples
-	@$(BIN)/python -m pytest --slow -m "slow or one_of" --timeout=7200
+	@$(BIN)/python -m pytest --slow -m slow --timeout=7200
 
 matrix: install ## every type into every other, of which the suite takes samples; part of sweep
 	@$(BIN)/python -m pytest --slow --timeout=7200 tests/integration/test_matrix.py

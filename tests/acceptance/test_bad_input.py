@@ -151,6 +151,7 @@ def test_without_words_the_help_is_shown(nowhere: Words) -> None:
 
 
 @pytest.mark.parametrize("command", ["users", DAY, "'' --all", f"{DAY} --by ''"])
+@pytest.mark.one_of(3)
 def test_a_process_is_as_quick(bare_run: Command, command: str) -> None:
     run = bare_run("copy", *shlex.split(command), env={"COPYPIPE_DEST": "host=127.0.0.1"})
 
@@ -613,7 +614,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_refused(
     words: Words,
     kept_source: Database,
@@ -666,6 +667,7 @@ def test_another_table_of_the_same_database_is_no_trouble(
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe", b"tab\xc3\xa9\xff"], ids=["bytes", "mixed"])
+@pytest.mark.one_of(2)
 def test_a_name_that_is_not_text(
     run: Command, source: Database, dest: Database, name: bytes
 ) -> None:

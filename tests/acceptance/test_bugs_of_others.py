@@ -118,6 +118,7 @@ EMPTIED = {
 
 
 @pytest.mark.parametrize(("command", "held"), EMPTIED.values(), ids=EMPTIED.keys())
+@pytest.mark.one_of(2)
 def test_a_truncate_is_never_seen_without_its_rows(
     words: Words,
     source: Database,
@@ -194,7 +195,7 @@ PHASES: dict[str, tuple[str, Callable[[], Rule], int]] = {
 
 
 @pytest.mark.parametrize(("side", "rule", "code"), PHASES.values(), ids=PHASES.keys())
-@pytest.mark.one_of(3)
+@pytest.mark.one_of(8)
 def test_no_row_comes_twice(
     words: Words,
     source: Database,
@@ -456,6 +457,7 @@ HUGE = 30_000_000
 
 
 @pytest.mark.parametrize("form", ["binary", "text"])
+@pytest.mark.one_of(2)
 def test_one_huge_value_goes_through_libpq(
     words: Words, source: Database, dest: Database, form: str
 ) -> None:
@@ -496,7 +498,7 @@ BAD_DATA: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 @TRANSPORTS
 @pytest.mark.parametrize(("spoil", "code"), BAD_DATA.values(), ids=BAD_DATA.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_bad_data_in_mid_stream_leaves_nothing_behind(
     words: Words,
     source: Database,

@@ -150,7 +150,7 @@ COMPUTED = {
 
 
 @pytest.mark.parametrize(("columns", "computed", "sent"), COMPUTED.values(), ids=COMPUTED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_computed_columns(
     words: Words,
     source: Database,
@@ -287,7 +287,7 @@ REFUSED_COLUMNS = {
 @pytest.mark.parametrize(
     ("column", "message"), REFUSED_COLUMNS.values(), ids=REFUSED_COLUMNS.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_a_computed_column_that_is_refused_changes_nothing(
     words: Words, source: Database, dest: Database, column: str, message: str
 ) -> None:
@@ -419,7 +419,7 @@ EXCLUDED = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "names", "expected"), EXCLUDED.values(), ids=EXCLUDED.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_excluded_columns(
     words: Words,
     source: Database,

@@ -124,7 +124,7 @@ COPIES = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "command", "expected"), COPIES.values(), ids=COPIES.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_rows(
     words: Words,
     kept_source: Database,
@@ -357,7 +357,7 @@ SHAPES = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "command", "sent", "arrived"), SHAPES.values(), ids=SHAPES.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_shapes(
     words: Words,
     kept_source: Database,
@@ -413,6 +413,7 @@ def test_all_over_rows_needs_a_yes(
 
 
 @pytest.mark.parametrize(("answer", "code"), [("n\n", 2), ("\n", 2), ("y\n", 0)])
+@pytest.mark.one_of(2)
 def test_all_over_rows_asks_on_a_terminal(
     run: Command, source: Database, dest: Database, answer: str, code: int
 ) -> None:
@@ -769,7 +770,7 @@ def test_the_zone_of_the_source_is_warned_about(
         "{} <&- >&- 2>&-",
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_output_that_nobody_takes_changes_nothing(
     run: Command, source: Database, dest: Database, script: str
 ) -> None:
@@ -861,7 +862,7 @@ def _named(way: str, database: Database, tmp_path: Path) -> tuple[str, dict[str,
 @pytest.mark.parametrize(
     "way", ["keywords", "uri", "service", "pgpass", "environment", "unix socket"]
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_ways_to_name_a_server(
     run: Command, source: Database, dest: Database, tmp_path: Path, way: str
 ) -> None:

@@ -514,7 +514,7 @@ PROBLEMS = {
 
 
 @pytest.mark.parametrize("case", PROBLEMS)
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_stands_in_the_way(doctor: Doctor, case: str) -> None:
     side, sql, problem = PROBLEMS[case]
     database = getattr(doctor, side)

@@ -235,7 +235,7 @@ def make(source: Database, dest: Database, at_source: str, row: str, at_dest: st
 @pytest.mark.parametrize(
     ("at_source", "row", "at_dest", "options", "expected"), ARRIVES.values(), ids=ARRIVES.keys()
 )
-@pytest.mark.one_of(3)
+@pytest.mark.one_of(8)
 def test_what_drifted_arrives(
     words: Words,
     source: Database,
@@ -476,7 +476,7 @@ FAILS = {
 @pytest.mark.parametrize(
     ("at_source", "row", "at_dest", "options", "code", "message"), FAILS.values(), ids=FAILS.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_does_not_fit_changes_nothing(
     words: Words,
     source: Database,
@@ -512,6 +512,7 @@ def test_a_domain_of_the_dest_alone_that_must_not_be_null(
 
 
 @pytest.mark.parametrize("option", ["--cast", "--allow-lossy"])
+@pytest.mark.one_of(2)
 def test_the_slice_column_is_never_cast(
     words: Words, source: Database, dest: Database, option: str
 ) -> None:

@@ -164,7 +164,7 @@ def sides(words: Words, kept_source: Database, kept_dest: Database) -> Sides:
 
 
 @pytest.mark.parametrize("case", REFUSED.values(), ids=REFUSED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_refused(sides: Sides, case: Refused) -> None:
     sides.change(case.source, case.dest, owned=case.owned)
     before = contents(sides.dest)
@@ -338,7 +338,7 @@ WARNED = {
 
 
 @pytest.mark.parametrize("case", WARNED.values(), ids=WARNED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_warned_of(sides: Sides, case: Warned) -> None:
     """The plan says it, the run says it, and goes on."""
     sides.change(case.source, case.dest)
@@ -386,6 +386,7 @@ PLANNED = {
 
 
 @pytest.mark.parametrize(("command", "line", "options"), PLANNED.values(), ids=PLANNED.keys())
+@pytest.mark.one_of(3)
 def test_a_dry_run_tells_what_was_chosen(
     sides: Sides, command: str, line: str, options: dict[str, Any]
 ) -> None:
@@ -464,6 +465,7 @@ def test_a_cascade_that_is_accepted_happens(sides: Sides) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "code"), [("LATIN1", 1), ("LATIN9", 1), ("UTF8", 0)])
+@pytest.mark.one_of(2)
 def test_a_character_that_the_dest_cannot_hold_fails_the_copy(
     sides: Sides, servers: Servers, encoding: str, code: int
 ) -> None:

@@ -32,6 +32,7 @@ def rows_of(size: int) -> str:
         pytest.param(rows_of(1_000_000_000), 1_000_000_000, id="1 GB in rows", marks=SLOW),
     ],
 )
+@pytest.mark.one_of(2)
 def test_what_is_copied_needs_no_memory(
     ways: list[Way], bare_run: Command, tmp_path: Path, query: str, size: int
 ) -> None:

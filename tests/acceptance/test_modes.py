@@ -301,7 +301,7 @@ def prepare(source: Database, dest: Database) -> None:
 
 
 @pytest.mark.parametrize("bad", BAD.values(), ids=BAD.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_refused(words: Words, kept_source: Database, kept_dest: Database, bad: Bad) -> None:
     prepare(kept_source, kept_dest)
     for database, sql in ((kept_source, bad.source), (kept_dest, bad.dest)):
@@ -394,7 +394,7 @@ GOOD: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize(("sql", "command", "line"), GOOD.values(), ids=GOOD.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_the_line_says_what_became_of_the_rows(
     words: Words, kept_source: Database, kept_dest: Database, sql: str, command: str, line: str
 ) -> None:

@@ -71,6 +71,7 @@ def backend_runs(database: Database, words: str) -> Callable[[], bool]:
     [*(("SOURCE", number) for number in CODES), ("DEST", signal.SIGTERM)],
     ids=["source-SIGHUP", "source-SIGINT", "source-SIGTERM", "dest-SIGTERM"],
 )
+@pytest.mark.one_of(3)
 def test_while_connecting(
     run: Command,
     source: Database,
@@ -124,6 +125,7 @@ def test_during_a_long_delete(run: Command, source: Database, dest: Database) ->
 
 
 @EVERY_SIGNAL
+@pytest.mark.one_of(2)
 def test_while_rows_flow(
     run: Command, source: Database, dest: Database, number: signal.Signals
 ) -> None:

@@ -107,7 +107,7 @@ WHERE = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "options", "expected", "counts"), WHERE.values(), ids=WHERE.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_where(
     words: Words,
     source: Database,
@@ -166,7 +166,7 @@ SPELLED = {
 
 
 @pytest.mark.parametrize(("condition", "ids"), SPELLED.values(), ids=SPELLED.keys())
-@pytest.mark.one_of(4)
+@pytest.mark.one_of(8)
 def test_conditions_in_all_spellings(
     words: Words, source: Database, dest: Database, condition: str, ids: set[int]
 ) -> None:
@@ -515,7 +515,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("condition", "message"), REFUSED.values(), ids=REFUSED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_a_condition_that_is_refused_changes_nothing(
     words: Words,
     source: Database,
@@ -880,7 +880,7 @@ QUERIES = {
 @pytest.mark.parametrize(
     ("query", "options", "expected", "counts"), QUERIES.values(), ids=QUERIES.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_query(
     words: Words,
     source: Database,
@@ -1034,7 +1034,7 @@ REFUSED_QUERIES = {
 
 
 @pytest.mark.parametrize(("query", "message"), REFUSED_QUERIES.values(), ids=REFUSED_QUERIES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_a_query_that_is_refused_changes_nothing(
     words: Words, source: Database, dest: Database, query: str, message: str
 ) -> None:
@@ -1138,6 +1138,7 @@ READS_THE_DEST = {
 
 
 @pytest.mark.parametrize("options", READS_THE_DEST.values(), ids=READS_THE_DEST.keys())
+@pytest.mark.one_of(3)
 def test_what_reads_the_table_it_fills_does_not_wait_for_itself(
     run: Command, dest: Database, options: Sequence[str]
 ) -> None:

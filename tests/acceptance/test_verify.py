@@ -173,6 +173,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], int, str]] = {
 
 
 @pytest.mark.parametrize(("given", "code", "message"), REFUSED.values(), ids=REFUSED.keys())
+@pytest.mark.one_of(8)
 def test_what_is_refused(
     words: Words, two: tuple[Database, Database], given: tuple[str, ...], code: int, message: str
 ) -> None:
@@ -243,6 +244,7 @@ def test_a_side_that_goes_away_in_the_middle(
 
 
 @pytest.mark.parametrize(("held", "jobs"), [("a lock", "1"), ("a server that computes", "4")])
+@pytest.mark.one_of(2)
 def test_an_interrupt(run: Command, two: tuple[Database, Database], held: str, jobs: str) -> None:
     source, _ = two
     if held == "a lock":
@@ -278,6 +280,7 @@ def test_an_interrupt(run: Command, two: tuple[Database, Database], held: str, j
 @pytest.mark.parametrize(
     ("repair", "number"), [("rows", signal.SIGINT), ("slices", signal.SIGTERM)]
 )
+@pytest.mark.one_of(2)
 def test_a_signal_during_a_repair(
     run: Command, two: tuple[Database, Database], repair: str, number: signal.Signals
 ) -> None:

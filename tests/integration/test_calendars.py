@@ -160,7 +160,7 @@ LOST = {
 
 
 @pytest.mark.parametrize(("lost", "found"), LOST.values(), ids=LOST.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_what_was_copied_and_is_gone(pair: Pair, lost: str, found: str) -> None:
     for day in (2, 3, 4):
         pair.copy(day=f"2018-04-{day:02}")

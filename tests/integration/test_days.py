@@ -454,6 +454,7 @@ FAULTS: list[tuple[str, Any, str, Any, str, date]] = [
     [fault[1:] for fault in FAULTS],
     ids=[fault[0] for fault in FAULTS],
 )
+@pytest.mark.one_of(3)
 def test_both_checks_see_a_planted_fault(
     source: Database,
     dest: Database,

@@ -102,7 +102,7 @@ def failure(source: Database, dest: Database, table: str = "public.t") -> Copypi
 
 
 @pytest.mark.parametrize(("one", "other"), DIRECTIONS)
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_characters_that_both_have_arrive(pool: Pool, one: str, other: str) -> None:
     source, dest = pool.pair(one, other)
     both = HAS[one] & HAS[other]
@@ -129,7 +129,7 @@ def test_characters_that_both_have_arrive(pool: Pool, one: str, other: str) -> N
         if name in HAS[one] - HAS[other]
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_character_that_the_dest_lacks_fails_the_copy(
     pool: Pool, one: str, other: str, name: str, by_text: bool
 ) -> None:
@@ -150,7 +150,7 @@ def test_a_character_that_the_dest_lacks_fails_the_copy(
 
 @pytest.mark.parametrize("other", ENCODINGS)
 @pytest.mark.parametrize("value", [b"gr\xfc\xdfe", b"\xff", b"\xc3", b"\xed\xa0\x80"])
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_bytes_that_are_no_characters_fail_the_copy(pool: Pool, other: str, value: bytes) -> None:
     source, dest = pool.pair("SQL_ASCII", other)
     insert_bytes(source, value)
@@ -179,7 +179,7 @@ LENGTHS = [
 
 
 @pytest.mark.parametrize(("one", "other", "value"), LENGTHS)
-@pytest.mark.one_of(4)
+@pytest.mark.one_of(8)
 def test_lengths_are_kept_or_the_copy_fails(pool: Pool, one: str, other: str, value: str) -> None:
     """The same varchar(5) takes fewer characters where it counts bytes; it must not cut blanks."""
     source, dest = pool.pair(one, other)
@@ -228,6 +228,7 @@ def test_a_name_that_is_longer_in_utf_8_is_not_cut(pool: Pool, by_text: bool) ->
 @pytest.mark.parametrize(
     ("one", "other"), [(a, b) for a, b in DIRECTIONS if "SQL_ASCII" not in (a, b)]
 )
+@pytest.mark.one_of(3)
 def test_names_and_labels_are_found_in_every_encoding(pool: Pool, one: str, other: str) -> None:
     source, dest = pool.pair(one, other)
     for database, labels in ((source, "'müde', 'süß'"), (dest, "'süß', 'müde'")):

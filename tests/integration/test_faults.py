@@ -97,7 +97,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("rule", CUTS.values(), ids=CUTS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_source_is_cut(
     sides: Sides, proxy: Callable[..., Proxy], rule: Callable[[], proxies.Rule]
 ) -> None:
@@ -301,6 +301,7 @@ def let_go(sides: Sides, side: str) -> None:
 @pytest.mark.parametrize(
     ("side", "at"), [("source", "source"), ("dest", "source"), ("dest", "dest")]
 )
+@pytest.mark.one_of(2)
 def test_backend_is_terminated(
     sides: Sides, held: Callable[[str], Held], side: str, at: str
 ) -> None:
@@ -532,7 +533,7 @@ RAISES = {
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("body", RAISES.values(), ids=RAISES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_error_of_the_dest_stops_the_source(
     sides: Sides, proxy: Callable[..., Proxy], body: str, transport: Any
 ) -> None:
@@ -566,6 +567,7 @@ def test_error_of_the_dest_stops_the_source(
 
 @pytest.mark.parametrize("transport", TRANSPORTS)
 @pytest.mark.parametrize("name", ["in the first row", "right behind a notice", "a wide error"])
+@pytest.mark.one_of(5)
 def test_error_of_a_dest_that_cannot_be_asked_stops_the_source(
     sides: Sides, proxy: Callable[..., Proxy], name: str, transport: Any
 ) -> None:
@@ -650,6 +652,7 @@ NOTICES = {
 
 
 @pytest.mark.parametrize("notice", NOTICES.values(), ids=NOTICES.keys())
+@pytest.mark.one_of(2)
 def test_notices_do_not_disturb(sides: Sides, notice: str) -> None:
     every = "true" if "row" in notice else "NEW.id = 1000100"
     trigger(sides.dest, f"IF {every} THEN {notice}; END IF; RETURN NEW;")

@@ -164,7 +164,7 @@ def names(text: str, each: dict[str, Any]) -> bool:
         for number, case in enumerate(CASES)
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_printed_is_enough_and_none_of_it_too_much(
     pair: Pair, case: str, ledger: str
 ) -> None:
@@ -266,6 +266,7 @@ def without_each(pair: Pair, grants: list[dict[str, Any]]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("ledger", ["", "--no-ledger"])
+@pytest.mark.one_of(2)
 def test_a_swap(pair: Pair, ledger: str) -> None:
     owner = of_another(pair)
     pair.options, pair.copies = f"--all --swap {ledger}", f"--all --yes --swap {ledger}"
@@ -470,7 +471,7 @@ EXCLUDED = {
 
 @pytest.mark.parametrize(("sql", "code"), EXCLUDED.values(), ids=EXCLUDED.keys())
 @pytest.mark.parametrize("mode", ["replace", "append", "merge"])
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_sequence_of_a_column_that_is_excluded(
     pair: Pair, sql: str, code: int, mode: str
 ) -> None:
@@ -655,6 +656,7 @@ def test_what_is_refused(pair: Pair, given: str, code: int, message: str) -> Non
 
 
 @pytest.mark.parametrize("mode", ["append", "merge"])
+@pytest.mark.one_of(2)
 def test_inserting_into_columns_alone_does_not_let_it_lock_the_table(pair: Pair, mode: str) -> None:
     pair.options = f"--mode {mode} --no-ledger"
     pair.copies = f"--mode {mode} {DAY} --no-ledger"

@@ -200,6 +200,7 @@ def test_nothing_is_left_when_it_does_not_start(
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.one_of(2)
 def test_nothing_is_left_after_a_signal(
     binaries: launcher.Binaries, number: signal.Signals
 ) -> None:
@@ -218,6 +219,7 @@ def test_nothing_is_left_after_a_signal(
 @pytest.mark.parametrize(
     "seconds", [0.2, 0.6, 1.0, *(pytest.param(n, marks=pytest.mark.slow) for n in (0.4, 0.8))]
 )
+@pytest.mark.one_of(2)
 def test_nothing_is_left_when_killed_early(
     binaries: launcher.Binaries, short_folder: Path, seconds: float
 ) -> None:

@@ -107,7 +107,7 @@ OVERLAPPING = {
 
 
 @pytest.mark.parametrize(("first", "second"), OVERLAPPING.values(), ids=OVERLAPPING.keys())
-@pytest.mark.one_of(3)
+@pytest.mark.one_of(8)
 def test_overlapping_slices_exclude_each_other(
     sides: Sides, first: dict[str, Any], second: dict[str, Any]
 ) -> None:
@@ -164,6 +164,7 @@ ASIDE = {
 
 
 @pytest.mark.parametrize(("first", "second"), ASIDE.values(), ids=ASIDE.keys())
+@pytest.mark.one_of(5)
 def test_slices_side_by_side_do_not_wait(
     sides: Sides, first: dict[str, Any], second: dict[str, Any]
 ) -> None:

@@ -468,6 +468,7 @@ def test_arrays_of_every_type_into_every_other(
 
 
 @pytest.mark.parametrize("asked", ["cast", "lossy"])
+@pytest.mark.one_of(2)
 def test_some_casts_by_request(
     matrix: Matrix, edges: Sequence[Edge], asked: Asked, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -477,6 +478,7 @@ def test_some_casts_by_request(
 
 
 @pytest.mark.parametrize("asked", [None, "cast", "lossy"])
+@pytest.mark.one_of(2)
 def test_a_copy_does_what_was_decided(matrix: Matrix, edges: Sequence[Edge], asked: Asked) -> None:
     check_copies(matrix, pairs_of(edges, each=12), asked, of_each=2)
 

@@ -81,7 +81,7 @@ SHAPES = {
 
 
 @pytest.mark.parametrize(("count", "body"), SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_rows_arrive_as_they_are(ways: list[Way], count: int, body: str) -> None:
     query = rows_of(count, body)
 
@@ -93,6 +93,7 @@ def test_rows_arrive_as_they_are(ways: list[Way], count: int, body: str) -> None
 
 
 @pytest.mark.parametrize("transport", ["auto", "libpq"])
+@pytest.mark.one_of(2)
 def test_the_end_of_the_data_does_not_fit_into_the_socket(
     make_way: Callable[..., Way], transport: str
 ) -> None:
@@ -228,7 +229,7 @@ TEARS = {"whole": None, "1 byte": 1, "5 bytes": 5, "30 bytes": 30}
 
 
 @pytest.mark.parametrize(("side", "kind", "starts"), PLACES.values(), ids=PLACES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_what_is_said_around_the_data_is_heard_once(
     cases_of: Callable[..., list[tuple[Way, int | None]]], side: str, kind: bytes, starts: bytes
 ) -> None:
@@ -313,6 +314,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize(("query", "check", "side"), ERRORS.values(), ids=ERRORS.keys())
+@pytest.mark.one_of(3)
 def test_error(ways: list[Way], query: str, check: str | None, side: str) -> None:
     for way in ways:
         if check:
@@ -337,6 +339,7 @@ LATE = wired.FAREWELL_SECONDS + 0.2
 
 
 @pytest.mark.parametrize("side", ["source", "dest"])
+@pytest.mark.one_of(2)
 def test_an_error_that_comes_in_two_pieces(
     cases_of: Callable[..., list[tuple[Way, int]]], side: str
 ) -> None:
@@ -397,7 +400,7 @@ UNDER_WAY = 16 * MEGABYTE
 
 
 @pytest.mark.parametrize("query", [WIDE, NARROW], ids=["within a row", "rows as they come"])
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_error_of_the_dest_stops_the_source(way: Way, query: str) -> None:
     way.dest.execute(f"ALTER TABLE {way.table} ADD CONSTRAINT small CHECK (id <> 1)")
     from_source = way.between("source")
@@ -522,7 +525,7 @@ DEATHS = {
 
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 @pytest.mark.parametrize("death", DEATHS.values(), ids=DEATHS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_source_that_dies(
     make_way: Callable[..., Way],
     death: Callable[[proxies.Ending], proxies.Rule],
@@ -534,7 +537,7 @@ def test_a_source_that_dies(
 
 @pytest.mark.parametrize("ending", ["fin", "rst"])
 @pytest.mark.parametrize("side", ["source", "dest"])
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(3)
 def test_a_connection_that_is_cut_after_some_bytes(
     ways: list[Way], side: str, ending: proxies.Ending
 ) -> None:
@@ -798,7 +801,7 @@ def words_of(way: Way, bare_run: Command) -> Words:
     return Words(bare_run.base | way.environment, bare_run.check)
 
 
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(3)
 def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
     command = way.words(rows_of(10))
     words = words_of(way, bare_run)
@@ -825,7 +828,7 @@ def test_the_result_names_what_carried_it(way: Way, bare_run: Command) -> None:
         *((name, "libpq", 0) for name in ("tcp", "unix", "tls")),
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_transport_is_taken_or_refused(
     make_way: Callable[..., Way], bare_run: Command, name: str, asked: str, code: int
 ) -> None:

@@ -214,6 +214,7 @@ def test_a_table_that_is_there_is_left_as_it_is(
 
 
 @pytest.mark.parametrize("name", ['"Of Mine"', '"a.b"', '"x;y"', '"ö"', '"sequence SEQUENCE x"'])
+@pytest.mark.one_of(3)
 def test_names_of_any_letters_are_found(
     source: Database,
     dest: Database,

@@ -117,6 +117,7 @@ RACES = {
 
 
 @pytest.mark.parametrize(("when", "expected"), RACES.items(), ids=[hook.__name__ for hook in RACES])
+@pytest.mark.one_of(2)
 def test_a_row_that_is_committed_meanwhile_is_copied_or_keeps_the_slice_open(
     sides: Sides, monkeypatch: pytest.MonkeyPatch, when: Hook, expected: tuple[int, bool]
 ) -> None:
@@ -170,7 +171,7 @@ PREPARED = {
 
 @pytest.mark.parametrize(("when", "command", "expected"), PREPARED.values(), ids=PREPARED.keys())
 @pytest.mark.usefixtures("prepares")
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_transaction_that_is_prepared_meanwhile_is_seen(
     sides: Sides,
     monkeypatch: pytest.MonkeyPatch,

@@ -193,6 +193,7 @@ FULL: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", FULL.values(), ids=FULL.keys())
+@pytest.mark.one_of(2)
 def test_a_full_disk_changes_nothing(
     kept_source: Database, own_dest: Database, small_disk: Disk, options: dict[str, Any]
 ) -> None:
@@ -353,7 +354,7 @@ REPLAYED = {
 
 @pytest.mark.parametrize("retries", [0, 2])
 @pytest.mark.parametrize("statements", REPLAYED.values(), ids=REPLAYED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(3)
 def test_a_conflict_with_the_replay_of_a_standby_passes(
     read: Sides, replicated: Replicated, statements: tuple[str, ...], retries: int
 ) -> None:
@@ -598,7 +599,7 @@ def test_limits_of_roles_do_not_end_a_copy(limited: Callable[..., Limited]) -> N
         ("transaction_timeout", CopyFailed, "25P04"),
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(3)
 def test_how_long_a_role_may_take_is_respected_unless_that_is_overridden(
     limited: Callable[..., Limited], side: str, name: str, kind: type[CopypipeError], code: str
 ) -> None:
@@ -849,6 +850,7 @@ def cut_behind_commit() -> proxies.Rule:
 
 
 @pytest.mark.parametrize("comes", [True, False], ids=["it comes", "it does not"])
+@pytest.mark.one_of(2)
 def test_a_connection_lost_while_commit_waits_for_a_standby(
     waiting: Sides,
     own: Server,

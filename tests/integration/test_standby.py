@@ -264,6 +264,7 @@ def test_doctor_tells_of_both(sides: Sides, words: Words) -> None:
 
 
 @pytest.mark.parametrize("source", ["standby", "primary"])
+@pytest.mark.one_of(2)
 def test_no_slice_is_begun_while_a_standby_is_behind(sides: Sides, source: str) -> None:
     """Whether it is the source itself, or one of the source."""
     heard: list[Event] = []

@@ -159,7 +159,7 @@ def judged(way: Way, error: BaseException | None) -> str | None:
         *(pytest.param(name, None, marks=pytest.mark.slow) for name in NAMES),
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_wherever_a_connection_is_cut(
     make_way: Callable[..., Way], name: str, side: str, ending: Ending, wanted: int | None
 ) -> None:

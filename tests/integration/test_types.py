@@ -870,7 +870,7 @@ def own(name: str) -> str:
 
 
 @pytest.mark.parametrize(("here", "there", "value", "words"), TRUTHS.values(), ids=TRUTHS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_the_types_of_users_are_made_of_decides(
     kept_source: Database,
     kept_dest: Database,
@@ -992,7 +992,7 @@ def test_an_older_server_is_a_source(source: Database, elsewhere: Database) -> N
         "public.term",
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(3)
 def test_an_infinite_interval_does_not_become_a_finite_one(
     source: Database, elsewhere: Database, type_: str
 ) -> None:

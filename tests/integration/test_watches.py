@@ -553,6 +553,7 @@ STALLS = {
 
 
 @pytest.mark.parametrize("at", ["source", "dest"])
+@pytest.mark.one_of(2)
 def test_silence_beyond_the_limit_ends_the_run(
     cases_of: Callable[..., list[tuple[Way, tuple[str, str, str]]]], at: str
 ) -> None:

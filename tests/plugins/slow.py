@@ -1,4 +1,4 @@
-"""What `make test` leaves to targets of their own: `slow` sweeps, and most of what is `one_of`."""
+"""What `make test` leaves to other targets: `slow` sweeps, and most of what is `one_of`."""
 
 import os
 import zlib
@@ -9,12 +9,13 @@ import pytest
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the whole sweeps too (marker: slow)")
+    parser.addoption("--variants", action="store_true", help="run all variants (marker: one_of)")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "slow: a whole sweep; runs with --slow only")
     config.addinivalue_line(
-        "markers", "one_of(n): of its variants about one of n runs, all of them with --slow"
+        "markers", "one_of(n): of its variants about one of n runs, all of them with --variants"
     )
 
 
@@ -23,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     slow = {item for item in items if item.get_closest_marker("slow")}
     variants: defaultdict[str, list[tuple[int, pytest.Item]]] = defaultdict(list)
-    for item in items:
+    for item in () if config.getoption("--variants") else items:
         if mark := item.get_closest_marker("one_of"):
             of, _, name = item.nodeid.partition("[")
             # The same ones in every run, on any machine.

@@ -48,7 +48,7 @@ LASTING = ("22012", "23505", "23514", "28000", "42P01", "0A000", "53100", "54000
 
 
 @pytest.mark.parametrize("code", PASSING)
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_what_passes_is_tried_again(sides: Sides, code: str) -> None:
     raising(sides.dest, code, 2)
 
@@ -65,6 +65,7 @@ def test_what_passes_is_tried_again(sides: Sides, code: str) -> None:
 
 
 @pytest.mark.parametrize("code", LASTING)
+@pytest.mark.one_of(5)
 def test_what_would_fail_again_is_not_tried_again(sides: Sides, code: str) -> None:
     raising(sides.dest, code, 2)
 
@@ -401,7 +402,7 @@ CRASHES: dict[str, tuple[str, bytes, bytes]] = {
 
 @pytest.mark.parametrize("transport", ["socket", "libpq"])
 @pytest.mark.parametrize(("side", "kind", "starts"), CRASHES.values(), ids=CRASHES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_pooler_that_lost_its_server_is_tried_again(
     sides: Sides,
     proxy: Callable[..., Proxy],
@@ -452,6 +453,7 @@ def login(request: pytest.FixtureRequest, sides: Sides) -> Login:
     return Login(sides, request.param, role)
 
 
+@pytest.mark.one_of(2)
 def test_a_side_that_let_us_in_and_refuses_us_later_is_tried_again(login: Login) -> None:
     """Who starts, or fails over, may say that in words that nobody knows."""
     sides = login.sides

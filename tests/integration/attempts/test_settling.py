@@ -76,6 +76,7 @@ def test_a_commit_that_never_arrived_is_a_lost_connection_without_retries(
 
 
 @pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])
+@pytest.mark.one_of(2)
 def test_a_dest_that_stays_away_leaves_it_open_and_the_same_command_settles_it(
     sides: Sides,
     proxy: Callable[..., Proxy],

@@ -151,6 +151,7 @@ UNCOVERED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", UNCOVERED.values(), ids=UNCOVERED.keys())
+@pytest.mark.one_of(2)
 def test_what_does_not_make_a_slice_equal_covers_nothing(
     pair: Pair, options: dict[str, Any]
 ) -> None:
@@ -167,6 +168,7 @@ OTHERWISE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", OTHERWISE.values(), ids=OTHERWISE.keys())
+@pytest.mark.one_of(2)
 def test_copies_of_another_kind_cover_nothing(pair: Pair, options: dict[str, Any]) -> None:
     backfill(pair, **options)
 
@@ -207,6 +209,7 @@ MOVED: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", MOVED.values(), ids=MOVED.keys())
+@pytest.mark.one_of(2)
 def test_a_row_that_left_another_slice_uncovers_its_own(
     pair: Pair, options: dict[str, Any]
 ) -> None:

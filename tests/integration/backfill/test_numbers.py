@@ -129,6 +129,7 @@ NOT_KNOWN = {
 
 
 @pytest.mark.parametrize("case", NOT_KNOWN)
+@pytest.mark.one_of(3)
 def test_numbers_that_need_not_ascend_are_not_sealed_unless_that_is_said(
     pair: Pair, case: str
 ) -> None:
@@ -187,6 +188,7 @@ def test_numbers_that_begin_anew_do_not_count_as_seen(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("index", [True, False])
+@pytest.mark.one_of(2)
 def test_lost_rows_below_the_highest_number_are_no_late_ones(pair: Pair, index: bool) -> None:
     backfill(pair)
     if not index:
@@ -224,6 +226,7 @@ def test_the_real_margin_is_waited_for_once(pair: Pair, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("here", "there"), [("int", "bigint"), ("bigint", "int"), ("smallint", "bigint")]
 )
+@pytest.mark.one_of(2)
 def test_numbers_may_be_wider_on_one_side(pair: Pair, here: str, there: str) -> None:
     """That is what such a table is often copied for."""
     pair.source.execute(f"ALTER TABLE public.t ALTER id TYPE {here}")
@@ -404,6 +407,7 @@ BAD: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("bad", BAD)
+@pytest.mark.one_of(5)
 def test_bad_input(pair: Pair, bad: str) -> None:
     options, kind, message = BAD[bad]
     before = pair.state()

@@ -48,7 +48,7 @@ KEPT: dict[str, tuple[list[dict[str, Any]], str, list[int]]] = {
 
 
 @pytest.mark.parametrize(("copies", "range_", "kept"), KEPT.values(), ids=KEPT.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_forgotten(
     sides: Sides, words: Words, copies: list[dict[str, Any]], range_: str, kept: list[int]
 ) -> None:
@@ -120,6 +120,7 @@ def test_other_tables_are_let_alone(sides: Sides, words: Words) -> None:
 @pytest.mark.parametrize(
     ("name", "left"), [("p", ["public.q"]), ("q", ["public.p"]), ("t", [])], ids=str
 )
+@pytest.mark.one_of(2)
 def test_a_partition_has_what_it_is_a_part_of_forgotten(
     sides: Sides, words: Words, name: str, left: list[str]
 ) -> None:
@@ -174,6 +175,7 @@ def test_it_asks_first_and_tells_what_else_goes(sides: Sides, words: Words) -> N
 
 
 @pytest.mark.parametrize(("answer", "kept"), [("y\n", []), ("n\n", [1])])
+@pytest.mark.one_of(2)
 def test_it_asks_on_a_terminal(sides: Sides, run: Command, answer: str, kept: list[int]) -> None:
     sides.copy(day=DAY)
 
@@ -203,7 +205,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("options", "code", "message"), REFUSED.values(), ids=REFUSED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_refused(sides: Sides, words: Words, options: str, code: int, message: str) -> None:
     sides.copy(day=DAY)
 

@@ -132,6 +132,7 @@ def test_clean_asks_first(sides: Sides, words: Words) -> None:
 
 
 @pytest.mark.parametrize(("answer", "removed"), [("y\n", True), ("n\n", False)])
+@pytest.mark.one_of(2)
 def test_clean_asks_on_a_terminal(sides: Sides, run: Command, answer: str, removed: bool) -> None:
     sides.copy(day=DAY)
 

@@ -64,7 +64,7 @@ KEPT: dict[str, tuple[list[dict[str, Any]], list[int]]] = {
 
 
 @pytest.mark.parametrize(("copies", "kept"), KEPT.values(), ids=KEPT.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_copies_that_count_are_kept_however_old(
     sides: Sides, words: Words, copies: list[dict[str, Any]], kept: list[int]
 ) -> None:
@@ -202,6 +202,7 @@ def test_it_asks_first(sides: Sides, words: Words) -> None:
 
 
 @pytest.mark.parametrize(("answer", "kept"), [("y\n", [2]), ("n\n", [1, 2])])
+@pytest.mark.one_of(2)
 def test_it_asks_on_a_terminal(sides: Sides, run: Command, answer: str, kept: list[int]) -> None:
     sides.copy(day=DAY)
     sides.copy(day=DAY)

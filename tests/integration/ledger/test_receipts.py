@@ -118,7 +118,7 @@ TOLD: dict[str, tuple[Copies, str, list[tuple[int, list[int]]]]] = {
 
 
 @pytest.mark.parametrize(("copies", "options", "told"), TOLD.values(), ids=TOLD.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_which_copies_are_told_of(
     sides: Sides, words: Words, copies: Copies, options: str, told: list[tuple[int, list[int]]]
 ) -> None:
@@ -227,7 +227,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("command", "code", "message"), REFUSED.values(), ids=REFUSED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_refused(sides: Sides, words: Words, command: str, code: int, message: str) -> None:
     sides.copy(day=DAY)
 

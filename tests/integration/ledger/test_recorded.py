@@ -261,7 +261,7 @@ RECORDED: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
 @pytest.mark.parametrize(
     ("at_source", "at_dest", "options", "expected"), RECORDED.values(), ids=RECORDED.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_recorded_of_a_slice(
     sides: Sides, at_source: str, at_dest: str, options: dict[str, Any], expected: dict[str, Any]
 ) -> None:
@@ -475,6 +475,7 @@ FAILURES: dict[str, tuple[Callable[[Sides], dict[str, Any]], tuple[Any, ...]]] =
 
 
 @pytest.mark.parametrize(("prepare", "kind"), FAILURES.values(), ids=FAILURES.keys())
+@pytest.mark.one_of(5)
 def test_a_failure_is_told_by_its_kind_alone(
     sides: Sides, prepare: Callable[[Sides], dict[str, Any]], kind: tuple[Any, ...]
 ) -> None:

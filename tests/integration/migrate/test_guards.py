@@ -169,6 +169,7 @@ ENDS = "SELECT count(*) FROM copypipe.migration WHERE ended_at IS NOT NULL"
     [("undone", "before", STEPS), ("done", "behind", STEPS), ("end", "behind", ENDS)],
     ids=["no step is done", "no step is committed", "nothing is told to have ended"],
 )
+@pytest.mark.one_of(2)
 def test_nothing_more_is_told_without_a_keeper(
     filled: Database,
     dest: Database,

@@ -139,7 +139,7 @@ def test_a_killed_migration_goes_on_from_any_moment(
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
 @pytest.mark.parametrize("point", ["commit-sent", "committed"])
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_killed_around_a_commit(filled: Database, dest: Database, point: str, number: int) -> None:
     """That of the set-up, and those of parts and tables: nothing is there twice."""
     killed(filled, dest, number, point=point)
@@ -227,6 +227,7 @@ def test_not_consistent_keeps_parts_and_compares_in_the_end(
 
 
 @pytest.mark.parametrize("consistent", [True, False])
+@pytest.mark.one_of(2)
 def test_partitions_that_are_routed_go_on(
     source: Database, dest: Database, consistent: bool
 ) -> None:

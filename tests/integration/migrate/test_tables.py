@@ -73,7 +73,7 @@ def tables(database: Database) -> set[str]:
         (Asked(("other.?here",)), {"other.there"}),
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_patterns(source: Database, dest: Database, asked: Asked, expected: set[str]) -> None:
     source.execute(PAIR)
     source.execute(PARTED)
@@ -127,6 +127,7 @@ def test_names_that_mean_nothing(
     ],
     ids=str,
 )
+@pytest.mark.one_of(8)
 def test_options_that_do_not_go_together(
     source: Database, dest: Database, more: dict[str, object]
 ) -> None:
@@ -447,6 +448,7 @@ def test_an_index_elsewhere_is_not_dropped(source: Database, dest: Database) -> 
         (("public=dw", "public.customer=dw.client"), ("dw.client", "dw.invoice")),
     ],
 )
+@pytest.mark.one_of(2)
 def test_other_names(
     source: Database, dest: Database, into: tuple[str, ...], expected: tuple[str, str]
 ) -> None:
@@ -485,6 +487,7 @@ def test_partitions_that_differ_are_routed(source: Database, dest: Database) -> 
 
 
 @pytest.mark.parametrize("verify", ["count", "checksum"])
+@pytest.mark.one_of(2)
 def test_partitions_that_are_routed_are_read_side_by_side(
     source: Database, dest: Database, verify: str
 ) -> None:
@@ -913,7 +916,7 @@ def test_what_is_no_table_is_told_when_all_tables_move(source: Database, dest: D
         ("type", "CREATE TYPE customer AS (id int)"),
     ],
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_name_that_is_not_of_a_table_is_refused(
     source: Database, dest: Database, kind: str, statement: str, schema: bool
 ) -> None:

@@ -164,7 +164,7 @@ BEFORE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("first", "second", "by"), BEFORE.values(), ids=BEFORE.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_was_copied_before_is_not_added_again(
     pair: Pair, first: dict[str, Any], second: dict[str, Any], by: str
 ) -> None:
@@ -191,6 +191,7 @@ APART: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize(("first", "second"), APART.values(), ids=APART.keys())
+@pytest.mark.one_of(2)
 def test_what_is_apart_is_added(pair: Pair, first: dict[str, Any], second: dict[str, Any]) -> None:
     pair.copy(mode="append", **first)
     assert pair.copy(mode="append", **second).attempt.number == 1
@@ -299,6 +300,7 @@ def test_a_commit_that_never_arrived_is_done_again(pair: Pair, proxy: Callable[.
 
 @pytest.mark.parametrize("again", [False, True])
 @pytest.mark.parametrize("arrives", [True, False], ids=["committed", "not committed"])
+@pytest.mark.one_of(3)
 def test_a_dest_that_stays_away_leaves_it_open_and_the_same_call_settles_it(
     pair: Pair,
     proxy: Callable[..., Proxy],

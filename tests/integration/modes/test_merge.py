@@ -220,7 +220,7 @@ TYPES = {
 
 
 @pytest.mark.parametrize(("type_", "old", "new"), TYPES.values(), ids=TYPES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_a_value_has_changed_where_its_bytes_have(
     pair: Pair, type_: str, old: str, new: str
 ) -> None:
@@ -409,7 +409,7 @@ REFUSED_KEYS: dict[str, tuple[str, dict[str, Any], str, str]] = {
 @pytest.mark.parametrize(
     ("sql", "options", "message", "detail"), REFUSED_KEYS.values(), ids=REFUSED_KEYS.keys()
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_no_key_is_refused(
     pair: Pair, sql: str, options: dict[str, Any], message: str, detail: str
 ) -> None:
@@ -690,6 +690,7 @@ TRIGGERS = {
 
 
 @pytest.mark.parametrize(("when", "body"), TRIGGERS.values(), ids=TRIGGERS.keys())
+@pytest.mark.one_of(5)
 def test_a_trigger_that_changes_what_is_merged_fails_it(pair: Pair, when: str, body: str) -> None:
     three(pair)
     trigger(pair, when, body)
@@ -812,6 +813,7 @@ RIGHTS: dict[str, tuple[str, dict[str, Any], str | None]] = {
 
 
 @pytest.mark.parametrize(("grants", "options", "lacks"), RIGHTS.values(), ids=RIGHTS.keys())
+@pytest.mark.one_of(5)
 def test_rights_that_a_merge_needs(
     pair: Pair, grants: str, options: dict[str, Any], lacks: str | None
 ) -> None:

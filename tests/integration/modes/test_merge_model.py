@@ -196,7 +196,7 @@ def where_rows_are(kind: Kind, dest: Database) -> dict[tuple[Any, ...], Row]:
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_a_merge_does_what_a_dictionary_does(pair: Pair, kind: Kind) -> None:
     source, dest = pair.source, pair.dest
     has_icu = "SELECT count(*) FROM pg_collation WHERE collname = 'und-x-icu'"

@@ -51,6 +51,7 @@ def whole_pages(kept_dest: Database, request: pytest.FixtureRequest) -> Iterator
 @pytest.mark.parametrize(
     "rows", [30_000, pytest.param(1_000_000, marks=[pytest.mark.slow, pytest.mark.timeout(900)])]
 )
+@pytest.mark.one_of(2)
 def test_a_merge_of_what_has_hardly_changed_writes_little(
     kept_source: Database,
     kept_dest: Database,

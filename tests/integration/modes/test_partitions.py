@@ -309,7 +309,7 @@ NO_PARTS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize(("made", "options", "listed"), NO_PARTS.values(), ids=NO_PARTS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_what_is_not_made_of_partitions_is_refused(
     pair: Pair, made: str, options: dict[str, Any], listed: str
 ) -> None:

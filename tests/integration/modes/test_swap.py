@@ -425,6 +425,7 @@ def test_runs_that_swap_other_partitions_come_one_after_the_other(pair: Pair) ->
 
 
 @pytest.mark.parametrize("later", [WHOLE, {"day": "2018-04-29"}], ids=["swap", "delete"])
+@pytest.mark.one_of(2)
 def test_who_waited_for_a_swap_makes_a_new_plan(pair: Pair, later: dict[str, Any]) -> None:
     """The table that its plan was made for is gone."""
     whole(pair)
@@ -453,6 +454,7 @@ MAKES = pytest.mark.parametrize(
 
 
 @MAKES
+@pytest.mark.one_of(2)
 def test_readers_see_old_or_new_and_never_wait_for_the_load(
     pair: Pair, make: Any, options: dict[str, Any]
 ) -> None:
@@ -492,6 +494,7 @@ def test_readers_see_old_or_new_and_never_wait_for_the_load(
 
 
 @pytest.mark.parametrize("through", ["t", "t4"], ids=["the parent", "the partition"])
+@pytest.mark.one_of(2)
 def test_writers_wait_until_it_is_done(pair: Pair, through: str) -> None:
     """What they would write would be lost with the old table."""
     parted(pair)
@@ -539,6 +542,7 @@ def test_one_who_reads_all_the_time_is_waited_for(
 
 
 @pytest.mark.parametrize("options", [PART, PARTS], ids=["a partition", "several"])
+@pytest.mark.one_of(2)
 def test_who_reads_what_is_pointed_at_holds_nobody_up(
     pair: Pair, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:

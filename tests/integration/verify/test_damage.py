@@ -142,6 +142,7 @@ def check_days(pair: Pair, sizes: list[int], seed: int, *, ledger: bool, jobs: i
 
 
 @pytest.mark.parametrize("ledger", [True, False])
+@pytest.mark.one_of(2)
 def test_a_sample_of_damage_is_found(pair: Pair, ledger: bool) -> None:
     chance = random.Random(1 + ledger)  # noqa: S311
     sizes = [1, 2, *(chance.randint(3, 1000) for _ in range(8 if ledger else 12))]

@@ -76,6 +76,7 @@ def differing(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("of", ["types", "arrays"])
+@pytest.mark.one_of(2)
 def test_every_type_under_any_settings(pair: Pair, of: str) -> None:
     edges = [array(edge) if of == "arrays" else edge for edge in known(pair.source, pair.dest)]
     wide(pair, [edge for edge in edges if edge.name not in REFUSED])
@@ -322,6 +323,7 @@ def test_another_encoding(kept_source: Database, kept_dest: Database) -> None:
 
 
 @pytest.mark.parametrize("of", ["jsonb", "jsonb[]", "tsvector", "public.d"])
+@pytest.mark.one_of(3)
 def test_what_is_sorted_by_the_bytes_of_an_encoding(
     kept_source: Database, kept_dest: Database, of: str
 ) -> None:

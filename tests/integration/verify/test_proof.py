@@ -53,7 +53,7 @@ MODES: dict[str, tuple[dict[str, Any], int]] = {
 
 
 @pytest.mark.parametrize(("options", "rows"), MODES.values(), ids=MODES.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(8)
 def test_the_digest_is_told(pair: Pair, options: dict[str, Any], rows: int) -> None:
     tables(pair)
 

@@ -49,7 +49,7 @@ DRIFTS = {
 
 
 @pytest.mark.parametrize("drift", DRIFTS)
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_drift(pair: Pair, drift: str) -> None:
     two_days(pair)
     pair.copy(day=DAY, verify="checksum")
@@ -83,7 +83,7 @@ def test_drift_without_a_key(pair: Pair) -> None:
     ],
     ids=str,
 )
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_what_tells_nothing_of_drift(
     pair: Pair, last: dict[str, Any], asked: dict[str, Any]
 ) -> None:
@@ -155,6 +155,7 @@ def test_what_is_recorded_is_proved_like_a_copy(pair: Pair) -> None:
 
 
 @pytest.mark.parametrize("jobs", [1, 4])
+@pytest.mark.one_of(2)
 def test_many_are_recorded(pair: Pair, jobs: int) -> None:
     two_days(pair)
     found = pair.verify(start="2018-04-26", stop="2018-05-03", record=True, jobs=jobs)
@@ -240,6 +241,7 @@ INSERT INTO public.t VALUES (700, 'more', '{DAY} 03:00Z')
 
 
 @pytest.mark.parametrize("ledger", [True, False])
+@pytest.mark.one_of(2)
 def test_slices_are_repaired(pair: Pair, ledger: bool) -> None:
     two_days(pair)
     if ledger:
@@ -264,6 +266,7 @@ def many(pair: Pair, make: str = T, rows: int = 480) -> None:
 
 
 @pytest.mark.parametrize("options", [{"day": DAY}, {"all": True}, {"day": DAY, "every": "hour"}])
+@pytest.mark.one_of(2)
 def test_rows_are_repaired(pair: Pair, options: dict[str, Any]) -> None:
     many(pair)
     pair.dest.execute(DAMAGE)
@@ -299,7 +302,7 @@ KEYED = {
 
 
 @pytest.mark.parametrize(("type_", "value"), KEYED.values(), ids=KEYED.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_rows_by_other_keys(pair: Pair, type_: str, value: str) -> None:
     """Where a condition of the keys cannot be trusted the slice is copied instead."""
     labels = ", ".join(f"'v{n}'" for n in range(60))
@@ -367,6 +370,7 @@ def test_rows_of_a_condition_and_a_query(pair: Pair) -> None:
 
 @pytest.mark.parametrize("rows", [1, 30])
 @pytest.mark.parametrize("repair", ["slices", "rows"])
+@pytest.mark.one_of(3)
 def test_an_empty_source_needs_a_word(pair: Pair, repair: Any, rows: int) -> None:
     many(pair, rows=rows)
     pair.source.execute("DELETE FROM public.t")

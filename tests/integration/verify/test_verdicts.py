@@ -184,6 +184,7 @@ ZONES = {
 
 
 @pytest.mark.parametrize(("zone", "day", "every"), ZONES.values(), ids=ZONES.keys())
+@pytest.mark.one_of(3)
 def test_days_of_zones(pair: Pair, unchanged: Unchanged, zone: str, day: str, every: Any) -> None:
     """Each row around the change is of one slice, and a row that is damaged is of the right one."""
     first = date.fromisoformat(day) - timedelta(days=1)
@@ -229,6 +230,7 @@ TIMES = {
 
 
 @pytest.mark.parametrize("type_", TIMES)
+@pytest.mark.one_of(2)
 def test_all_with_times_of_no_day(pair: Pair, unchanged: Unchanged, type_: str) -> None:
     """NULL and the infinite times are groups of their own; the last times have no next day."""
     times = ["NULL", *(f"'{time}'" for time in (*TIMES[type_], "infinity", "-infinity"))]
@@ -251,6 +253,7 @@ def test_all_with_times_of_no_day(pair: Pair, unchanged: Unchanged, type_: str) 
 
 
 @pytest.mark.parametrize(("type_", "spread"), [("int2", 40), ("int4", 3), ("int8", 1)])
+@pytest.mark.one_of(2)
 def test_all_with_whole_numbers(pair: Pair, unchanged: Unchanged, type_: str, spread: int) -> None:
     """Division cuts towards zero, so that the group 0 is twice as wide as others."""
     pair.make(
@@ -295,7 +298,7 @@ KEYS = {
 
 
 @pytest.mark.parametrize(("type_", "value"), KEYS.values(), ids=KEYS.keys())
-@pytest.mark.one_of(2)
+@pytest.mark.one_of(5)
 def test_keys_of_other_types(pair: Pair, unchanged: Unchanged, type_: str, value: str) -> None:
     labels = ", ".join(f"'v{n}'" for n in range(100))
     pair.make(
