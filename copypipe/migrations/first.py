@@ -87,20 +87,20 @@ class First(Start):
     def gather(self) -> Refusals:
         """Look at what can be known before anything is made; changes nothing."""
         options, sides = self.options, self.sides
-        with self._refusals.gathering():
-            moves.check_names(self._names, sides.items)
         gather_unreadable(self._refusals, sides, self.moves)
         self._check_sequences()
-        with self._refusals.gathering():
-            self._check_columns()
-        with self._refusals.gathering():
-            self._check_foreign()
-        with self._refusals.gathering():
-            self._check_names()
-        with self._refusals.gathering():
-            self._check_twice()
-        with self._refusals.gathering():
-            self._check_routed()
+        for check in (
+            self._check_into,
+            self._check_columns,
+            self._check_foreign,
+            self._check_names,
+            self._check_loose,
+            self._check_indexes,
+            self._check_twice,
+            self._check_routed,
+        ):
+            with self._refusals.gathering():
+                check()
         with sides.dest.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
             self._others = journals.others(sides.dest, [m.there.oid for m in self.existing])
             self.filled = self._holding_rows()
@@ -166,6 +166,10 @@ class First(Start):
         for each in found:
             self._refusals.add(each)
 
+    def _check_into(self) -> None:
+        """Refuse names for what is not moved."""
+        moves.check_names(self._names, self.sides.items)
+
     def _check_columns(self) -> None:
         """Refuse rows without a column."""
         bare = [item for item in self.sides.items if item.kind == "r" and not item.has_columns]
@@ -219,6 +223,10 @@ class First(Start):
             )
         if not self.options.schema:
             moves.check_there(self.moves)
+
+    def _check_loose(self) -> None:
+        """Refuse partitions that are there while what they would be attached to is made."""
+        if not self.options.schema:
             return
         by_oid = {each.oid: each for each in self.sides.items}
         there = {(each.schema, each.name) for each in self.sides.there}
@@ -234,6 +242,12 @@ class First(Start):
                 hint="Rename or drop them, or make those tables too, and give --no-schema.",
                 side="dest",
             )
+
+    def _check_indexes(self) -> None:
+        """Refuse names of indexes that are taken: nothing else would tell before the rows."""
+        if not self.options.schema:
+            return
+        there = {(each.schema, each.name) for each in self.sides.there}
         roots = inventory.roots(self.sides.items)
         made = [e.oid for e in self.sides.items if self._names(roots[e.oid]) not in there]
         with self.sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
