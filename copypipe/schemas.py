@@ -113,11 +113,15 @@ def parse(listing: str) -> tuple[Entry, ...]:
     return tuple(found)
 
 
-def select(entries: Sequence[Entry], tables: Collection[int]) -> Selection:
+def select(
+    entries: Sequence[Entry], tables: Collection[int], apart: Collection[int] = ()
+) -> Selection:
     """Return what makes the tables with these OIDs, in the order of the archive.
 
-    That is the tables, what belongs to them, and all that these need, and so on.
+    That is the tables, what belongs to them, and all that these need, and so on. Those `apart` are
+    taken not to exist: partitions that are not made. Keys of their own are left out.
     """
+    entries, keys = _without(entries, apart)
     by_number = {entry.number: entry for entry in entries}
     named = {e.number for e in entries if e.kind in _RELATIONS and e.oid in tables}
     chosen = _with_needs(named, by_number)
@@ -149,8 +153,28 @@ def select(entries: Sequence[Entry], tables: Collection[int]) -> Selection:
             for e in entries
             if e.number in chosen and e.kind in _RELATIONS and e.number not in named
         ),
-        left_out=tuple(e for e in entries if e.number in left_out),
+        left_out=(*(e for e in entries if e.number in left_out), *keys),
     )
+
+
+def _without(
+    entries: Sequence[Entry], tables: Collection[int]
+) -> tuple[Sequence[Entry], list[Entry]]:
+    """Return what there is without tables and what belongs to them; and foreign keys of theirs."""
+    relations = {e.number for e in entries if e.kind in _RELATIONS and e.oid in tables}
+    if not relations:
+        return entries, []
+    gone, keys = set(relations), list[Entry]()
+    for entry in entries:  # each comes behind what it needs
+        if entry.kind == "FK CONSTRAINT":
+            # One of their parent needs the indexes of all partitions; those are not there.
+            if entry.needs & relations:
+                gone.add(entry.number)
+                keys.append(entry)
+        elif entry.kind in _OF_TABLES and entry.needs & gone:
+            gone.add(entry.number)
+    left = [replace(e, needs=e.needs - gone) for e in entries if e.number not in gone]
+    return left, keys
 
 
 def _with_needs(numbers: Iterable[int], by_number: Mapping[int, Entry]) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from copypipe import inventory, plans, schemas, steps
+from copypipe import plans, schemas, steps
 from copypipe.errors import CopyFailed, PlanRefused, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.inventory import Item
@@ -26,11 +26,12 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
-        self._items = _made(sides)
+        apart = _apart(sides)
+        self._items = [each for each in sides.items if each.oid not in apart]
         self._grown = _grown(self._items, sides.there)
         self._contents = schemas.read(path, tools, owner=options.owner)
         oids = {item.oid for item in self._items}
-        self.selection = schemas.select(self._contents.entries, oids)
+        self.selection = schemas.select(self._contents.entries, oids, apart)
         begun = snapshot is not None
         if not begun:
             sides.source.begin("READ COMMITTED", read_only=True)
@@ -138,24 +139,22 @@ class Archive:
         return found.steps
 
 
-def _made(sides: Sides) -> list[Item]:
-    """Return the tables that are made where they are missing.
+def _apart(sides: Sides) -> set[int]:
+    """Return partitions of tables that the dest does not partition, or by something else.
 
-    Not the partitions of one that the dest does not partition, or by something else: these would
-    not fit there, and rows need not have them.
+    They would not fit there, and rows need not have them: so they are not made.
     """
     there = {(each.schema, each.name): each for each in sides.there}
-    roots = inventory.roots(sides.items)
-
-    def is_apart(root: Item) -> bool:
-        other = there.get((root.schema, root.name))
-        return other is not None and (other.kind, other.key) != (root.kind, root.key)
-
-    return [
-        each
-        for each in sides.items
-        if roots[each.oid].oid == each.oid or not is_apart(roots[each.oid])
-    ]
+    by_oid = {each.oid: each for each in sides.items}
+    found = set()
+    for each in sides.items:
+        above = by_oid.get(each.parent or 0)
+        while above is not None:
+            other = there.get((above.schema, above.name))
+            if other is not None and (other.kind, other.key) != (above.kind, above.key):
+                found.add(each.oid)
+            above = by_oid.get(above.parent or 0)
+    return found
 
 
 def _grown(items: Sequence[Item], at_dest: Iterable[Item]) -> frozenset[int]:

@@ -778,6 +778,37 @@ def test_names_of_indexes_that_are_taken_are_told_before_the_rows(
     assert tables(dest) == {"invoice_at", "o"}
 
 
+def test_a_key_that_points_at_a_table_without_these_partitions_is_made(
+    source: Database, dest: Database
+) -> None:
+    """Also where only a part of them would not fit; keys of these alone are told."""
+    source.execute(
+        "CREATE TABLE m (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (50) PARTITION BY LIST (id);"
+        "CREATE TABLE m_1_a PARTITION OF m_1 DEFAULT;"
+        "CREATE TABLE m_2 PARTITION OF m FOR VALUES FROM (50) TO (100);"
+        "CREATE TABLE pointing (id int REFERENCES m, other int REFERENCES m_1_a);"
+        "INSERT INTO m SELECT generate_series(1, 99); INSERT INTO pointing VALUES (1, 1)"
+    )
+    dest.execute(
+        "CREATE TABLE m (id int PRIMARY KEY) PARTITION BY RANGE (id);"
+        "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (50)"
+    )
+    heard = Heard()
+
+    assert ended(move(source, dest, listen=heard))
+
+    assert rows(dest, "m") == 99
+    assert tables(dest) == {"m", "m_1", "m_2", "pointing"}
+    (told,) = (text for text in heard if text.startswith("left out"))
+    assert told.endswith("that do not come: FK CONSTRAINT public pointing pointing_other_fkey")
+    keys = (
+        "SELECT conname FROM pg_constraint WHERE conrelid = 'pointing'::regclass"
+        " AND contype = 'f' AND conparentid = 0"
+    )
+    assert dest.fetch(keys) == [("pointing_id_fkey",)]
+
+
 def test_partitions_without_their_table_are_refused(source: Database, dest: Database) -> None:
     source.execute(PARTED)
     dest.execute("CREATE TABLE event_2 (id int NOT NULL, at date NOT NULL)")
