@@ -56,7 +56,10 @@ def problems(
     """
     found: list[PlanRefused] = []
     theirs = _of(source, [item.oid for item in items])
-    if lacking := [each.full_name for each in theirs if not each.may_read]:
+    pairs = _paired(theirs, _of(dest, list(into.values())), into)
+    # Those of tables that are there may have nothing to be told to.
+    needed = {of for _, of in pairs} | {of for of in theirs if of.table not in into}
+    if lacking := [of.full_name for of in theirs if of in needed and not of.may_read]:
         found.append(
             PlanRefused(
                 f"source: the role may not read the sequences {_told(lacking)}",
@@ -64,7 +67,6 @@ def problems(
                 side="source",
             )
         )
-    pairs = _paired(theirs, _of(dest, list(into.values())), into)
     if lacking := [own.full_name for own, _ in pairs if not own.may_set]:
         found.append(
             PlanRefused(

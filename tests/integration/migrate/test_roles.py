@@ -55,6 +55,17 @@ def test_sequences_that_may_not_be_read_are_named_at_once(source: Database, dest
     assert dest.scalar("SELECT to_regclass('public.customer')") is None
 
 
+def test_sequences_that_the_dest_lacks_need_no_right(source: Database, dest: Database) -> None:
+    source.execute(PAIR)
+    reader = source.role("reader", "SELECT ON ALL TABLES IN SCHEMA public")
+    dest.execute("CREATE TYPE mood AS ENUM ('good', 'bad')")
+    dest.execute("CREATE TABLE customer (id int, feeling mood)")
+
+    assert ended(move(reader, dest, "customer", schema=False))
+
+    assert contents(dest)["public.customer"] == contents(source)["public.customer"]
+
+
 def test_sequences_that_may_not_be_set_are_named_at_once(source: Database, dest: Database) -> None:
     source.execute(PAIR)
     dest.execute(PAIR)
