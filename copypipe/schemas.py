@@ -119,9 +119,10 @@ def select(
     """Return what makes the tables with these OIDs, in the order of the archive.
 
     That is the tables, what belongs to them, and all that these need, and so on. Those `apart` are
-    taken not to exist: partitions that are not made. Keys of their own are left out.
+    partitions that are not wanted: they are made at most without rows, where something needs their
+    row types, and tied to nothing.
     """
-    entries, keys = _without(entries, apart)
+    entries = _untied(entries, apart)
     by_number = {entry.number: entry for entry in entries}
     named = {e.number for e in entries if e.kind in _RELATIONS and e.oid in tables}
     chosen = _with_needs(named, by_number)
@@ -153,28 +154,23 @@ def select(
             for e in entries
             if e.number in chosen and e.kind in _RELATIONS and e.number not in named
         ),
-        left_out=(*(e for e in entries if e.number in left_out), *keys),
+        left_out=tuple(e for e in entries if e.number in left_out),
     )
 
 
-def _without(
-    entries: Sequence[Entry], tables: Collection[int]
-) -> tuple[Sequence[Entry], list[Entry]]:
-    """Return what there is without tables and what belongs to them; and foreign keys of theirs."""
-    relations = {e.number for e in entries if e.kind in _RELATIONS and e.oid in tables}
-    if not relations:
-        return entries, []
-    gone, keys = set(relations), list[Entry]()
-    for entry in entries:  # each comes behind what it needs
-        if entry.kind == "FK CONSTRAINT":
-            # One of their parent needs the indexes of all partitions; those are not there.
-            if entry.needs & relations:
-                gone.add(entry.number)
-                keys.append(entry)
-        elif entry.kind in _OF_TABLES and entry.needs & gone:
+# What ties a partition to its parent. A foreign key to the parent needs the indexes of all of its
+# partitions, as pg_dump tells it.
+_TIES = frozenset({"TABLE ATTACH", "INDEX", "CONSTRAINT", "INDEX ATTACH", "COMMENT"})
+
+
+def _untied(entries: Sequence[Entry], partitions: Collection[int]) -> Sequence[Entry]:
+    """Return what there is without indexes of partitions, and what else ties these to others."""
+    relations = {e.number for e in entries if e.kind in _RELATIONS and e.oid in partitions}
+    gone: set[int] = set()
+    for entry in entries if relations else ():  # each comes behind what it needs
+        if entry.kind in _TIES and entry.needs & (relations | gone):
             gone.add(entry.number)
-    left = [replace(e, needs=e.needs - gone) for e in entries if e.number not in gone]
-    return left, keys
+    return [replace(e, needs=e.needs - gone) for e in entries if e.number not in gone]
 
 
 def _with_needs(numbers: Iterable[int], by_number: Mapping[int, Entry]) -> set[int]:
