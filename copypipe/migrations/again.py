@@ -247,7 +247,8 @@ class Again(Start):
             tables.append(table_of(move, slices_, self._run))
             anew.append(replace(entry, run=self._run, parts=pages_of(slices_)))
         refusals.check()
-        truncate(dest, emptied, [table.move for table in tables if not table.is_copied])
+        may_be = [table.move for table in tables if not table.is_copied]
+        truncate(dest, emptied, may_be, self.sides.there)
         order(tables, dest)
         start = start_of(self._run, snapshot, position)
         if not journals.begin_again(dest, self._found, start, anew):

@@ -357,7 +357,7 @@ class First(Start):
             dest.execute(statements.lock_for_filling(some))
         filled = self._holding_rows()
         self._check_rows(filled)
-        truncate(dest, filled, self.existing)
+        truncate(dest, filled, self.existing, sides.there)
         if archive is not None:
             archive.make(dest)
         sides.look_again()

@@ -28,6 +28,7 @@ from copypipe.slices import TABLE, Lock, Pages
 from copypipe.snapshots import Snapshot
 from copypipe.statements import locks
 from copypipe.statements import migrations as statements
+from copypipe.statements.migrations import Target
 from copypipe.steps import Step
 
 SETTING_UP = Lock("setting up a migration", exclusive=True, of_table=False)
@@ -214,25 +215,45 @@ def explained() -> Iterator[None]:
         raise
 
 
-def truncate(dest: Session, filled: Sequence[Move], may_be: Sequence[Move]) -> None:
+def truncate(
+    dest: Session, filled: Sequence[Move], may_be: Sequence[Move], there: Sequence[Item]
+) -> None:
     """Remove all rows of tables at once, so that they may point at each other.
 
     `may_be` are those that may be truncated besides: a table at which another one points can be
-    truncated only with that, also where that has no row.
+    truncated only with that, also where that has no row. So may a partitioned table all of whose
+    partitions may be; `there` are all tables of the dest.
     """
     if not filled:
         return
-    by_oid = {move.there.oid: move for move in may_be}
-    chosen = {move.there.oid: move for move in filled}
-    pointing = dest.fetch(statements.pointing(list(by_oid)))
+    targets = {move.there.oid: move.target for move in may_be}
+    leaves = _leaves(there)
+    for each in there:
+        whole = each.kind == "p" and not each.has_foreign
+        if whole and each.oid not in targets and leaves.get(each.oid, set()) <= targets.keys():
+            targets[each.oid] = Target(each.schema, each.name, only=False)
+    chosen = {move.there.oid for move in filled}
+    pointing = dest.fetch(statements.pointing(list(targets)))
     while more := {c for c, parent in pointing if parent in chosen and c not in chosen}:
-        chosen |= {oid: by_oid[oid] for oid in more}
+        chosen |= more.union(*(leaves.get(oid, set()) for oid in more))
     try:
-        dest.execute(statements.truncate([move.target for move in chosen.values()]))
+        dest.execute(statements.truncate([t for oid, t in targets.items() if oid in chosen]))
     except CopyFailed as error:
         if error.sqlstate == "0A000":  # a foreign key of another table points at one
             error.hint = "Move that table too, or remove the rows yourself."
         raise
+
+
+def _leaves(items: Sequence[Item]) -> dict[int, set[int]]:
+    """Return the partitions that have rows, of each partitioned table; as OIDs."""
+    parents = {each.oid: each.parent for each in items}
+    found: dict[int, set[int]] = {}
+    for each in items:
+        above = each.parent if each.kind == "r" else None
+        while above is not None:
+            found.setdefault(above, set()).add(each.oid)
+            above = parents.get(above)
+    return found
 
 
 def order(tables: Sequence[Table], dest: Session) -> None:

@@ -778,6 +778,29 @@ def test_names_of_indexes_that_are_taken_are_told_before_the_rows(
     assert tables(dest) == {"invoice_at", "o"}
 
 
+def test_tables_at_which_partitioned_ones_point_are_replaced(
+    source: Database, dest: Database
+) -> None:
+    """A partitioned table goes with its partitions, each of which is moved by itself."""
+    source.execute(
+        "CREATE TABLE base (id int PRIMARY KEY);"
+        "CREATE TABLE m (id int PRIMARY KEY REFERENCES base) PARTITION BY RANGE (id);"
+        "CREATE TABLE m_1 PARTITION OF m FOR VALUES FROM (0) TO (50) PARTITION BY LIST (id);"
+        "CREATE TABLE m_1_a PARTITION OF m_1 DEFAULT; CREATE TABLE m_2 PARTITION OF m DEFAULT;"
+        "CREATE TABLE pointing (id int REFERENCES m);"
+        "CREATE TABLE bare (id int REFERENCES base) PARTITION BY RANGE (id);"
+        "INSERT INTO base SELECT generate_series(1, 99); INSERT INTO m SELECT id FROM base;"
+        "INSERT INTO pointing SELECT id FROM m"
+    )
+    assert ended(move(source, dest))
+    source.execute("DELETE FROM pointing WHERE id = 7; DELETE FROM m WHERE id = 7")
+
+    assert ended(move(source, dest, replace=True))
+
+    assert contents(dest) == contents(source)
+    assert definitions(dest) == definitions(source)
+
+
 def test_a_key_that_points_at_a_table_without_these_partitions_is_made(
     source: Database, dest: Database
 ) -> None:
