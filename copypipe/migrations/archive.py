@@ -28,7 +28,7 @@ class Archive:
         self._path = path
         apart = _apart(sides)
         self._items = [each for each in sides.items if each.oid not in apart]
-        self._grown = _grown(self._items, sides.there)
+        self._grown = _grown(self._items, sides)
         self._contents = schemas.read(path, tools, owner=options.owner)
         oids = {item.oid for item in self._items}
         self.selection = schemas.select(self._contents.entries, oids, apart)
@@ -157,10 +157,10 @@ def _apart(sides: Sides) -> set[int]:
     return found
 
 
-def _grown(items: Sequence[Item], at_dest: Iterable[Item]) -> frozenset[int]:
-    """Return the partitions that the dest lacks of tables that it has."""
-    by_oid = {each.oid: each for each in items}
-    there = {(each.schema, each.name) for each in at_dest}
+def _grown(items: Iterable[Item], sides: Sides) -> frozenset[int]:
+    """Return the partitions that the dest lacks of tables that it has, moved or not."""
+    by_oid = {each.oid: each for each in sides.everything}
+    there = {(each.schema, each.name) for each in sides.there}
     found = set()
     for each in items:
         above = by_oid.get(each.parent or 0)

@@ -682,6 +682,17 @@ def test_a_new_partition_of_a_table_that_is_there(source: Database, dest: Databa
     assert definitions(dest) == definitions(source)
 
 
+def test_a_new_partition_that_is_named_by_itself(source: Database, dest: Database) -> None:
+    source.execute(f"{PARTED}; ALTER TABLE event ADD PRIMARY KEY (id, at)")
+    dest.execute(f"{PARTED}; ALTER TABLE event ADD PRIMARY KEY (id, at); DROP TABLE event_2")
+
+    assert ended(move(source, dest, "event_2"))
+
+    assert contents(dest)["public.event_2"] == contents(source)["public.event_2"]
+    found = "SELECT count(*) FROM pg_index WHERE indrelid = 'event_2'::regclass AND indisvalid"
+    assert dest.scalar(found) == 1
+
+
 def test_new_partitions_get_the_indexes_that_the_table_has(
     source: Database, dest: Database
 ) -> None:
