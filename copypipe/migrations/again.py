@@ -11,7 +11,7 @@ from copypipe.catalog import Position
 from copypipe.errors import PlanRefused, SliceBusy, UsageError, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
-from copypipe.inventory import Asked
+from copypipe.inventory import Asked, chunks
 from copypipe.journals import Entry
 from copypipe.migrations import moves
 from copypipe.migrations.moves import Move
@@ -67,10 +67,14 @@ class Again(Start):
         """Tables that came to the source since."""
 
     def _read(self) -> _Ledger:
+        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            return self._ledger()
+
+    def _ledger(self) -> _Ledger:
+        """Read the ledger in the dest's open transaction."""
+        found = self._unfinished()
         dest = self.sides.dest
-        with dest.reading(lock_timeout=plans.OTHER_LOCKS):
-            found = self._unfinished()
-            return _Ledger(found, journals.tables(dest, found.id), journals.steps(dest, found.id))
+        return _Ledger(found, journals.tables(dest, found.id), journals.steps(dest, found.id))
 
     @property
     def is_old(self) -> bool:
@@ -128,9 +132,8 @@ class Again(Start):
         if moved:
             refusals.add(
                 PlanRefused(
-                    f"dest: {listed(moved)} is not a partition of what it was one of any more",
-                    hint="Attach it again; or begin anew: the same command as at first, with "
-                    "--replace.",
+                    f"dest: {listed(moved)} was attached to another table since, or detached",
+                    hint="Undo that; or begin anew: the same command as at first, with --replace.",
                     side="dest",
                 )
             )
@@ -214,6 +217,12 @@ class Again(Start):
     def _taken_up(self, snapshot: Snapshot, position: Position) -> Ready:
         dest, options = self.sides.dest, self.options
         by_oid = {entry.source_oid: entry for entry in self._entries}
+        left = [move for move in self.moves if by_oid[move.item.oid].copied_at is None]
+        for some in chunks(left):
+            dest.execute(statements.lock_for_filling([move.target for move in some]))
+        # What a killed run was committing is there behind these locks.
+        if self._ledger() != self._told:
+            raise self._gone_on()
         tables: list[Table] = []
         anew: list[Entry] = []
         emptied: list[Move] = []
@@ -252,13 +261,16 @@ class Again(Start):
         order(tables, dest)
         start = start_of(self._run, snapshot, position)
         if not journals.begin_again(dest, self._found, start, anew):
-            raise SliceBusy(
-                f"dest: another run has gone on with migration {self._found.id}",
-                detail="Nothing was changed.",
-                hint="Run it again: it goes on where that one ended.",
-                side="dest",
-            )
+            raise self._gone_on()
         return Ready(self._found.id, tables, self._noted)
+
+    def _gone_on(self) -> SliceBusy:
+        return SliceBusy(
+            f"dest: another run has gone on with migration {self._found.id}",
+            detail="Nothing was changed.",
+            hint="Run it again: it goes on where that one ended.",
+            side="dest",
+        )
 
     def _kept(self, move: Move, entry: Entry) -> Table | None:
         """Return a table whose rows are there; None for one that has none any more."""

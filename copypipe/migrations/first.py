@@ -355,6 +355,9 @@ class First(Start):
         for some in chunks([move.target for move in self.existing]):
             # Who is still writing, of a run that lost its leader, is waited for.
             dest.execute(statements.lock_for_filling(some))
+        # One that was killed while its COMMIT was under way is known only behind these locks.
+        self._others = journals.others(dest, [move.there.oid for move in self.existing])
+        self._check_others()
         filled = self._holding_rows()
         self._check_rows(filled)
         truncate(dest, filled, self.existing, sides.there)

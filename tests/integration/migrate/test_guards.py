@@ -20,7 +20,7 @@ from copypipe.errors import (
     UsageError,
 )
 from copypipe.events import Event, Told
-from copypipe.migrations import Migration, sides, work
+from copypipe.migrations import Migration, again, sides, work
 from copypipe.slices import TABLE
 from copypipe.transfers import HolderLost
 from plugins.databases import Database
@@ -230,6 +230,68 @@ def test_who_is_interrupted_behind_the_set_up_knows_of_it(
     assert run.result.id == dest.scalar("SELECT id::text FROM copypipe.migration")
     assert [each.state for each in run.result.tables] == ["not begun", "not begun"]
     assert ended(move(filled, dest, resume=True))
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_set_up_that_was_committed_late_is_seen(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch, replace: bool
+) -> None:
+    """By a client that is gone: it had dropped an index, and only the ledger tells how it was."""
+    dest.execute(
+        "CREATE TABLE one (id int PRIMARY KEY, word text); CREATE INDEX word ON one (word)"
+    )
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    more = {"schema": False, "defer_indexes": True}
+    with monkeypatch.context() as patched:
+        patched.setattr(sides.Keeper, "take_run", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            move(filled, dest, "one", **more)
+    assert dest.scalar("SELECT to_regclass('word')") is None
+    others, calls = journals.others, []
+
+    def too_early(*args: Any) -> list[journals.Other]:
+        calls.append(args)
+        return others(*args) if len(calls) > 1 else []
+
+    monkeypatch.setattr(journals, "others", too_early)
+
+    with nullcontext() if replace else pytest.raises(PlanRefused, match="that has not ended has"):
+        assert ended(move(filled, dest, "one", replace=replace, **more))
+
+    assert (dest.scalar("SELECT to_regclass('word')") is not None) == replace
+    assert ended(move(filled, dest, resume=True)) if not replace else True
+    assert dest.scalar("SELECT to_regclass('word')") is not None
+
+
+def test_rows_that_a_killed_run_was_committing_are_not_those_of_others(
+    filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come while the resume waits for the locks, behind its look at the ledger."""
+    assert ended(move(filled, dest))
+    dest.execute(
+        "UPDATE copypipe.migration SET ended_at = NULL;"
+        "UPDATE copypipe.migration_table SET copied_at = NULL;"
+        "CREATE TABLE late AS SELECT * FROM copypipe.slice; DELETE FROM copypipe.slice"
+    )
+
+    def commit() -> None:
+        columns = dest.scalar(
+            "SELECT string_agg(quote_ident(attname), ', ') FROM pg_attribute WHERE attnum > 0"
+            " AND attrelid = 'copypipe.slice'::regclass AND attidentity = '' AND NOT attisdropped"
+        )
+        dest.execute(f"INSERT INTO copypipe.slice ({columns}) SELECT {columns} FROM late")
+
+    with (
+        around(monkeypatch, again, "begin", before=commit),
+        pytest.raises(SliceBusy, match="another run has gone on with migration"),
+    ):
+        move(filled, dest, resume=True)
+
+    assert ended(move(filled, dest, resume=True))
+    assert copied(dest)[0] == 2, "nothing was copied again"
 
 
 def test_what_another_start_goes_on_with_is_left_to_it(

@@ -353,7 +353,7 @@ def test_partitions_that_left_meanwhile_are_told(filled: Database, dest: Databas
     stop_behind_set_up(filled, dest)
     dest.execute("ALTER TABLE parted DETACH PARTITION parted_2")
 
-    with pytest.raises(PlanRefused, match=r"public\.parted_2 is not a partition of what"):
+    with pytest.raises(PlanRefused, match=r"public\.parted_2 was attached .* or detached"):
         move(filled, dest, resume=True)
 
     dest.execute(
