@@ -92,6 +92,8 @@ class Rest(NamedTuple):
     """The largest index first: else the last of several made side by side is waited for alone."""
     lost: list[str]
     """What is said of indexes that are not made, for people."""
+    indexes: list[tuple[str, str]]
+    """Schemas and names of those that are."""
 
 
 def of_archive(
@@ -158,7 +160,14 @@ def of_archive(
         else:
             kind: Kind = "last" if entry.needs & about else "other"
             found.append(Step(kind, 0, f"{entry.kind} {name}", text))
-    return Rest(sorted(found, key=lambda step: -sizes.get(step, 0)), sorted(lost))
+    kinds = ("INDEX", "CONSTRAINT")
+    own = [(e.catalog, e.oid) for e in wanted if e.kind in kinds and e.number not in made_there]
+    names = source.fetch(statements.indexes_of(own))
+    return Rest(
+        sorted(found, key=lambda step: -sizes.get(step, 0)),
+        sorted(lost),
+        [(schema, name) for schema, name in names],
+    )
 
 
 def _comes(index: _Index, by_index: Mapping[int, _Index], grown: Collection[int]) -> bool:

@@ -9,10 +9,12 @@ from copypipe import plans, schemas, steps
 from copypipe.errors import CopyFailed, PlanRefused, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.inventory import Item
+from copypipe.migrations import moves
 from copypipe.migrations.options import Options
 from copypipe.migrations.sides import Sides
 from copypipe.schemas import Tools
 from copypipe.servers import Session
+from copypipe.statements import migrations as statements
 from copypipe.statements import steps as step_statements
 from copypipe.steps import Step
 
@@ -26,7 +28,8 @@ class Archive:
         self._options = options
         self._tools = tools
         self._path = path
-        apart = _apart(sides)
+        apart = moves.apart(sides.items, sides.there)
+        self._apart = [each.full_name for each in sides.items if each.oid in apart]
         self._items = [each for each in sides.items if each.oid not in apart]
         self._grown = _grown(self._items, sides)
         self._contents = schemas.read(path, tools, owner=options.owner)
@@ -74,13 +77,25 @@ class Archive:
 
     def tell(self, listen: Listener) -> None:
         """Tell what comes besides, and what does not."""
-        others = [entry.called.replace(" ", ".", 1) for entry in self.selection.others]
+        wanted = {entry.number for entry in self.wanted}
+        others = [
+            entry.called.replace(" ", ".", 1)
+            for entry in self.selection.others
+            if entry.number in wanted
+        ]
         if others:
             listen(Told(f"made without rows, since others need them: {listed(others)}"))
         if self.left_out:
             listen(
                 Warned(
                     f"left out, since they need tables that do not come: {listed(self.left_out)}"
+                )
+            )
+        if self._apart:
+            listen(
+                Told(
+                    f"{listed(self._apart)} are not made: the dest does not partition that table, "
+                    "or by something else"
                 )
             )
         if self._grown:
@@ -120,7 +135,11 @@ class Archive:
             raise
 
     def steps(self, sides: Sides, listen: Listener) -> list[Step]:
-        """Return what follows the rows; tell what of it does not come."""
+        """Return what follows the rows; tell what of it does not come.
+
+        In open transactions of both sides. Raises PlanRefused where names of indexes are taken:
+        nothing else would tell before the rows.
+        """
         found = steps.of_archive(
             sides.source,
             self._contents,
@@ -129,6 +148,15 @@ class Archive:
             sides.dest_is.major,
             self._grown,
         )
+        taken = sides.dest.fetch(statements.other_relations(found.indexes))
+        if taken:
+            told = [f"{'.'.join(found.indexes[place - 1])} ({what})" for place, what in taken]
+            raise PlanRefused(
+                f"dest: indexes could not be made, for their names are taken: {listed(told)}",
+                detail="Nothing was changed.",
+                hint="Rename these, there or at the source.",
+                side="dest",
+            )
         if found.lost:
             listen(
                 Warned(
@@ -137,24 +165,6 @@ class Archive:
                 )
             )
         return found.steps
-
-
-def _apart(sides: Sides) -> set[int]:
-    """Return partitions of tables that the dest does not partition, or by something else.
-
-    They would not fit there, and rows need not have them: so they are not made.
-    """
-    there = {(each.schema, each.name): each for each in sides.there}
-    by_oid = {each.oid: each for each in sides.items}
-    found = set()
-    for each in sides.items:
-        above = by_oid.get(each.parent or 0)
-        while above is not None:
-            other = there.get((above.schema, above.name))
-            if other is not None and (other.kind, other.key) != (above.kind, above.key):
-                found.add(each.oid)
-            above = by_oid.get(above.parent or 0)
-    return found
 
 
 def _grown(items: Iterable[Item], sides: Sides) -> frozenset[int]:

@@ -95,7 +95,6 @@ class First(Start):
             self._check_foreign,
             self._check_names,
             self._check_loose,
-            self._check_indexes,
             self._check_twice,
             self._check_routed,
         ):
@@ -167,8 +166,8 @@ class First(Start):
             self._refusals.add(each)
 
     def _check_into(self) -> None:
-        """Refuse names for what is not moved."""
-        moves.check_names(self._names, self.sides.items)
+        """Refuse names for what is not there."""
+        moves.check_names(self._names, self.sides.everything)
 
     def _check_columns(self) -> None:
         """Refuse rows without a column."""
@@ -225,37 +224,28 @@ class First(Start):
             moves.check_there(self.moves)
 
     def _check_loose(self) -> None:
-        """Refuse partitions that are there while what they would be attached to is made."""
+        """Refuse partitions that are there, but not as those of the table that they would be of."""
+        sides = self.sides
         if not self.options.schema:
             return
-        by_oid = {each.oid: each for each in self.sides.items}
-        there = {(each.schema, each.name) for each in self.sides.there}
-        loose = [
-            f"{each.full_name} (of {by_oid[each.parent].full_name})"
-            for each in self.sides.items
-            if each.parent in by_oid and self._names(each) in there
-            if self._names(by_oid[each.parent]) not in there
-        ]
+        by_oid = {each.oid: each for each in sides.everything}
+        at_dest = {each.oid: each for each in sides.there}
+        there = {(each.schema, each.name): each for each in sides.there}
+        apart = moves.apart(sides.items, sides.there)
+        loose = []
+        for each in sides.items:
+            parent, other = by_oid.get(each.parent or 0), there.get((each.schema, each.name))
+            if parent is None or other is None or each.oid in apart:
+                continue
+            above = at_dest.get(other.parent or 0)
+            if above is None or (above.schema, above.name) != (parent.schema, parent.name):
+                loose.append(f"{each.full_name} (of {parent.full_name})")
         if loose:
             raise PlanRefused(
-                f"dest: partitions are there without the tables that they are of: {listed(loose)}",
-                hint="Rename or drop them, or make those tables too, and give --no-schema.",
-                side="dest",
-            )
-
-    def _check_indexes(self) -> None:
-        """Refuse names of indexes that are taken: nothing else would tell before the rows."""
-        if not self.options.schema:
-            return
-        there = {(each.schema, each.name) for each in self.sides.there}
-        roots = inventory.roots(self.sides.items)
-        made = [e.oid for e in self.sides.items if self._names(roots[e.oid]) not in there]
-        with self.sides.source.reading(lock_timeout=plans.OTHER_LOCKS):
-            indexes = [tuple(row) for row in self.sides.source.fetch(statements.index_names(made))]
-        if told := self._taken(indexes):
-            raise PlanRefused(
-                f"dest: indexes could not be made, for their names are taken: {listed(told)}",
-                hint="Rename these, there or at the source.",
+                f"dest: partitions are there, but not of the tables that they are of: "
+                f"{listed(loose)}",
+                hint="Attach them; or drop them, or rename them together with their indexes; or "
+                "give --no-schema, and what is there is filled.",
                 side="dest",
             )
 

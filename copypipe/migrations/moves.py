@@ -34,9 +34,8 @@ class Names:
         return self.tables.get((item.schema, item.name), other)
 
 
-def check_names(into: Names, chosen: Iterable[Item]) -> None:
-    """Raise PlanRefused where something is said of a table or schema that is not moved."""
-    items = list(chosen)
+def check_names(into: Names, items: Sequence[Item]) -> None:
+    """Raise PlanRefused where something is said of a table or schema that the source lacks."""
     schemas = {each.schema for each in items}
     tables = {(each.schema, each.name) for each in items}
     unknown = [*(into.schemas.keys() - schemas), *map(".".join, into.tables.keys() - tables)]
@@ -47,7 +46,7 @@ def check_names(into: Names, chosen: Iterable[Item]) -> None:
     if found := [meant[name] for name in unknown if name in meant]:
         hint += f" Was {listed(found)} meant?"
     raise PlanRefused(
-        f"source: --into names what is not moved: {listed(sorted(unknown))}",
+        f"source: --into names what is not there: {listed(sorted(unknown))}",
         hint=hint,
         side="source",
     )
@@ -198,6 +197,24 @@ def _alike(
         and (each.oid == root.oid or other.bound == each.bound)
         for each, other in pairs
     )
+
+
+def apart(items: Sequence[Item], at_dest: Sequence[Item]) -> set[int]:
+    """Return partitions of tables that the dest does not partition, or by something else.
+
+    They would not fit there, and rows need not have them: so they are not made. As OIDs.
+    """
+    there = {(each.schema, each.name): each for each in at_dest}
+    by_oid = {each.oid: each for each in items}
+    found = set()
+    for each in items:
+        above = by_oid.get(each.parent or 0)
+        while above is not None:
+            other = there.get((above.schema, above.name))
+            if other is not None and (other.kind, other.key) != (above.kind, above.key):
+                found.add(each.oid)
+            above = by_oid.get(above.parent or 0)
+    return found
 
 
 def check_there(wanted: Iterable[Move]) -> None:

@@ -177,6 +177,7 @@ class Migration:
             keeping.end()
             gate.end()
             if not busy:
+                time.sleep(_LOOK_AGAIN)
                 continue
             left = deadline - time.monotonic()
             if left <= 0:
@@ -252,7 +253,8 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             if archive is not None:
                 makes = tuple(archive.makes)
                 source.begin("READ COMMITTED", read_only=True)
-                todo = [each for each in archive.steps(sides, listen) if does(options, each)]
+                with refusals.gathering(), dest.reading(lock_timeout=plans.OTHER_LOCKS):
+                    todo = [each for each in archive.steps(sides, listen) if does(options, each)]
                 source.rollback()
                 left_out, not_tables = archive.left_out, archive.not_tables
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):

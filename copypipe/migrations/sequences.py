@@ -23,9 +23,14 @@ class Numbering(NamedTuple):
     column: str
     schema: str
     name: str
+    draws: bool
+    """The column draws from it; else it owns it alone."""
+    is_of_another: bool
+    """Another table owns it."""
     ascends: bool
     lowest: int
     highest: int
+    first: int
     may_read: bool
     may_set: bool
 
@@ -68,16 +73,22 @@ def problems(
             )
         )
     if lacking := [own.full_name for own, _ in pairs if not own.may_set]:
-        found.append(
-            PlanRefused(
-                f"dest: the role may not set the sequences {_told(lacking)}",
-                hint="GRANT SELECT, UPDATE ON SEQUENCE .. TO the role.",
-                side="dest",
-            )
-        )
+        found.append(_not_settable(lacking))
+    # Those of tables that are made, which others at the dest use by now.
+    made = [of.full_name for of in theirs if of.table not in into]
+    if lacking := [made[place - 1] for (place,) in dest.fetch(statements.not_settable(made))]:
+        found.append(_not_settable(lacking))
     if not found and (narrow := wanted(source, dest, into).narrow):
         found.append(PlanRefused(_too_narrow(narrow), hint=_WIDEN, side="dest"))
     return found
+
+
+def _not_settable(names: Sequence[tuple[str, str]]) -> PlanRefused:
+    return PlanRefused(
+        f"dest: the role may not set the sequences {_told(names)}",
+        hint="GRANT SELECT, UPDATE ON SEQUENCE .. TO the role.",
+        side="dest",
+    )
 
 
 class Wanted(NamedTuple):
@@ -108,11 +119,15 @@ def wanted(source: Session, dest: Session, into: Mapping[int, int]) -> Wanted:
     theirs = _states(source, [of.full_name for _, of in pairs])
     found: dict[tuple[str, str], State] = {}
     narrow: dict[tuple[str, str], int] = {}
+    of_own: dict[Numbering, list[State]] = {}
     for own, of in pairs:
-        states = [theirs[of.full_name]]
+        of_own.setdefault(own, []).append(theirs[of.full_name])
+    for own, several in of_own.items():
+        # Of several that may number the column, one that goes beyond it does not.
+        states = [each for each in several if own.lowest <= each[0] <= own.highest] or several
         if own.full_name in found:
             states.append(found[own.full_name])
-        if now[own.full_name][1]:  # else nothing was ever drawn from it
+        if now[own.full_name] != (own.first, False):  # else it is as it was made
             states.append(now[own.full_name])
         state = (max if own.ascends else _least)(states)
         if own.lowest <= state[0] <= own.highest:
@@ -131,30 +146,32 @@ def _paired(
 ) -> list[tuple[Numbering, Numbering]]:
     """Return each sequence of the dest that one of the source belongs to, with that.
 
-    Of several of one column those of the same name belong together. Where a column draws from
-    one of another name, it goes on behind all that are left: too far is better than drawn twice.
+    Of several of one column those of the same name belong together. Where both draw from others
+    besides, each of these goes on behind all of those: too far is better than drawn twice.
     """
     there = _by_column(own)
     found: list[tuple[Numbering, Numbering]] = []
     for (table, column), several in _by_column(theirs).items():
         others = there.get((into.get(table, 0), column), [])
-        alone, lonely = list(several), list(others)
-        for alike in (_same_full_name, _same_name):
-            pairs = [(one, of) for of in alone for one in lonely if alike(one, of)]
-            found += pairs
-            alone = [of for of in alone if all(of is not other for _, other in pairs)]
-            lonely = [one for one in lonely if all(one is not other for other, _ in pairs)]
-        if column and (alone or lonely):
-            found += [(one, of) for of in alone or several for one in lonely or others]
+        alike = [(one, of) for of in several for one in others if one.full_name == of.full_name]
+        named = {each for pair in alike for each in pair}
+        alike += [
+            (one, of)
+            for of in several
+            for one in others
+            if one.name == of.name and one not in named and of not in named
+        ]
+        found += alike
+        # What one side draws from and the other merely owns is not what they have in common.
+        settled = {each for one, of in alike if one.draws and of.draws for each in (one, of)}
+        alone = [of for of in several if of.draws and of not in settled]
+        lonely = [
+            one
+            for one in others
+            if one.draws and one not in settled and not (settled and one.is_of_another)
+        ]
+        found += [(one, of) for of in alone for one in lonely if column]
     return found
-
-
-def _same_full_name(one: Numbering, other: Numbering) -> bool:
-    return one.full_name == other.full_name
-
-
-def _same_name(one: Numbering, other: Numbering) -> bool:
-    return one.name == other.name
 
 
 def _by_column(found: Iterable[Numbering]) -> dict[tuple[int, str], list[Numbering]]:

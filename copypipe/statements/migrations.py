@@ -96,20 +96,6 @@ def other_relations(names: Sequence[tuple[str, str]]) -> Composed:
     )
 
 
-def index_names(tables: Sequence[int]) -> Composed:
-    """Read what the indexes of tables are called: schema and name."""
-    return SQL(
-        """
-        SELECT n.nspname, c.relname
-          FROM pg_catalog.pg_index i
-          JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
-          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-         WHERE i.indrelid = ANY ({}::oid[])
-         ORDER BY n.nspname, c.relname
-        """
-    ).format(Literal(list(tables)))
-
-
 def pointing(tables: Sequence[int]) -> Composed:
     """Read which tables point at which others by foreign keys, as OIDs; at themselves too."""
     return SQL(

@@ -82,6 +82,30 @@ def owners(entries: Sequence[tuple[int, int]]) -> Composed:
     )
 
 
+def indexes_of(entries: Sequence[tuple[int, int]]) -> Composed:
+    """Read what indexes, and those of constraints, are called: schema and name.
+
+    Each is the OID of its catalog and its own.
+    """
+    return SQL(
+        """
+        SELECT n.nspname, c.relname
+          FROM unnest({catalogs}::oid[], {oids}::oid[]) AS w (catalog, oid)
+          LEFT JOIN pg_catalog.pg_constraint con
+            ON w.catalog = 'pg_catalog.pg_constraint'::regclass AND con.oid = w.oid
+          JOIN pg_catalog.pg_class c
+            ON c.relkind IN ('i', 'I')
+           AND c.oid = CASE WHEN w.catalog = 'pg_catalog.pg_class'::regclass THEN w.oid
+                            ELSE con.conindid END
+          JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+         ORDER BY n.nspname, c.relname
+        """
+    ).format(
+        catalogs=Literal([catalog for catalog, _ in entries]),
+        oids=Literal([oid for _, oid in entries]),
+    )
+
+
 def at_least_memory(kilobytes: int) -> Composed:
     """Raise maintenance_work_mem to that, within this transaction, where it is less."""
     return SQL(
@@ -217,8 +241,9 @@ def sequences(tables: Sequence[int]) -> Composed:
     A column draws from what its default names, or its domain's, or a function that they call whose
     body the server knows (BEGIN ATOMIC). What rules, triggers and checks of the table draw from is
     of the column ''.
-    Rows: the table's OID, the column, names of schema and sequence, whether it ascends, its lowest
-    and highest value, whether the role may read it, and set it.
+    Rows: the table's OID, the column, names of schema and sequence, whether the table draws from
+    it (and does not own it alone), whether another table owns it, whether it ascends, its lowest
+    and highest value and the first, whether the role may read it, and set it.
     """
     return SQL(
         """
@@ -228,6 +253,9 @@ def sequences(tables: Sequence[int]) -> Composed:
                  UNION
                 SELECT d.objid, d.objsubid, d.refclassid, d.refobjid
                   FROM pg_catalog.pg_depend d
+                  JOIN pg_catalog.pg_attribute a
+                    ON a.attrelid = d.objid AND a.attnum = d.objsubid AND NOT a.atthasdef
+                  JOIN pg_catalog.pg_type y ON y.oid = a.atttypid AND y.typtype = 'd'
                  WHERE d.classid = 'pg_catalog.pg_class'::regclass
                    AND d.objid = ANY ({tables}::oid[])
                    AND d.objsubid > 0 AND d.refclassid = 'pg_catalog.pg_type'::regclass
@@ -247,23 +275,32 @@ def sequences(tables: Sequence[int]) -> Composed:
                  FROM needs
                  JOIN pg_catalog.pg_depend d ON d.classid = needs.class AND d.objid = needs.object
                 WHERE needs.class <> 'pg_catalog.pg_class'::regclass
-                  AND d.refclassid IN ('pg_catalog.pg_class'::regclass,
-                                       'pg_catalog.pg_type'::regclass,
-                                       'pg_catalog.pg_proc'::regclass))
-        SELECT DISTINCT found.relid::int8, coalesce(a.attname, ''), n.nspname, c.relname,
-               q.seqincrement > 0, q.seqmin, q.seqmax,
+                  AND (d.refclassid IN ('pg_catalog.pg_class'::regclass,
+                                        'pg_catalog.pg_proc'::regclass)
+                       -- A domain over a domain; who casts to one does not draw from its default.
+                       OR d.refclassid = 'pg_catalog.pg_type'::regclass
+                          AND needs.class = 'pg_catalog.pg_type'::regclass))
+        SELECT found.relid::int8, coalesce(a.attname, ''), n.nspname, c.relname,
+               bool_or(found.draws),
+               EXISTS (SELECT 1 FROM pg_catalog.pg_depend d
+                        WHERE d.classid = 'pg_catalog.pg_class'::regclass AND d.objid = c.oid
+                          AND d.refclassid = 'pg_catalog.pg_class'::regclass
+                          AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
+                          AND d.refobjid <> found.relid),
+               q.seqincrement > 0, q.seqmin, q.seqmax, q.seqstart,
                pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT'),
                pg_catalog.has_schema_privilege(n.oid, 'USAGE')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
                    AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE')
-          FROM (SELECT d.refobjid AS relid, d.refobjsubid AS number, d.objid AS sequence
+          FROM (SELECT d.refobjid AS relid, d.refobjsubid AS number, d.objid AS sequence,
+                       d.deptype = 'i' AS draws
                   FROM pg_catalog.pg_depend d
                  WHERE d.classid = 'pg_catalog.pg_class'::regclass
                    AND d.refclassid = 'pg_catalog.pg_class'::regclass
                    AND d.refobjsubid > 0 AND d.deptype IN ('a', 'i')
                 UNION
-                SELECT needs.relid, needs.number, needs.object FROM needs
+                SELECT needs.relid, needs.number, needs.object, true FROM needs
                  WHERE needs.class = 'pg_catalog.pg_class'::regclass) AS found
           JOIN pg_catalog.pg_class c ON c.oid = found.sequence AND c.relkind = 'S'
           JOIN pg_catalog.pg_sequence q ON q.seqrelid = c.oid
@@ -271,9 +308,30 @@ def sequences(tables: Sequence[int]) -> Composed:
           LEFT JOIN pg_catalog.pg_attribute a
             ON a.attrelid = found.relid AND a.attnum = found.number AND found.number > 0
          WHERE found.relid = ANY ({tables}::oid[])
+         GROUP BY found.relid, a.attname, n.oid, n.nspname, c.oid, c.relname, q.seqrelid,
+                  q.seqincrement, q.seqmin, q.seqmax, q.seqstart
          ORDER BY 1, 2, 3, 4
         """
     ).format(tables=Literal(list(tables)))
+
+
+def not_settable(names: Sequence[tuple[str, str]]) -> Composed:
+    """Find which of these names are of sequences that the role may not set; counted from 1."""
+    return SQL(
+        """
+        SELECT w.place
+          FROM unnest({schemas}::text[], {names}::text[]) WITH ORDINALITY AS w (schema, name, place)
+          JOIN pg_catalog.pg_namespace n ON n.nspname = w.schema
+          JOIN pg_catalog.pg_class c
+            ON c.relnamespace = n.oid AND c.relname = w.name AND c.relkind = 'S'
+         WHERE NOT (pg_catalog.has_schema_privilege(n.oid, 'USAGE')
+                    AND pg_catalog.has_sequence_privilege(c.oid, 'SELECT')
+                    AND pg_catalog.has_sequence_privilege(c.oid, 'UPDATE'))
+         ORDER BY w.place
+        """
+    ).format(
+        schemas=Literal([schema for schema, _ in names]), names=Literal([name for _, name in names])
+    )
 
 
 def read_sequences(names: Sequence[tuple[str, str]]) -> Composed:
@@ -297,7 +355,8 @@ def set_sequences(wanted: Sequence[tuple[tuple[str, str], int, bool]]) -> Compos
             SELECT pg_catalog.setval(q.seqrelid, {value}, {called})
               FROM {name} AS s, pg_catalog.pg_sequence q
              WHERE q.seqrelid = {text}::pg_catalog.regclass
-               AND (NOT s.is_called
+               AND (s.last_value = q.seqstart AND NOT s.is_called
+                    OR s.last_value = {value} AND {called} AND NOT s.is_called
                     OR CASE WHEN q.seqincrement > 0 THEN s.last_value < {value}
                             ELSE s.last_value > {value} END)
             """

@@ -140,13 +140,13 @@ def test_names_that_cannot_be(words: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("words", [("a=b",), ("s.a=s.b",), ("s=t", "u=v")])
 def test_names_of_what_is_not_moved(words: tuple[str, ...]) -> None:
-    with pytest.raises(PlanRefused, match="--into names what is not moved") as caught:
+    with pytest.raises(PlanRefused, match="--into names what is not there") as caught:
         moves.check_names(moves.names(words), [item(1, "s.T")])
     assert "meant" not in (caught.value.hint or "")
 
 
 def test_a_table_that_was_taken_for_a_schema() -> None:
-    with pytest.raises(PlanRefused, match="not moved: a") as caught:
+    with pytest.raises(PlanRefused, match="not there: a") as caught:
         moves.check_names(moves.names(("a=b",)), [item(1, "s.a")])
     assert "Was s.a meant?" in (caught.value.hint or "")
 

@@ -55,6 +55,34 @@ def test_sequences_that_may_not_be_read_are_named_at_once(source: Database, dest
     assert dest.scalar("SELECT to_regclass('public.customer')") is None
 
 
+def test_sequences_of_others_that_a_made_table_draws_from_are_named_at_once(
+    source: Database, dest: Database
+) -> None:
+    source.execute("CREATE SEQUENCE shared; CREATE TABLE t (id int DEFAULT nextval('shared'))")
+    dest.execute("CREATE SEQUENCE shared")
+    writer = dest.role("writer", f"CREATE ON DATABASE {dest.name}", "CREATE ON SCHEMA public")
+
+    with pytest.raises(PlanRefused, match=r"may not set the sequences public\.shared"):
+        move(source, writer)
+
+    assert dest.scalar("SELECT to_regclass('t')") is None
+
+
+def test_sequences_that_no_column_draws_from_need_no_right(
+    source: Database, dest: Database
+) -> None:
+    """Those of a domain behind an array, or under a default of its own."""
+    source.execute(
+        "CREATE SEQUENCE s; CREATE DOMAIN numbered AS int DEFAULT nextval('s');"
+        "CREATE TABLE t (many numbered[], own numbered DEFAULT 7); INSERT INTO t VALUES ('{1}')"
+    )
+    reader = source.role("reader", "SELECT ON t")
+
+    assert ended(move(reader, dest, "t"))
+
+    assert contents(dest) == contents(source)
+
+
 def test_sequences_that_the_dest_lacks_need_no_right(source: Database, dest: Database) -> None:
     source.execute(PAIR)
     reader = source.role("reader", "SELECT ON ALL TABLES IN SCHEMA public")

@@ -242,7 +242,7 @@ def test_a_pair_that_names_no_schema_is_refused(source: Database, dest: Database
     source.execute(PAIR)
     dest.execute(f"{PAIR}; TRUNCATE invoice, customer; CREATE TABLE other (LIKE customer)")
 
-    with pytest.raises(PlanRefused, match="--into names what is not moved: customer") as caught:
+    with pytest.raises(PlanRefused, match="--into names what is not there: customer") as caught:
         move(source, dest, "customer", schema=False, into=("customer=other",))
 
     assert "Was public.customer meant?" in (caught.value.hint or "")
@@ -309,6 +309,9 @@ def test_sequences_that_columns_draw_from_by_other_ways(source: Database, dest: 
         " SELECT nextval('of_function'); END;"
         "CREATE TABLE by_function (id int8 DEFAULT next()); SELECT setval('of_function', 13);"
         "CREATE SEQUENCE of_rule; CREATE TABLE log (id int8); CREATE TABLE logged (id int);"
+        "CREATE SEQUENCE of_check; CREATE FUNCTION drawn() RETURNS int8 BEGIN ATOMIC"
+        " SELECT nextval('of_check'); END; CREATE TABLE checked (id int CHECK (drawn() > 0));"
+        "SELECT setval('of_check', 15); CREATE TABLE own_default (id numbered DEFAULT 7);"
         "CREATE RULE told AS ON INSERT TO logged DO ALSO INSERT INTO log"
         " VALUES (nextval('of_rule')); SELECT setval('of_rule', 14)"
     )
@@ -324,9 +327,11 @@ def test_sequences_that_columns_draw_from_by_other_ways(source: Database, dest: 
     ("there", "state"),
     [
         ("CREATE TABLE t (id int DEFAULT nextval('mine'))", 40),
-        ("CREATE TABLE t (id int DEFAULT nextval('s')); ALTER SEQUENCE mine OWNED BY t.id", 40),
+        ("CREATE TABLE t (id int DEFAULT nextval('s')); ALTER SEQUENCE mine OWNED BY t.id", 1),
         ("CREATE TABLE t (id int DEFAULT nextval('mine') + nextval('more'))", 40),
         ("CREATE TABLE t (id int DEFAULT nextval('mine')); SELECT setval('mine', 99)", 99),
+        ("CREATE TABLE t (id int DEFAULT nextval('mine')); SELECT setval('mine', 99, false)", 99),
+        ("CREATE TABLE t (id int DEFAULT nextval('mine')); ALTER SEQUENCE mine RESTART 99", 99),
     ],
 )
 def test_sequences_that_are_called_otherwise(
@@ -765,11 +770,18 @@ def test_partitions_that_would_not_fit_are_not_made(
     source: Database, dest: Database, there: str
 ) -> None:
     """The dest's table is not partitioned, or by something else: the rows go there all the same."""
-    source.execute(f"{PARTED}; CREATE INDEX by_day ON event (at)")
+    source.execute(
+        f"{PARTED}; CREATE INDEX by_day ON event (at);"
+        "CREATE TABLE event_3 PARTITION OF event FOR VALUES FROM ('2018-03-01') TO ('2018-04-01')"
+        " PARTITION BY LIST (id); CREATE TABLE event_3_a PARTITION OF event_3 DEFAULT;"
+        "INSERT INTO event VALUES (1, '2018-03-07')"
+    )
     dest.execute(there)
     before = definitions(dest)
+    heard = Heard()
 
-    assert ended(move(source, dest))
+    assert ended(move(source, dest, listen=heard))
+    assert any("event_3_a are not made: the dest does not" in text for text in heard)
 
     assert rows(dest, "event") == rows(source, "event")
     assert definitions(dest) == before
@@ -844,14 +856,50 @@ def test_a_key_that_points_at_a_table_without_these_partitions_is_made(
     assert dest.fetch(keys) == [("pointing_id_fkey",)]
 
 
-def test_partitions_without_their_table_are_refused(source: Database, dest: Database) -> None:
+@pytest.mark.parametrize(
+    "root",
+    [
+        "",
+        "CREATE TABLE event (id int NOT NULL, at date NOT NULL) PARTITION BY RANGE (at);"
+        "CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');",
+    ],
+)
+def test_partitions_without_their_table_are_refused(
+    source: Database, dest: Database, root: str
+) -> None:
     source.execute(PARTED)
-    dest.execute("CREATE TABLE event_2 (id int NOT NULL, at date NOT NULL)")
+    dest.execute(f"{root}CREATE TABLE event_2 (id int NOT NULL, at date NOT NULL)")
+    before = tables(dest)
 
-    with pytest.raises(PlanRefused, match=r"without the tables .*event_2 \(of public\.event\)"):
+    with pytest.raises(PlanRefused, match=r"not of the tables .*event_2 \(of public\.event\)"):
         move(source, dest)
 
-    assert tables(dest) == {"event_2"}
+    assert tables(dest) == before
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        "CREATE TABLE alone (id int)",
+        # The dest calls the part of the root's index by the name of the partition's own one.
+        "CREATE INDEX by_id ON event (id)",
+    ],
+)
+def test_names_of_a_new_partitions_own_indexes_that_are_taken(
+    source: Database, dest: Database, taken: str
+) -> None:
+    source.execute(
+        f"{PARTED}; CREATE INDEX event_2_id_idx ON event_2 (id) WHERE id > 7;"
+        "CREATE INDEX alone ON event_2 (at); CREATE INDEX by_id ON event (id)"
+    )
+    dest.execute(f"{PARTED}; DROP TABLE event_2; TRUNCATE event; {taken}")
+    before = tables(dest)
+
+    with pytest.raises(PlanRefused, match=r"names are taken: public\.(alone|event_2_id_idx)"):
+        move(source, dest)
+
+    assert tables(dest) == before
+    assert dest.scalar("SELECT to_regclass('copypipe.migration')") is None
 
 
 def test_missing_partitions_are_made(source: Database, dest: Database) -> None:
@@ -1277,6 +1325,38 @@ def test_a_sequence_is_never_set_back(source: Database, dest: Database) -> None:
     assert ended(move(source, dest, schema=False))
 
     assert dest.scalar("SELECT last_value FROM customer_id_seq") == 1000
+
+
+DRAWING = (
+    "CREATE SEQUENCE audit; SELECT setval('audit', 9000000000); CREATE SEQUENCE s;"
+    "SELECT setval('s', 10); CREATE FUNCTION f() RETURNS int BEGIN ATOMIC"
+    " SELECT nextval('audit'); SELECT nextval('s')::int; END; CREATE TABLE t (id int DEFAULT f())"
+)
+
+
+@pytest.mark.parametrize(
+    ("there", "sequence"),
+    [
+        ("CREATE TABLE t (id serial)", "t_id_seq"),
+        ("CREATE SEQUENCE s; CREATE TABLE t (id int DEFAULT nextval('s'))", "s"),
+        (
+            "CREATE SEQUENCE s; CREATE TABLE o (id serial);"
+            "CREATE TABLE t (id int DEFAULT nextval('s') + nextval('o_id_seq'))",
+            "s",
+        ),
+    ],
+)
+def test_what_else_a_column_draws_from_pushes_nothing(
+    source: Database, dest: Database, there: str, sequence: str
+) -> None:
+    source.execute(DRAWING)
+    dest.execute(there)
+
+    assert ended(move(source, dest, "t", schema=False))
+
+    assert dest.scalar(f"SELECT last_value FROM {sequence}") == 10
+    if dest.scalar("SELECT to_regclass('o_id_seq')") is not None:
+        assert dest.scalar("SELECT last_value FROM o_id_seq") < 1000
 
 
 @pytest.mark.parametrize("step", [5, -5])
