@@ -233,6 +233,7 @@ def test_who_is_interrupted_behind_the_set_up_knows_of_it(
 
 
 @pytest.mark.parametrize("replace", [False, True])
+@pytest.mark.one_of(2)
 def test_a_set_up_that_was_committed_late_is_seen(
     filled: Database, dest: Database, monkeypatch: pytest.MonkeyPatch, replace: bool
 ) -> None:

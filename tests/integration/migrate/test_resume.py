@@ -453,6 +453,7 @@ def test_what_ends_while_it_is_looked_at_is_not_begun_again(
 
 
 @pytest.mark.parametrize("seconds", [0.0, 3.0])
+@pytest.mark.one_of(2)
 def test_who_goes_on_beside_one_that_is_stopped(
     filled: Database, dest: Database, seconds: float
 ) -> None:

@@ -334,6 +334,7 @@ def test_sequences_that_columns_draw_from_by_other_ways(source: Database, dest: 
         ("CREATE TABLE t (id int DEFAULT nextval('mine')); ALTER SEQUENCE mine RESTART 99", 99),
     ],
 )
+@pytest.mark.one_of(3)
 def test_sequences_that_are_called_otherwise(
     source: Database, dest: Database, there: str, state: int
 ) -> None:
@@ -766,6 +767,7 @@ def test_a_new_partition_with_partitions_and_indexes_of_its_own(
         "CREATE TABLE event_0 PARTITION OF event FOR VALUES WITH (MODULUS 1, REMAINDER 0)",
     ],
 )
+@pytest.mark.one_of(2)
 def test_partitions_that_would_not_fit_are_not_made(
     source: Database, dest: Database, there: str
 ) -> None:
@@ -864,6 +866,7 @@ def test_a_key_that_points_at_a_table_without_these_partitions_is_made(
         "CREATE TABLE event_1 PARTITION OF event FOR VALUES FROM ('2018-01-01') TO ('2018-02-01');",
     ],
 )
+@pytest.mark.one_of(2)
 def test_partitions_without_their_table_are_refused(
     source: Database, dest: Database, root: str
 ) -> None:
@@ -885,6 +888,7 @@ def test_partitions_without_their_table_are_refused(
         "CREATE INDEX by_id ON event (id)",
     ],
 )
+@pytest.mark.one_of(2)
 def test_names_of_a_new_partitions_own_indexes_that_are_taken(
     source: Database, dest: Database, taken: str
 ) -> None:
@@ -1346,6 +1350,7 @@ DRAWING = (
         ),
     ],
 )
+@pytest.mark.one_of(2)
 def test_what_else_a_column_draws_from_pushes_nothing(
     source: Database, dest: Database, there: str, sequence: str
 ) -> None:
