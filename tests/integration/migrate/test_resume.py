@@ -111,30 +111,40 @@ def killed(
     assert done.returncode == -9, done.stderr.decode()
 
 
-@pytest.mark.parametrize("count", [0, pytest.param(30, marks=pytest.mark.slow)])
-def test_a_killed_migration_goes_on_from_any_moment(
-    filled: Database, fresh_dest: Iterator[Database], moments: dict[str, list[int]], count: int
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.one_of(3)
+def test_a_killed_migration_goes_on_from_each_phase(
+    filled: Database, fresh_dest: Iterator[Database], moments: dict[str, list[int]], part: int
 ) -> None:
-    """In each phase at least once; and what is done is not done again."""
     assert moments.keys() == PHASES, "each phase was seen"
-    rng = random.Random(count)  # noqa: S311 - the same moments each time
-    chosen = {phase: rng.sample(all_, 1) for phase, all_ in moments.items()}
-    for phase, moment in rng.sample([(p, m) for p, all_ in moments.items() for m in all_], count):
-        chosen[phase].append(moment)
-    for at, moment in [(phase, moment) for phase in chosen for moment in chosen[phase]]:
-        dest = next(fresh_dest)
-        killed(filled, dest, moment)
+    rng = random.Random(part)  # noqa: S311 - the same moments each time
+    for phase in sorted(PHASES)[part::3]:
+        _goes_on(filled, next(fresh_dest), phase, rng.choice(moments[phase]))
 
-        if not done(dest):
-            assert contents(dest) == {}, f"at {moment} nothing was made"
-            found = move(filled, dest)
-        else:
-            found = move(filled, dest, resume=True)
 
-        assert ended(found), f"killed at {moment}, {at}"
-        assert contents(dest) == contents(filled), f"killed at {moment}, {at}"
-        assert definitions(dest) == definitions(filled), f"killed at {moment}, {at}"
-        assert ("end", 0) in done(dest)
+@pytest.mark.slow
+def test_a_killed_migration_goes_on_from_any_moment(
+    filled: Database, fresh_dest: Iterator[Database], moments: dict[str, list[int]]
+) -> None:
+    every = [(phase, moment) for phase in moments for moment in moments[phase]]
+    for phase, moment in random.Random(30).sample(every, 30):  # noqa: S311 - as above
+        _goes_on(filled, next(fresh_dest), phase, moment)
+
+
+def _goes_on(filled: Database, dest: Database, phase: str, moment: int) -> None:
+    """Kill one there and go on; what is done is not done again."""
+    killed(filled, dest, moment)
+
+    if not done(dest):
+        assert contents(dest) == {}, f"at {moment} nothing was made"
+        found = move(filled, dest)
+    else:
+        found = move(filled, dest, resume=True)
+
+    assert ended(found), f"killed at {moment}, {phase}"
+    assert contents(dest) == contents(filled), f"killed at {moment}, {phase}"
+    assert definitions(dest) == definitions(filled), f"killed at {moment}, {phase}"
+    assert ("end", 0) in done(dest)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 5])
