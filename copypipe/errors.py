@@ -198,6 +198,11 @@ def listed(names: Sequence[str]) -> str:
     return ", ".join(names[:10]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """Return how many of a thing whose plural ends in s."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def printable(text: str) -> str:
     """Return one line of `text`, white space folded, of at most MESSAGE_CHARACTERS characters."""
     line = one_line(" ".join(text.split()))

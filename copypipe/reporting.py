@@ -17,7 +17,7 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from copypipe import events
-from copypipe.errors import CopypipeError, PlanRefused, one_line
+from copypipe.errors import CopypipeError, PlanRefused, counted, one_line
 from copypipe.requests import in_units
 from copypipe.slices import EveryTime, Slice, Where, range_of
 
@@ -149,7 +149,8 @@ def migration_lines(found: Migrated) -> Iterator[str]:
         for what in ("copy", "index", "constraint")
     )
     yield one_line(
-        f"{len(tables)} tables: {told}; {sum(each.rows for each in tables)} rows, "
+        f"{counted(len(tables), 'table')}: {told}; "
+        f"{counted(sum(each.rows for each in tables), 'row')}, "
         f"{in_units(sum(each.bytes for each in tables))} in {found.seconds:.1f} s (over all jobs: "
         f"copy {copy:.1f} s, indexes {indexes:.1f} s, constraints {constraints:.1f} s)"
     )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from copypipe import plans, schemas, steps
-from copypipe.errors import CopyFailed, PlanRefused, listed
+from copypipe.errors import CopyFailed, PlanRefused, counted, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.inventory import Item
 from copypipe.migrations import moves
@@ -101,8 +101,8 @@ class Archive:
         if self._grown:
             listen(
                 Told(
-                    f"{len(self._grown)} partitions come to tables that are there, and get the "
-                    "indexes of these"
+                    f"{counted(len(self._grown), 'new partition')} of tables that are there, with "
+                    "the indexes of these"
                 )
             )
         if self.not_tables:

@@ -16,7 +16,7 @@ from pathlib import Path
 from copypipe import attempts, inventory, journals, ledger, plans
 from copypipe.attempts import Pair
 from copypipe.catalog import Position
-from copypipe.errors import PlanRefused, listed
+from copypipe.errors import PlanRefused, counted, listed
 from copypipe.events import Listener, Told, Warned
 from copypipe.hazards import Refusals
 from copypipe.inventory import Item, chunks
@@ -140,9 +140,9 @@ class First(Start):
         indexes = sum(move.index_bytes for move in self.moves)
         self._listen(
             Told(
-                f"{len(self.moves)} tables of {in_units(needed)}, with {in_units(indexes)} of "
-                f"indexes: the dest needs about {in_units(needed + indexes)} of disk, and its log "
-                "besides"
+                f"{counted(len(self.moves), 'table')} of {in_units(needed)}, with "
+                f"{in_units(indexes)} of indexes: the dest needs about "
+                f"{in_units(needed + indexes)} of disk, and its log besides"
             )
         )
         if self.options.limit is not None:

@@ -162,3 +162,43 @@ def test_clean_removes_what_migrations_kept(words: Words, pair: tuple[Database, 
     assert words("clean", "--yes").code == 0
 
     assert dest.scalar("SELECT to_regnamespace('copypipe')") is None
+
+
+def test_the_bar_counts_tables_and_parts_and_estimates_the_rest(
+    run: Command, source: Database, dest: Database
+) -> None:
+    source.execute(PAIR)
+    source.execute(
+        "INSERT INTO customer (name)"
+        " SELECT repeat(i::text, 20) FROM generate_series(10000, 40000) AS i"
+    )
+    source.execute("ANALYZE")
+
+    found = run(
+        *("migrate", "--all-tables", "--jobs", "2"),
+        *("--part-size", "1MB", "--rate-limit", "2MB", "--progress", "bar"),
+        tty=True,
+    )
+
+    assert found.code == 0
+    drawn = re.findall(
+        r"(\d+)%\|[^|]*\| [\d.]+M/([\d.]+M) \[\d\d:\d\d<\d\d:\d\d, +[\d.]+MB/s, "
+        r"(\d)/2 tables, 2 jobs, (\d+)k rows, (\d)/(\d) parts, \d+/\d+ steps",
+        found.err,
+    )
+    assert drawn, found.err
+    percents, sizes, tables, rows, parts, of = zip(*drawn, strict=True)
+    for each in (percents, tables, rows, parts):
+        assert [*map(int, each)] == sorted(map(int, each))
+    assert int(parts[-1]) > 0
+    assert len({*sizes}) == len({*of}) == 1, "what there is to do is known from the start"
+
+
+def test_one_table_is_told_of_as_one(words: Words, pair: tuple[Database, Database]) -> None:
+    source, _ = pair
+    source.execute("CREATE TABLE single (id int); INSERT INTO single VALUES (1)")
+
+    run = words("migrate", "single")
+
+    assert re.search("^1 table of ", run.err, re.MULTILINE)
+    assert run.out.splitlines()[-1].startswith("1 table: 1 copied; 1 row, ")
