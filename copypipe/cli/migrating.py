@@ -82,12 +82,13 @@ def migrate(
         typer.Option("--jobs", "-j", help="Parts, indexes and checks done at a time.", min=1),
     ] = 4,
     part_size: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="Cut a table that is at least twice as large into parts of about this size.",
+            help="Cut a table that is at least twice as large into parts of about this size; "
+            "without it such that each job gets some, of 128MB to 512MB.",
             metavar="SIZE",
         ),
-    ] = "512MB",
+    ] = None,
     no_schema: Annotated[
         bool,
         typer.Option("--no-schema", help="Make nothing: the tables are there."),
@@ -170,7 +171,7 @@ def migrate(
             ),
             into=tuple(into or ()),
             jobs=jobs,
-            part_bytes=requests.size(part_size),
+            part_bytes=requests.size(part_size) if part_size is not None else None,
             schema=not no_schema,
             owner=owner,
             acl=acl,

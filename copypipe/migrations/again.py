@@ -227,6 +227,7 @@ class Again(Start):
         anew: list[Entry] = []
         emptied: list[Move] = []
         refusals = Refusals()
+        cut = options.cutter(self.moves, self._run)
         for move in sorted(self.moves, key=lambda each: -each.total_bytes):
             entry = by_oid[move.item.oid]
             if entry.copied_at is not None and (table := self._kept(move, entry)) is not None:
@@ -252,7 +253,7 @@ class Again(Start):
                 )
             if rows:
                 emptied.append(move)
-            slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
+            slices_ = cut(move)
             tables.append(table_of(move, slices_, self._run))
             anew.append(replace(entry, run=self._run, parts=pages_of(slices_)))
         refusals.check()

@@ -23,6 +23,7 @@ from copypipe.migrations.again import Again
 from copypipe.migrations.archive import Archive
 from copypipe.migrations.first import First
 from copypipe.migrations.options import (
+    LARGEST_PART_BYTES,
     Migrated,
     Moved,
     Options,
@@ -137,7 +138,7 @@ class Migration:
             request=request_of_any(start.options),
             migration=ready.migration,
             jobs=self._options.jobs,
-            part_bytes=self._options.part_bytes,
+            part_bytes=self._options.part_bytes or LARGEST_PART_BYTES,
             tables=ready.tables,
             steps=ready.steps,
             snapshot=snapshot,
@@ -261,6 +262,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
             deferred = first.deferrable()
             todo += [*deferred.values(), *first.analyses()]
         filled = {move.item.oid for move in first.filled}
+        cut = options.cutter(first.moves, run)
         return Proposal(
             source=source.address,
             dest=dest.address,
@@ -269,7 +271,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
                     move,
                     move.into is not None,
                     move.item.oid in filled,
-                    len(moves.cut(move, options.part_bytes, run, options.limit)),
+                    len(cut(move)),
                 )
                 for move in first.moves
             ),
