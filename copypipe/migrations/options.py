@@ -34,9 +34,9 @@ DEFAULT_JOBS = 4
 # is worth it (some 100 MB a second and job).
 LARGEST_PART_BYTES = 512 << 20
 # Where a smaller one would leave other jobs without work, there are two parts for each job: so what
-# is cut is what holds more than a job's share. One stream of COPY leaves 16 % of two cores idle: of
-# scripts/bench_migrate.py (2 jobs) the users take 7.9 s instead of 9.1, the documents 5.8 instead
-# of 6.4, and what has 250 MB gains nothing.
+# is cut is what holds more than a job's share. That is for servers with cores to spare. Two cores
+# are nearly filled by one stream of COPY: of scripts/bench_migrate.py (2 jobs, both servers on them,
+# 7 rounds) the documents take 5.0 s instead of 5.3, users and narrow rows as long as in one.
 _LEAST_PART_BYTES = 128 << 20
 _PARTS_A_JOB = 2
 
