@@ -35,8 +35,8 @@ DEFAULT_JOBS = 4
 LARGEST_PART_BYTES = 512 << 20
 # Where a smaller one would leave other jobs without work, there are two parts for each job: so what
 # is cut is what holds more than a job's share. That is for servers with cores to spare. Two cores
-# are nearly filled by one stream of COPY: of scripts/bench_migrate.py (2 jobs, both servers on them,
-# 7 rounds) the documents take 5.0 s instead of 5.3, users and narrow rows as long as in one.
+# are nearly filled by one stream of COPY: of scripts/bench_migrate.py (2 jobs, 7 rounds) documents
+# take 5.0 s instead of 5.3, users and narrow rows as long as in one.
 _LEAST_PART_BYTES = 128 << 20
 _PARTS_A_JOB = 2
 
