@@ -16,7 +16,7 @@ from copypipe.errors import UsageError
 from copypipe.events import Listener, ignore
 from copypipe.inventory import Asked
 from copypipe.migrations import Migrated
-from copypipe.migrations.options import DEFAULT_JOBS
+from copypipe.migrations.options import DEFAULT_JOBS, DEFAULT_PART_BYTES
 from copypipe.requests import (
     DEFAULT_RETRIES,
     DEFAULT_RETRY_SECONDS,
@@ -399,7 +399,7 @@ def migrate(
     exclude: Sequence[str] = (),
     into: Sequence[str] = (),
     jobs: int = DEFAULT_JOBS,
-    part_size: int | None = None,
+    part_size: int = DEFAULT_PART_BYTES,
     schema: bool = True,
     owner: bool = False,
     acl: bool = False,
@@ -431,9 +431,8 @@ def migrate(
     removed (`replace`).
 
     `jobs` parts, indexes and checks are done at a time; a table of at least two parts of
-    `part_size` bytes is cut (None: such that each job gets some, of 128 to 512 MB). `limit` copies
-    not more rows of each table, for a rehearsal. The other arguments are those of `copy`;
-    `rate_limit` is for each job.
+    `part_size` bytes is cut. `limit` copies not more rows of each table, for a rehearsal. The other
+    arguments are those of `copy`; `rate_limit` is for each job.
 
     What is done is told in the ledger of the dest. `resume` goes on with a migration that has not
     ended (`migration` is its id, where there are several): tables that are there stay, one that was

@@ -82,13 +82,12 @@ def migrate(
         typer.Option("--jobs", "-j", help="Parts, indexes and checks done at a time.", min=1),
     ] = 4,
     part_size: Annotated[
-        str | None,
+        str,
         typer.Option(
-            help="Cut a table that is at least twice as large into parts of about this size; "
-            "without it such that each job gets some, of 128MB to 512MB.",
+            help="Cut a table that is at least twice as large into parts of about this size.",
             metavar="SIZE",
         ),
-    ] = None,
+    ] = "512MB",
     no_schema: Annotated[
         bool,
         typer.Option("--no-schema", help="Make nothing: the tables are there."),
@@ -171,7 +170,7 @@ def migrate(
             ),
             into=tuple(into or ()),
             jobs=jobs,
-            part_bytes=requests.size(part_size) if part_size is not None else None,
+            part_bytes=requests.size(part_size),
             schema=not no_schema,
             owner=owner,
             acl=acl,

@@ -224,10 +224,9 @@ class Again(Start):
         if self._ledger() != self._told:
             raise self._gone_on()
         tables: list[Table] = []
-        anew: list[Entry] = []
+        begun: list[tuple[Entry, Table]] = []
         emptied: list[Move] = []
         refusals = Refusals()
-        cut = options.cutter(self.moves, self._run)
         for move in sorted(self.moves, key=lambda each: -each.total_bytes):
             entry = by_oid[move.item.oid]
             if entry.copied_at is not None and (table := self._kept(move, entry)) is not None:
@@ -253,13 +252,14 @@ class Again(Start):
                 )
             if rows:
                 emptied.append(move)
-            slices_ = cut(move)
+            slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
             tables.append(table_of(move, slices_, self._run))
-            anew.append(replace(entry, run=self._run, parts=pages_of(slices_)))
+            begun.append((entry, tables[-1]))
         refusals.check()
         may_be = [table.move for table in tables if not table.is_copied]
         truncate(dest, emptied, may_be, self.sides.there)
-        order(tables, dest)
+        order(tables, dest)  # which may have one be copied as a whole
+        anew = [replace(e, run=self._run, parts=pages_of(table.parts)) for e, table in begun]
         start = start_of(self._run, snapshot, position)
         if not journals.begin_again(dest, self._found, start, anew):
             raise self._gone_on()

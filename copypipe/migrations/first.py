@@ -114,10 +114,9 @@ class First(Start):
         """Plan what goes into tables that are there, and gather what stands in its way."""
         options = self.options
         # What refuses a plan ends its sessions.
-        cut = options.cutter(self.moves, self._run)
         with closing(Pair(request_of_any(options), self._listen)) as pair:
             for move in self.existing:
-                part = cut(move)[0]
+                part = moves.cut(move, options.part_bytes, self._run, options.limit)[0]
                 request = work.request_of(request_of_any(options), move, part)
                 try:
                     with pair.sessions() as (source, dest):
@@ -363,8 +362,10 @@ class First(Start):
         todo += self._owned(archive.steps(sides, self._listen)) if archive is not None else []
         todo += self._deferred()
         todo += self.analyses()
-        cut = options.cutter(self.moves, self._run)
-        tables = [table_of(move, cut(move), self._run) for move in self.moves]
+        tables = [
+            table_of(move, moves.cut(move, options.part_bytes, self._run, options.limit), self._run)
+            for move in self.moves
+        ]
         order(tables, dest)
         identifier = str(uuid.uuid4())
         removed = {move.item.oid for move in filled}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -24,7 +22,7 @@ from copypipe.requests import (
     Transport,
     Verify,
 )
-from copypipe.slices import Everything, Slice
+from copypipe.slices import Everything
 from copypipe.steps import Step
 
 DEFAULT_JOBS = 4
@@ -32,13 +30,7 @@ DEFAULT_JOBS = 4
 # A table is cut where it is at least two such parts long. Each part costs some 10 ms, and cannot
 # be written as frozen rows, which saves the dest a later vacuum: so only what takes several seconds
 # is worth it (some 100 MB a second and job).
-LARGEST_PART_BYTES = 512 << 20
-# Where a smaller one would leave other jobs without work, there are two parts for each job: so what
-# is cut is what holds more than a job's share. That is for servers with cores to spare. Two cores
-# are nearly filled by one stream of COPY: of scripts/bench_migrate.py (2 jobs, 7 rounds) documents
-# take 5.0 s instead of 5.3, users and narrow rows as long as in one.
-_LEAST_PART_BYTES = 128 << 20
-_PARTS_A_JOB = 2
+DEFAULT_PART_BYTES = 512 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +43,7 @@ class Options:
     into: tuple[str, ...] = ()
     """Where at the dest, as `moves.names` reads it."""
     jobs: int = DEFAULT_JOBS
-    part_bytes: int | None = None
-    """About how large a part is; None for what gives each job some of them."""
+    part_bytes: int = DEFAULT_PART_BYTES
     schema: bool = True
     """Make what is missing."""
     owner: bool = False
@@ -108,18 +99,10 @@ class Options:
             raise UsageError("--owner and --acl are about what is made, and --no-schema makes none")
         if self.jobs < 1:
             raise UsageError(f"cannot copy {self.jobs} at a time")
-        if self.part_bytes is not None and self.part_bytes < 1 << 20:
+        if self.part_bytes < 1 << 20:
             raise UsageError("a part has at least 1MB")
         if self.limit is not None and self.limit < 1:
             raise UsageError(f"cannot copy {self.limit} rows at most")
-
-    def cutter(self, wanted: Iterable[Move], run: str) -> Callable[[Move], tuple[Slice, ...]]:
-        """Return what cuts each of these tables into the slices in which it is copied."""
-        size = self.part_bytes or LARGEST_PART_BYTES
-        if self.part_bytes is None and self.jobs > 1:
-            share = sum(each.size_bytes for each in wanted) // (self.jobs * _PARTS_A_JOB)
-            size = min(max(share, _LEAST_PART_BYTES), LARGEST_PART_BYTES)
-        return functools.partial(moves.cut, part_bytes=size, run=run, limit=self.limit)
 
     def told(self) -> dict[str, Any]:
         """Return what a later start has to know."""

@@ -23,7 +23,6 @@ from copypipe.migrations.again import Again
 from copypipe.migrations.archive import Archive
 from copypipe.migrations.first import First
 from copypipe.migrations.options import (
-    LARGEST_PART_BYTES,
     Migrated,
     Moved,
     Options,
@@ -138,7 +137,7 @@ class Migration:
             request=request_of_any(start.options),
             migration=ready.migration,
             jobs=self._options.jobs,
-            part_bytes=self._options.part_bytes or LARGEST_PART_BYTES,
+            part_bytes=self._options.part_bytes,
             tables=ready.tables,
             steps=ready.steps,
             snapshot=snapshot,
@@ -261,8 +260,10 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):
             deferred = first.deferrable()
             todo += [*deferred.values(), *first.analyses()]
+            there = [move.there.oid for move in first.existing]
+            pointing = dest.fetch(statements.pointing(there))
+        as_one = {child for child, parent in pointing if child == parent}
         filled = {move.item.oid for move in first.filled}
-        cut = options.cutter(first.moves, run)
         return Proposal(
             source=source.address,
             dest=dest.address,
@@ -271,7 +272,9 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
                     move,
                     move.into is not None,
                     move.item.oid in filled,
-                    len(cut(move)),
+                    1
+                    if move.into is not None and move.into.oid in as_one
+                    else len(moves.cut(move, options.part_bytes, run, options.limit)),
                 )
                 for move in first.moves
             ),

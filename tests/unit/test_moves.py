@@ -7,8 +7,6 @@ import pytest
 from copypipe.errors import PlanRefused, UsageError
 from copypipe.inventory import Asked, Item, pick
 from copypipe.migrations import moves
-from copypipe.migrations.options import Options
-from copypipe.requests import Endpoint
 from copypipe.slices import Pages, Whole
 
 MB = 1 << 20
@@ -98,28 +96,6 @@ def test_what_is_cut() -> None:
         Pages(None, 50, "run"),
         Pages(50, None, "run"),
     )
-
-
-@pytest.mark.parametrize(
-    ("jobs", "others", "expected"),
-    [
-        (1, 0, 1),  # who is alone has nobody to share with
-        (2, 0, 4),
-        (4, 0, 5),  # parts of less than 128 MB are not worth it
-        (2, 800, 1),  # others have as much to do
-        (4, 800, 4),
-        (4, 100_000, 1),
-    ],
-)
-def test_what_is_more_than_a_jobs_share_is_cut(jobs: int, others: int, expected: int) -> None:
-    items = [item(1, "a", size_bytes=600 * MB), item(2, "b", size_bytes=others * MB)]
-    found = moves.moves(items, (), moves.names(()), creates=True)
-    (wanted,) = (move for move in found if move.name == "a")
-    options = Options(source=Endpoint("", "test"), dest=Endpoint("", "test"), jobs=jobs)
-
-    assert len(options.cutter(found, "run")(wanted)) == expected
-    asked = replace(options, part_bytes=10 * MB)
-    assert len(asked.cutter(found, "run")(wanted)) == 60
 
 
 def test_a_tree_that_is_routed_is_cut_by_its_partitions() -> None:

@@ -211,6 +211,30 @@ def test_what_is_copied_stays_and_a_table_in_parts_begins_anew(
     assert contents(dest) == contents(filled)
 
 
+def test_a_table_that_points_at_itself_is_filled_as_one_again(
+    source: Database, dest: Database
+) -> None:
+    tables = (
+        "CREATE TABLE tree (id int PRIMARY KEY, parent int REFERENCES tree, w text);"
+        "CREATE TABLE larger (id int, w text)"
+    )
+    for database in (source, dest):
+        database.execute(tables)
+    source.execute(
+        "INSERT INTO larger SELECT i, repeat('x', 100) FROM generate_series(1, 40000) AS i;"
+        "INSERT INTO tree SELECT i, nullif(i - 1, 0), repeat('x', 100)"
+        " FROM generate_series(1, 20000) AS i"
+    )
+    cut_short(source, dest, 1, of=WHOLE, schema=False)
+
+    found = move(source, dest, resume=True, schema=False, part_bytes=MB)
+
+    assert ended(found)
+    assert contents(dest) == contents(source)
+    parts = "SELECT parts FROM copypipe.migration_table WHERE dest_table = 'public.tree'"
+    assert dest.scalar(parts) == [], "who goes on must not look for parts that never were"
+
+
 def test_rows_of_others_are_never_removed(filled: Database, dest: Database) -> None:
     cut_short(filled, dest, 2)
     dest.execute("INSERT INTO big VALUES (-1, 'bad', 'of somebody else')")

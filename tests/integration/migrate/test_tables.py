@@ -232,10 +232,14 @@ def test_a_table_that_points_at_itself_is_filled_as_one(source: Database, dest: 
         "INSERT INTO tree SELECT i, nullif(i - 1, 0), repeat('x', 100)"
         " FROM generate_series(1, 30000) AS i"
     )
+    asked = options(source, dest, schema=False, part_bytes=MB)
 
-    assert ended(move(source, dest, schema=False, part_bytes=MB))
+    (proposed,) = propose(asked).tables
+    found = Migration(asked)()
 
+    assert ended(found)
     assert contents(dest) == contents(source)
+    assert found.tables[0].parts == proposed.parts == 1
 
 
 def test_a_pair_that_names_no_schema_is_refused(source: Database, dest: Database) -> None:
