@@ -15,7 +15,7 @@ demo: install ## a million rows on two throw-away servers, a day copied
 	@$(BIN)/copypipe demo
 
 # Three at a time, each with servers of its own: many tests wait for something. On two cores it takes
-# 5 minutes; of families of like cases a sample runs (`one_of`), all of them in `make test-all`.
+# 5 to 6 minutes; of families of like cases a sample runs (`one_of`), all of them in `make test-all`.
 test: install ## the suite, on real servers of two majors
 	@$(BIN)/python -m pytest -n 3 --dist worksteal
 
