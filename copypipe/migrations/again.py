@@ -22,11 +22,13 @@ from copypipe.migrations.sides import (
     Sides,
     Start,
     begin,
+    cut,
     does,
     gather_unreadable,
     keys_of,
     order,
     pages_of,
+    pointing,
     start_of,
     table_of,
     truncate,
@@ -224,15 +226,17 @@ class Again(Start):
         if self._ledger() != self._told:
             raise self._gone_on()
         tables: list[Table] = []
-        begun: list[tuple[Entry, Table]] = []
+        anew: list[Entry] = []
         emptied: list[Move] = []
         refusals = Refusals()
+        points = pointing(self.moves, dest)
         for move in sorted(self.moves, key=lambda each: -each.total_bytes):
             entry = by_oid[move.item.oid]
-            if entry.copied_at is not None and (table := self._kept(move, entry)) is not None:
-                tables.append(table)
-                continue
-            dest.execute(statements.lock_for_filling([move.target]))
+            if entry.copied_at is not None:
+                if (table := self._kept(move, entry)) is not None:
+                    tables.append(table)
+                    continue
+                dest.execute(statements.lock_for_filling([move.target]))
             parts = journals.parts(dest, self._found.id, entry.dest_oid)
             ours = [part for part in parts if entry.run in part.what]
             xids = [part.xid for part in ours]
@@ -252,14 +256,13 @@ class Again(Start):
                 )
             if rows:
                 emptied.append(move)
-            slices_ = moves.cut(move, options.part_bytes, self._run, options.limit)
+            slices_ = cut(move, points, options, self._run)
             tables.append(table_of(move, slices_, self._run))
-            begun.append((entry, tables[-1]))
+            anew.append(replace(entry, run=self._run, parts=pages_of(slices_)))
         refusals.check()
         may_be = [table.move for table in tables if not table.is_copied]
         truncate(dest, emptied, may_be, self.sides.there)
-        order(tables, dest)  # which may have one be copied as a whole
-        anew = [replace(e, run=self._run, parts=pages_of(table.parts)) for e, table in begun]
+        order(tables, points)
         start = start_of(self._run, snapshot, position)
         if not journals.begin_again(dest, self._found, start, anew):
             raise self._gone_on()

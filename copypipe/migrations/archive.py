@@ -14,7 +14,6 @@ from copypipe.migrations.options import Options
 from copypipe.migrations.sides import Sides
 from copypipe.schemas import Tools
 from copypipe.servers import Session
-from copypipe.statements import migrations as statements
 from copypipe.statements import steps as step_statements
 from copypipe.steps import Step
 
@@ -148,9 +147,7 @@ class Archive:
             sides.dest_is.major,
             self._grown,
         )
-        taken = sides.dest.fetch(statements.other_relations(found.indexes))
-        if taken:
-            told = [f"{'.'.join(found.indexes[place - 1])} ({what})" for place, what in taken]
+        if told := sides.taken(found.indexes):
             raise PlanRefused(
                 f"dest: indexes could not be made, for their names are taken: {listed(told)}",
                 detail="Nothing was changed.",

@@ -31,12 +31,14 @@ from copypipe.migrations.sides import (
     Sides,
     Start,
     begin,
+    cut,
     does,
     gather_unreadable,
     in_use,
     keys_of,
     order,
     pages_of,
+    pointing,
     start_of,
     table_of,
     truncate,
@@ -214,7 +216,9 @@ class First(Start):
     def _check_names(self) -> None:
         """Refuse names that are not of tables; and missing tables where none are made."""
         names = [(move.schema, move.name) for move in self.moves if move.into is None]
-        if told := self._taken(names):
+        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
+            told = self.sides.taken(names)
+        if told:
             raise PlanRefused(
                 f"dest: no tables bear these names, but others: {listed(told)}",
                 hint="Rename or drop them, or give the tables other names (--no-schema, --into).",
@@ -248,12 +252,6 @@ class First(Start):
                 "give --no-schema, and what is there is filled.",
                 side="dest",
             )
-
-    def _taken(self, names: Sequence[tuple[str, str]]) -> list[str]:
-        """Return which of these names are taken at the dest, and by what."""
-        with self.sides.dest.reading(lock_timeout=plans.OTHER_LOCKS):
-            found = self.sides.dest.fetch(statements.other_relations(names))
-        return [f"{names[place - 1][0]}.{names[place - 1][1]} ({what})" for place, what in found]
 
     def _check_twice(self) -> None:
         """Refuse two tables that go into one."""
@@ -362,11 +360,11 @@ class First(Start):
         todo += self._owned(archive.steps(sides, self._listen)) if archive is not None else []
         todo += self._deferred()
         todo += self.analyses()
+        points = pointing(self.moves, dest)
         tables = [
-            table_of(move, moves.cut(move, options.part_bytes, self._run, options.limit), self._run)
-            for move in self.moves
+            table_of(move, cut(move, points, options, self._run), self._run) for move in self.moves
         ]
-        order(tables, dest)
+        order(tables, points)
         identifier = str(uuid.uuid4())
         removed = {move.item.oid for move in filled}
         roots = inventory.roots(sides.there)

@@ -31,7 +31,17 @@ from copypipe.migrations.options import (
     State,
     request_of_any,
 )
-from copypipe.migrations.sides import Keeper, Sides, begin, does, explained, in_use, look
+from copypipe.migrations.sides import (
+    Keeper,
+    Sides,
+    begin,
+    cut,
+    does,
+    explained,
+    in_use,
+    look,
+    pointing,
+)
 from copypipe.migrations.work import Table, Work
 from copypipe.requests import Endpoint
 from copypipe.servers import Session
@@ -260,9 +270,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
         with dest.reading(lock_timeout=plans.OTHER_LOCKS):
             deferred = first.deferrable()
             todo += [*deferred.values(), *first.analyses()]
-            there = [move.there.oid for move in first.existing]
-            pointing = dest.fetch(statements.pointing(there))
-        as_one = {child for child, parent in pointing if child == parent}
+            points = pointing(first.moves, dest)
         filled = {move.item.oid for move in first.filled}
         return Proposal(
             source=source.address,
@@ -272,9 +280,7 @@ def propose(options: Options, listen: Listener = ignore) -> Proposal:
                     move,
                     move.into is not None,
                     move.item.oid in filled,
-                    1
-                    if move.into is not None and move.into.oid in as_one
-                    else len(moves.cut(move, options.part_bytes, run, options.limit)),
+                    len(cut(move, points, options, run)),
                 )
                 for move in first.moves
             ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from copypipe.errors import (
 from copypipe.hazards import Refusals
 from copypipe.inventory import Item
 from copypipe.journals import Noted
+from copypipe.migrations import moves
 from copypipe.migrations.moves import Move
 from copypipe.migrations.options import Options
 from copypipe.migrations.work import Table
@@ -53,6 +54,11 @@ class Sides:
         """Read the sizes of the tables that are moved."""
         with self.source.reading(lock_timeout=plans.milliseconds(options.wait_lock)):
             self.items = inventory.measured(self.source, self.items)
+
+    def taken(self, names: Sequence[tuple[str, str]]) -> list[str]:
+        """Return which names others than tables bear at the dest, in its open transaction."""
+        found = self.dest.fetch(statements.other_relations(names))
+        return [f"{'.'.join(names[place - 1])} ({what})" for place, what in found]
 
     def look_again(self) -> None:
         """Read the tables of the dest again, in its open transaction."""
@@ -256,21 +262,34 @@ def _leaves(items: Sequence[Item]) -> dict[int, set[int]]:
     return found
 
 
-def order(tables: Sequence[Table], dest: Session) -> None:
-    """Have tables wait for those at which foreign keys of the dest point.
+def pointing(wanted: Iterable[Move], dest: Session) -> list[tuple[int, int]]:
+    """Return which tables of the dest, of those that are there, foreign keys have point at which.
+
+    By their OIDs; at themselves too. In the dest's open transaction.
+    """
+    there = [move.into.oid for move in wanted if move.into is not None]
+    return [(child, parent) for child, parent in dest.fetch(statements.pointing(there))]
+
+
+def cut(
+    move: Move, points: Collection[tuple[int, int]], options: Options, run: str
+) -> tuple[slices.Slice, ...]:
+    """Return the slices in which a table is copied, where these tables point at each other."""
+    found = moves.cut(move, options.part_bytes, run, options.limit)
+    is_tree = move.into is not None and (move.into.oid, move.into.oid) in points
+    # Rows may point at rows of a part that is not there yet.
+    return (slices.Whole(),) if is_tree and len(found) > 1 else found
+
+
+def order(tables: Sequence[Table], points: Iterable[tuple[int, int]]) -> None:
+    """Have tables wait for those at which they point.
 
     Raises PlanRefused where they wait for each other.
     """
     by_oid = {table.move.there.oid: table for table in tables}
-    for child, parent in dest.fetch(statements.pointing(list(by_oid))):
+    for child, parent in points:
         one, other = by_oid[child], by_oid.get(parent)
-        if one.is_copied:
-            continue
-        if one is other and len(one.parts) > 1:
-            # Rows may point at rows of a part that is not there yet.
-            one.parts = (slices.Whole(),)
-            one.of = 1
-        elif other is not None and one is not other and not other.is_copied:
+        if other is not None and one is not other and not one.is_copied and not other.is_copied:
             one.waits_for.add(other)
     free, left = {t for t in tables if not t.waits_for}, {t for t in tables if t.waits_for}
     while ready := {table for table in left if table.waits_for <= free}:
