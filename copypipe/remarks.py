@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from copypipe import catalog, hazards, slices
+from copypipe.errors import counted
 from copypipe.ledger import Ledger
 from copypipe.requests import Request
 from copypipe.servers import Session
@@ -224,7 +225,7 @@ def _bounds(slice_: slices.Range) -> list[str]:
         first, after = slice_.days
         number = (after - first).days
         last = after - timedelta(days=1)
-        notes[0] += f" ({number} day{'' if number == 1 else 's'}, last {last})"
+        notes[0] += f" ({counted(number, 'day')}, last {last})"
     if slice_.start == slice_.stop:
         notes.append(f"{slice_.zone} skipped that day: no instant belongs to it")
     notes += [

@@ -767,10 +767,7 @@ def checkup_text(checkup: Checkup) -> str:
             if each.hint and each.mark != "ok":
                 lines.append(f"           {each.hint}")
     counts = Counter[str](each.mark for each in checkup.findings)
-    marks = ("problem", "problems"), ("warning", "warnings")
-    lines.append(
-        ", ".join(f"{counts[one]} {one if counts[one] == 1 else more}" for one, more in marks)
-    )
+    lines.append(", ".join(counted(counts[mark], mark) for mark in ("problem", "warning")))
     return "\n".join(map(one_line, lines))
 
 

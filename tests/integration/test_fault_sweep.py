@@ -14,7 +14,7 @@ from plugins.databases import Database
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One case of so many; with those that must be among them some 70 faults in all, 15 seconds.
+# One case of so many; with those that must be among them some 60 faults in all, 25 seconds.
 ONE_OF = 4000
 
 # How a connection ends whose COMMIT is under way; all but one kind take turns.
